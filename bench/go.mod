@@ -1,0 +1,3 @@
+module github.com/llmqueue/llmqueue/bench
+
+go 1.25.0

@@ -1,0 +1,3 @@
+module github.com/llmqueue/llmqueue/examples
+
+go 1.25.0
