@@ -1,0 +1,153 @@
+package llmqueue
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/llmqueue/llmqueue/internal/window"
+)
+
+// attemptKey finds the attempt in a processor's context.
+type attemptKey struct{}
+
+// attempt is one run of a processor: its context, what it reserved and what it
+// reported. It is the context itself, one allocation instead of a derived context
+// and its timer; a processor may keep it after it returned, so it is never reused.
+type attempt struct {
+	parent   context.Context
+	detached bool      // fire and forget: the parent gives values only
+	deadline time.Time // of this attempt, from WithTimeout
+
+	// mu guards what the processor's side and the queue's side both touch. It is
+	// taken after the queue's lock, never before, and no user code runs under it.
+	mu       sync.Mutex
+	done     chan struct{} // made when first asked for
+	err      error         // set once, when the context ends
+	children map[*afterFunc]struct{}
+	usage    Usage
+	reported bool
+
+	// The rest is guarded by the queue's lock.
+	number  int   // 1 is the first
+	prior   Usage // of the attempts before
+	started int64 // ns since the queue's epoch
+	ended   int64 // when the request ended, for the history
+	failure error // the request's, for the history
+	running bool  // its processor did not return yet
+	blind   bool  // started without any idea of its size: the gate's one
+	timer   *time.Timer
+	charge  window.Reservation
+	charged bool
+	shared  []SharedReservation
+}
+
+type afterFunc struct{ f func() }
+
+// Deadline is the sooner of the attempt's and, unless fire and forget, the caller's.
+func (a *attempt) Deadline() (time.Time, bool) {
+	if !a.detached {
+		if d, ok := a.parent.Deadline(); ok && (a.deadline.IsZero() || d.Before(a.deadline)) {
+			return d, true
+		}
+	}
+	return a.deadline, !a.deadline.IsZero()
+}
+
+func (a *attempt) Done() <-chan struct{} {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.done == nil {
+		a.done = make(chan struct{})
+		if a.err != nil {
+			close(a.done)
+		}
+	}
+	return a.done
+}
+
+func (a *attempt) Err() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.err
+}
+
+// Value gives the attempt itself to this package and everything else from the
+// caller's context, except the caller's cancellation: package context asks for that
+// by a key of type *int and would link children to a context that may live longer,
+// or shorter, than the attempt.
+func (a *attempt) Value(key any) any {
+	switch key.(type) {
+	case attemptKey:
+		return a
+	case *int:
+		v := a.parent.Value(key)
+		if _, isContext := v.(context.Context); isContext {
+			return nil
+		}
+		return v
+	}
+	return a.parent.Value(key)
+}
+
+// AfterFunc spares package context a goroutine per derived context: it looks for
+// this method on a parent that is not its own.
+func (a *attempt) AfterFunc(f func()) (stop func() bool) {
+	child := &afterFunc{f}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.err != nil {
+		go f()
+		return func() bool { return false }
+	}
+	if a.children == nil {
+		a.children = make(map[*afterFunc]struct{})
+	}
+	a.children[child] = struct{}{}
+	return func() bool {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		_, waiting := a.children[child]
+		delete(a.children, child)
+		return waiting
+	}
+}
+
+// cancel ends the context. Only the first call counts.
+func (a *attempt) cancel(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.err != nil {
+		return
+	}
+	a.err = err
+	if a.done != nil {
+		close(a.done)
+	}
+	for child := range a.children {
+		go child.f()
+	}
+	a.children = nil
+}
+
+func (a *attempt) report(u Usage) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.err == nil {
+		a.usage, a.reported = u, true
+	}
+}
+
+// revise is report for UpdateUsage, which also counts after the end.
+func (a *attempt) revise(u Usage) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.usage, a.reported = u, true
+}
+
+// used is what this attempt reported, and whether it did.
+func (a *attempt) used() (Usage, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.usage, a.reported
+}

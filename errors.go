@@ -1,0 +1,123 @@
+package llmqueue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// The errors that callers tell apart with errors.Is. What a function returns
+// wraps one of them and says in one line what to do about it.
+var (
+	ErrModelNotRegistered   = errors.New("llmqueue: model not registered")
+	ErrModelRegistered      = errors.New("llmqueue: model already registered")
+	ErrInvalidConfiguration = errors.New("llmqueue: invalid configuration")
+	ErrInvalidParams        = errors.New("llmqueue: invalid params")
+	ErrInvalidResult        = errors.New("llmqueue: invalid result")
+	ErrDuplicateRequest     = errors.New("llmqueue: duplicate request id")
+	ErrRequestNotFound      = errors.New("llmqueue: request not found")
+	ErrQueueFull            = errors.New("llmqueue: queue full")
+	ErrQueueClosed          = errors.New("llmqueue: queue closed")
+	ErrQueueTimeout         = errors.New("llmqueue: request waited too long")
+	ErrRateLimitExceeded    = errors.New("llmqueue: request exceeds a rate limit")
+	ErrCanceled             = errors.New("llmqueue: request canceled")
+)
+
+// ProcessingError says that a processor ran and the request failed. Unwrap gives
+// the processor's own error, a *PanicError, or context.DeadlineExceeded when the
+// attempt timed out.
+type ProcessingError struct {
+	ModelID   string
+	RequestID string
+	Attempts  int // how many attempts were made, at least 1
+	Err       error
+}
+
+func (e *ProcessingError) Error() string {
+	times := "1 attempt"
+	if e.Attempts != 1 {
+		times = fmt.Sprintf("%d attempts", e.Attempts)
+	}
+	return fmt.Sprintf("llmqueue: model %q, request %q failed after %s: %v", e.ModelID, e.RequestID, times, e.Err)
+}
+
+func (e *ProcessingError) Unwrap() error { return e.Err }
+
+// PanicError is the error of a request whose processor, middleware or result
+// method panicked or called runtime.Goexit. Unwrap gives Value when it is an error.
+type PanicError struct {
+	Value any    // what the processor panicked with
+	Stack []byte // the panicking goroutine's stack, as runtime/debug.Stack gives it
+}
+
+func (e *PanicError) Error() string { return fmt.Sprintf("processor panicked: %v", e.Value) }
+
+func (e *PanicError) Unwrap() error {
+	err, _ := e.Value.(error)
+	return err
+}
+
+// errGoexit is the PanicError.Value of a processor that called runtime.Goexit.
+var errGoexit = errors.New("processor called runtime.Goexit")
+
+// canceledBy is the error of a request whose caller's context ended.
+func canceledBy(ctx context.Context) error {
+	return fmt.Errorf("%w: %w", ErrCanceled, context.Cause(ctx))
+}
+
+// errorCodes name errors on the wire. Order matters: the first that errors.Is
+// finds is the one written.
+var errorCodes = []struct {
+	code string
+	err  error
+}{
+	{"canceled", ErrCanceled},
+	{"queue_closed", ErrQueueClosed},
+	{"queue_timeout", ErrQueueTimeout},
+	{"queue_full", ErrQueueFull},
+	{"rate_limit_exceeded", ErrRateLimitExceeded},
+	{"invalid_result", ErrInvalidResult},
+	{"invalid_params", ErrInvalidParams},
+	{"invalid_configuration", ErrInvalidConfiguration},
+	{"duplicate_request", ErrDuplicateRequest},
+	{"request_not_found", ErrRequestNotFound},
+	{"model_not_registered", ErrModelNotRegistered},
+	{"model_registered", ErrModelRegistered},
+	{"deadline_exceeded", context.DeadlineExceeded},
+	{"context_canceled", context.Canceled},
+}
+
+// processingErrorCode is the code of a ProcessingError that wraps none of the above.
+const processingErrorCode = "processing_error"
+
+func errorCode(err error) string {
+	for _, c := range errorCodes {
+		if errors.Is(err, c.err) {
+			return c.code
+		}
+	}
+	if pe := (*ProcessingError)(nil); errors.As(err, &pe) {
+		return processingErrorCode
+	}
+	return "error"
+}
+
+// decodedError is an error that came out of JSON: the text it had, and the
+// sentinel that its code names, so that errors.Is still finds it.
+type decodedError struct {
+	text string
+	is   error
+}
+
+func (e *decodedError) Error() string { return e.text }
+func (e *decodedError) Unwrap() error { return e.is }
+
+func decodeError(text, code string) error {
+	e := &decodedError{text: text}
+	for _, c := range errorCodes {
+		if c.code == code {
+			e.is = c.err
+		}
+	}
+	return e
+}

@@ -1,0 +1,133 @@
+package llmqueue
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// EventType says what happened.
+type EventType string
+
+// The events of a queue.
+const (
+	EventQueued        EventType = "queued"         // a request was accepted
+	EventStarted       EventType = "started"        // an attempt started
+	EventRetried       EventType = "retried"        // an attempt failed and another follows, not before Until
+	EventCompleted     EventType = "completed"      // a request ended with a result
+	EventFailed        EventType = "failed"         // a request ended with Err
+	EventCanceled      EventType = "canceled"       // a request was canceled
+	EventPaused        EventType = "paused"         // the queue starts nothing before Until, or before Resume when Until is zero
+	EventResumed       EventType = "resumed"        // Resume ended a manual pause
+	EventLimitsChanged EventType = "limits_changed" // SetLimits
+	EventNoUsage       EventType = "no_usage"       // token limits are set but nothing reports usage; sent once
+)
+
+// Event is one thing that happened in a queue. Fields that do not apply are zero.
+type Event struct {
+	Type      EventType
+	Time      time.Time
+	ModelID   string
+	RequestID string
+	Tenant    string
+	Priority  int
+	Attempt   int       // the attempts started so far
+	Usage     Usage     // of all attempts together, at the end
+	Err       error     // why it failed, was canceled, retried or paused
+	Until     time.Time // for EventRetried and EventPaused
+}
+
+// observer hands events to one function, in order, on a goroutine of its own. A
+// slow or panicking function costs events, never the queue.
+type observer struct {
+	handle  func(Event)
+	events  chan Event
+	dropped *atomic.Int64
+	done    chan struct{}
+	once    sync.Once
+}
+
+// observerBuffer is how many events may wait for one observer.
+const observerBuffer = 4096
+
+func newObserver(handle func(Event), dropped *atomic.Int64) *observer {
+	o := &observer{
+		handle: handle, dropped: dropped,
+		events: make(chan Event, observerBuffer), done: make(chan struct{}),
+	}
+	go o.run()
+	return o
+}
+
+// offer never blocks. It is called under the queue's lock, which keeps the order.
+func (o *observer) offer(e Event) {
+	select {
+	case o.events <- e:
+	default:
+		o.dropped.Add(1)
+	}
+}
+
+// run survives a panic and a Goexit of the function: the next goroutine goes on
+// with the next event.
+func (o *observer) run() {
+	ended := false
+	defer func() {
+		if ended {
+			close(o.done)
+			return
+		}
+		_ = recover()
+		go o.run()
+	}()
+	for e := range o.events {
+		o.handle(e)
+	}
+	ended = true
+}
+
+// stop lets the observer handle what is buffered and end. Nothing may be offered
+// after it.
+func (o *observer) stop() { o.once.Do(func() { close(o.events) }) }
+
+// logEvents is the observer behind WithLogger: one line per noteworthy event, with
+// ids, never params or results.
+func logEvents(l *slog.Logger) func(Event) {
+	return func(e Event) {
+		level, msg := slog.LevelDebug, "request "+string(e.Type)
+		switch e.Type {
+		case EventRetried:
+			level = slog.LevelWarn
+		case EventFailed:
+			level = slog.LevelError
+		case EventPaused, EventResumed:
+			level, msg = slog.LevelWarn, "queue "+string(e.Type)
+		case EventLimitsChanged:
+			level, msg = slog.LevelInfo, "queue limits changed"
+		case EventNoUsage:
+			level, msg = slog.LevelWarn, "token limits are set but no attempt reports its usage: call ReportUsage in the processor, or set Request.Estimate"
+		}
+		if !l.Enabled(context.Background(), level) {
+			return
+		}
+		attrs := []slog.Attr{slog.String("model", e.ModelID)}
+		if e.RequestID != "" {
+			attrs = append(attrs, slog.String("request", e.RequestID), slog.Int("attempt", e.Attempt))
+		}
+		if e.Tenant != "" {
+			attrs = append(attrs, slog.String("tenant", e.Tenant))
+		}
+		if !e.Until.IsZero() {
+			attrs = append(attrs, slog.Time("until", e.Until))
+		}
+		if e.Err != nil {
+			attrs = append(attrs, slog.String("error", e.Err.Error()))
+		}
+		if e.Type == EventCompleted {
+			attrs = append(attrs, slog.Int64("tokens", e.Usage.Total()))
+		}
+		l.LogAttrs(context.Background(), level, msg, attrs...)
+	}
+}

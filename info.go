@@ -1,0 +1,72 @@
+package llmqueue
+
+import (
+	"context"
+	"time"
+)
+
+// QueueInfo is a snapshot of one queue. At any moment
+// Accepted = Pending + Processing + Completed + Failed + Canceled.
+type QueueInfo struct {
+	ModelID    string `json:"model_id"`
+	Pending    int    `json:"pending"`    // in line, or between two attempts
+	Processing int    `json:"processing"` // requests whose processor runs and that did not end yet
+	Accepted   int64  `json:"accepted"`
+	Completed  int64  `json:"completed"`
+	Failed     int64  `json:"failed"`
+	Canceled   int64  `json:"canceled"`
+	Retries    int64  `json:"retries"` // attempts after the first
+	// Abandoned counts processors that still run although their request ended
+	// (canceled or timed out). Each holds its slot until it returns.
+	Abandoned   int         `json:"abandoned"`
+	Paused      bool        `json:"paused"`                // by Pause
+	PausedUntil time.Time   `json:"paused_until,omitzero"` // by a provider, in the future
+	Closed      bool        `json:"closed"`                // Shutdown was called
+	Dropped     int64       `json:"dropped_events"`        // events that observers were too slow for
+	Usage       Usage       `json:"usage"`                 // reported by all attempts so far
+	Limits      []LimitInfo `json:"limits"`                // the queue's own, concurrency last
+	Shared      []LimitInfo `json:"shared_limits,omitempty"`
+}
+
+// LimitInfo is a snapshot of one limit. For a concurrent limit Used counts running
+// processors and ResetAt is zero.
+type LimitInfo struct {
+	Limit     Limit     `json:"limit"`
+	Used      int64     `json:"used"`              // may exceed the amount after an overrun
+	Available int64     `json:"available"`         // never negative
+	ResetAt   time.Time `json:"reset_at,omitzero"` // when what is charged now no longer counts; zero when nothing is
+}
+
+// RequestInfo is what may be shown of a request: neither params nor result.
+type RequestInfo struct {
+	ID             string    `json:"id"`
+	ModelID        string    `json:"model_id"`
+	Status         Status    `json:"status"`
+	Tenant         string    `json:"tenant,omitempty"`
+	Priority       int       `json:"priority,omitempty"`
+	Estimate       Usage     `json:"estimate"`
+	Usage          Usage     `json:"usage"`
+	Attempts       int       `json:"attempts"`
+	Position       int       `json:"position,omitempty"`
+	EstimatedStart time.Time `json:"estimated_start,omitzero"`
+	CreatedAt      time.Time `json:"created_at"`
+	StartedAt      time.Time `json:"started_at,omitzero"`
+	FinishedAt     time.Time `json:"finished_at,omitzero"`
+	Error          string    `json:"error,omitempty"`
+}
+
+// Inspector is the part of a Manager that is free of its type parameters: what a
+// dashboard, metrics or an admin command needs, for managers of any P and T.
+type Inspector interface {
+	Models() []string
+	Info(modelID string) (QueueInfo, error)
+	InfoAll() []QueueInfo
+	Requests(modelID string, limit int) ([]RequestInfo, error)
+	Cancel(modelID, requestID string) error
+	UpdateUsage(modelID, requestID string, u Usage) error
+	SetLimits(modelID string, limits ...Limit) error
+	PauseModel(modelID string) error
+	ResumeModel(modelID string) error
+	Unregister(ctx context.Context, modelID string) error
+	Shutdown(ctx context.Context) error
+}

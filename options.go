@@ -1,0 +1,228 @@
+package llmqueue
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/go-playground/validator/v10"
+)
+
+// Option configures a queue, or all queues of a manager. A queue's options
+// override its manager's and the last of a kind wins; middleware, observers and
+// shared limits add up.
+type Option struct{ apply func(*settings) }
+
+// settings is what the options of one queue come to.
+type settings struct {
+	limits      []Limit
+	unlimited   bool
+	shared      []SharedLimiter
+	estimator   any // func(Request[P]) Usage
+	retry       RetryPolicy
+	timeout     time.Duration
+	maxQueued   int
+	historySize int
+	historyTTL  time.Duration
+	margin      time.Duration // negative: the default
+	prior       iter.Seq2[time.Time, Usage]
+	middleware  []Middleware
+	observers   []func(Event)
+	logger      *slog.Logger
+	validator   *validator.Validate
+	unvalidated bool
+	grace       time.Duration
+	outstanding int
+}
+
+func newSettings(opts []Option) settings {
+	s := settings{
+		historySize: 10_000, historyTTL: time.Hour, margin: -1,
+		grace: time.Second, outstanding: 4096,
+	}
+	for _, o := range opts {
+		if o.apply != nil {
+			o.apply(&s)
+		}
+	}
+	return s
+}
+
+func (s *settings) validate() error {
+	if err := validateLimits(s.limits); err != nil {
+		return err
+	}
+	if err := s.retry.validate(); err != nil {
+		return err
+	}
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf("%w: %s", ErrInvalidConfiguration, fmt.Sprintf(format, args...))
+	}
+	switch {
+	case len(s.limits) == 0 && len(s.shared) == 0 && !s.unlimited:
+		return bad("no limits, use WithLimits, WithSharedLimits or WithUnlimited")
+	case s.timeout < 0:
+		return bad("WithTimeout(%v), give a positive duration (0 means none)", s.timeout)
+	case s.maxQueued < 0:
+		return bad("WithMaxQueued(%d), give 1 or more (0 means no bound)", s.maxQueued)
+	case s.historySize < 0 || s.historySize > 0 && s.historyTTL <= 0:
+		return bad("WithHistory(%d, %v), give a size of 0 or more and a positive time", s.historySize, s.historyTTL)
+	case s.grace < 0:
+		return bad("WithShutdownGrace(%v), give 0 or more", s.grace)
+	case s.outstanding < 1:
+		return bad("WithMaxOutstanding(%d), give 1 or more", s.outstanding)
+	}
+	for _, mw := range s.middleware {
+		if mw == nil {
+			return bad("WithMiddleware got nil")
+		}
+	}
+	for _, o := range s.observers {
+		if o == nil {
+			return bad("WithObserver got nil")
+		}
+	}
+	for _, sh := range s.shared {
+		if sh == nil {
+			return bad("WithSharedLimits got nil")
+		}
+	}
+	return nil
+}
+
+// WithLimits sets the queue's own limits, replacing earlier ones. A queue needs at
+// least one limit, own or shared, or WithUnlimited.
+func WithLimits(limits ...Limit) Option {
+	limits = slices.Clone(limits)
+	return Option{func(s *settings) { s.limits, s.unlimited = limits, false }}
+}
+
+// WithUnlimited says that the queue has no limits of its own on purpose; the
+// default bound of 256 running processors still applies.
+func WithUnlimited() Option {
+	return Option{func(s *settings) { s.limits, s.unlimited = nil, true }}
+}
+
+// WithSharedLimits adds limits that several queues draw from. They are taken in
+// the same all-or-nothing step as the queue's own.
+func WithSharedLimits(limiter SharedLimiter) Option {
+	return Option{func(s *settings) {
+		if !slices.Contains(s.shared, limiter) {
+			s.shared = append(slices.Clip(s.shared), limiter)
+		}
+	}}
+}
+
+// WithEstimator sets how many tokens a request reserves when its Estimate is zero.
+// A zero usage means unknown. estimate is called at Submit, on the caller's
+// goroutine, and must be safe for concurrent use. A P other than the queue's is
+// ErrInvalidConfiguration. Defaults to Params' own EstimateUsage, if it has one.
+func WithEstimator[P any](estimate func(Request[P]) Usage) Option {
+	return Option{func(s *settings) { s.estimator = estimate }}
+}
+
+// WithRetry sets the retry policy. Defaults to 5 attempts with a backoff of 500 ms
+// to 60 s, for marked errors only: see RetryPolicy.
+func WithRetry(p RetryPolicy) Option {
+	return Option{func(s *settings) { s.retry = p }}
+}
+
+// WithTimeout bounds one attempt. When it passes, the request fails with a
+// ProcessingError that wraps context.DeadlineExceeded, and the processor's context
+// ends; its slot stays taken until it returns. Defaults to 0, no bound.
+func WithTimeout(d time.Duration) Option {
+	return Option{func(s *settings) { s.timeout = d }}
+}
+
+// WithMaxQueued bounds how many requests may wait; one more is refused with
+// ErrQueueFull. Requests waiting for a retry count but are never refused. Defaults
+// to 0, no bound.
+func WithMaxQueued(n int) Option {
+	return Option{func(s *settings) { s.maxQueued = n }}
+}
+
+// WithHistory sets how many finished requests stay readable through Status and
+// Wait, and for how long. Defaults to 10,000 and 1 hour. n = 0 keeps none.
+func WithHistory(n int, ttl time.Duration) Option {
+	return Option{func(s *settings) { s.historySize, s.historyTTL = n, ttl }}
+}
+
+// WithMargin sets how much longer than its period a window is held, because the
+// provider counts arrivals on its own clock. Defaults to 2% of the period, at most
+// 250 ms. A negative d means the default.
+func WithMargin(d time.Duration) Option {
+	return Option{func(s *settings) { s.margin = d }}
+}
+
+// WithPriorUsage charges attempts that started before this process did, so that a
+// restart does not exceed the limits. Order does not matter; times in the future
+// count as now. It is read once, by NewQueue.
+func WithPriorUsage(starts iter.Seq2[time.Time, Usage]) Option {
+	return Option{func(s *settings) { s.prior = starts }}
+}
+
+// Attempt is what a middleware sees of the attempt it surrounds.
+type Attempt struct {
+	ModelID   string
+	RequestID string
+	Number    int // 1 is the first
+	Tenant    string
+	Priority  int
+	Estimate  Usage
+	Metadata  map[string]string
+	CreatedAt time.Time
+	StartedAt time.Time
+}
+
+// Middleware surrounds each attempt, on the processor's goroutine: it calls next
+// with ctx or a context derived from it and returns next's error or another one,
+// marked or not. Returning nil without having called next fails the request. The
+// first middleware is the outermost. Must be safe for concurrent use.
+type Middleware func(ctx context.Context, a Attempt, next func(context.Context) error) error
+
+// WithMiddleware adds middleware inside those added before.
+func WithMiddleware(mw ...Middleware) Option {
+	mw = slices.Clone(mw)
+	return Option{func(s *settings) { s.middleware = append(slices.Clip(s.middleware), mw...) }}
+}
+
+// WithObserver adds a function that gets the queue's events, in order, on a
+// goroutine of its own behind a buffer of 4,096. What does not fit is dropped and
+// counted in QueueInfo.Dropped; a panic loses only its event.
+func WithObserver(f func(Event)) Option {
+	return Option{func(s *settings) { s.observers = append(slices.Clip(s.observers), f) }}
+}
+
+// WithLogger logs one line per noteworthy event: retries and pauses as warnings,
+// failures as errors, the rest at debug level. Never params or results. Defaults
+// to none.
+func WithLogger(l *slog.Logger) Option {
+	return Option{func(s *settings) { s.logger = l }}
+}
+
+// WithValidator sets the validator for params and results, for custom tags.
+// Defaults to a new one with required-struct checks enabled.
+func WithValidator(v *validator.Validate) Option {
+	return Option{func(s *settings) { s.validator, s.unvalidated = v, false }}
+}
+
+// WithoutValidation turns the validation of params and results off.
+func WithoutValidation() Option {
+	return Option{func(s *settings) { s.unvalidated = true }}
+}
+
+// WithShutdownGrace sets how long Shutdown waits, after its context ended, for
+// processors whose context it canceled. Defaults to 1 second.
+func WithShutdownGrace(d time.Duration) Option {
+	return Option{func(s *settings) { s.grace = d }}
+}
+
+// WithMaxOutstanding bounds how many requests one SubmitAll has taken from its
+// input and not yet yielded. Defaults to 4,096. Manager.SubmitAll uses the
+// manager's own options.
+func WithMaxOutstanding(n int) Option {
+	return Option{func(s *settings) { s.outstanding = n }}
+}

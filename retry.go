@@ -1,0 +1,114 @@
+package llmqueue
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+)
+
+// RetryPolicy says how often and how long apart a request is tried. The zero
+// value means the defaults. Only errors marked with RateLimited or Retryable are
+// tried again.
+type RetryPolicy struct {
+	// MaxAttempts bounds the attempts of one request, the first included.
+	// Defaults to 5; 1 means no retry.
+	MaxAttempts int
+	// BaseDelay and MaxDelay shape the backoff: before attempt n+1 a request waits
+	// a random time between 0 and BaseDelay·2ⁿ⁻¹, at most MaxDelay. They default
+	// to 500 ms and 60 s.
+	BaseDelay, MaxDelay time.Duration
+}
+
+func (p RetryPolicy) withDefaults() RetryPolicy {
+	if p.MaxAttempts == 0 {
+		p.MaxAttempts = 5
+	}
+	if p.BaseDelay == 0 {
+		p.BaseDelay = 500 * time.Millisecond
+	}
+	if p.MaxDelay == 0 {
+		p.MaxDelay = max(time.Minute, p.BaseDelay)
+	}
+	return p
+}
+
+func (p RetryPolicy) validate() error {
+	switch {
+	case p.MaxAttempts < 0:
+		return fmt.Errorf("%w: RetryPolicy.MaxAttempts is %d, give 1 or more (0 means 5)", ErrInvalidConfiguration, p.MaxAttempts)
+	case p.BaseDelay < 0 || p.MaxDelay < 0:
+		return fmt.Errorf("%w: RetryPolicy delays are %v and %v, give positive ones (0 means the default)", ErrInvalidConfiguration, p.BaseDelay, p.MaxDelay)
+	case p.MaxDelay != 0 && p.MaxDelay < p.BaseDelay:
+		return fmt.Errorf("%w: RetryPolicy.MaxDelay %v is below BaseDelay %v", ErrInvalidConfiguration, p.MaxDelay, p.BaseDelay)
+	}
+	return nil
+}
+
+// delay is the backoff after attempt n (1 is the first): full jitter, so that
+// requests that failed together do not come back together.
+func (p RetryPolicy) delay(n int) time.Duration {
+	ceiling := p.MaxDelay
+	if shift := n - 1; shift < 62 && p.BaseDelay <= p.MaxDelay>>shift {
+		ceiling = p.BaseDelay << shift
+	}
+	return time.Duration(rand.Int64N(int64(ceiling) + 1))
+}
+
+type markKind uint8
+
+const (
+	unmarked markKind = iota
+	markPermanent
+	markRetryable
+	markRateLimited
+)
+
+// markedError carries what a processor said about its error.
+type markedError struct {
+	mark  markKind
+	after time.Duration
+	err   error
+}
+
+func (e *markedError) Error() string { return e.err.Error() }
+func (e *markedError) Unwrap() error { return e.err }
+
+// markOf finds the outermost mark.
+func markOf(err error) (markKind, time.Duration) {
+	if m := (*markedError)(nil); errors.As(err, &m) {
+		return m.mark, m.after
+	}
+	return unmarked, 0
+}
+
+var errRateLimited = errors.New("rate limited by the provider")
+
+// RateLimited marks err, from a processor, as the provider's "slow down": the
+// whole queue pauses for after (a backoff of the retry policy when after ≤ 0), and
+// the request keeps its place and is tried again. A pause only ever lengthens
+// another. A nil err is replaced by a plain one.
+func RateLimited(err error, after time.Duration) error {
+	if err == nil {
+		err = errRateLimited
+	}
+	return &markedError{mark: markRateLimited, after: after, err: err}
+}
+
+// Retryable marks err, from a processor, as a passing fault: the request is tried
+// again after an exponential backoff with full jitter. nil stays nil.
+func Retryable(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &markedError{mark: markRetryable, err: err}
+}
+
+// Permanent marks err, from a processor, as one never to try again, whatever it
+// wraps: the outermost mark wins. nil stays nil.
+func Permanent(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &markedError{mark: markPermanent, err: err}
+}
