@@ -157,6 +157,11 @@ func (s openAI) complete(w http.ResponseWriter, r *http.Request) {
 	}
 	verdict, output := a.write(r.Context())
 	s.enforcer.finish(t, verdict, output)
+	if verdict == Canceled {
+		// Returning would end the answer properly: an empty 200, or a stream that
+		// seems complete. This cuts the connection, as net/http documents it.
+		panic(http.ErrAbortHandler)
+	}
 }
 
 // models lists the models that the server knows of.
