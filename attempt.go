@@ -27,10 +27,13 @@ type attempt struct {
 	children map[*afterFunc]struct{}
 	usage    Usage
 	reported bool
+	over     bool // the processor returned: what it reports now comes too late
 
 	// The rest is guarded by the queue's lock.
-	number  int   // 1 is the first
+	number  int   // 1 is the first; 0: the request ended without an attempt
 	prior   Usage // of the attempts before
+	booked  Usage // of this one, as counted in the queue's sum
+	created int64 // the request, ns since the queue's epoch
 	started int64 // ns since the queue's epoch
 	ended   int64 // when the request ended, for the history
 	failure error // the request's, for the history
@@ -38,7 +41,6 @@ type attempt struct {
 	blind   bool  // started without any idea of its size: the gate's one
 	timer   *time.Timer
 	charge  window.Reservation
-	charged bool
 	shared  []SharedReservation
 }
 
@@ -133,9 +135,26 @@ func (a *attempt) cancel(err error) {
 func (a *attempt) report(u Usage) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.err == nil {
+	if !a.over {
 		a.usage, a.reported = u, true
 	}
+}
+
+// reportResult is the report of a result that is a UsageReporter: ReportUsage wins.
+func (a *attempt) reportResult(u Usage) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.reported {
+		a.usage, a.reported = u, true
+	}
+}
+
+// finish ends the context when the processor returned.
+func (a *attempt) finish() {
+	a.mu.Lock()
+	a.over = true
+	a.mu.Unlock()
+	a.cancel(context.Canceled)
 }
 
 // revise is report for UpdateUsage, which also counts after the end.

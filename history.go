@@ -1,0 +1,122 @@
+package llmqueue
+
+import (
+	"fmt"
+	"time"
+)
+
+// history remembers in which order requests ended, so that the oldest are forgotten
+// first. Guarded by the queue's lock.
+type history struct {
+	size  int
+	ttl   int64 // ns
+	ring  []instant
+	first int // index of the oldest
+	count int
+}
+
+// expiry is when the oldest is to be forgotten, 0 when there is none.
+func (h *history) expiry() int64 {
+	if h.count == 0 {
+		return 0
+	}
+	return h.ring[h.first].at + h.ttl
+}
+
+func (h *history) push(e instant) {
+	if h.count == len(h.ring) {
+		bigger := make([]instant, max(16, min(2*len(h.ring), h.size)))
+		for i := range h.count {
+			bigger[i] = h.ring[(h.first+i)%len(h.ring)]
+		}
+		h.ring, h.first = bigger, 0
+	}
+	i := h.first + h.count
+	if i >= len(h.ring) {
+		i -= len(h.ring)
+	}
+	h.ring[i] = e
+	h.count++
+}
+
+func (h *history) pop() ref {
+	r := h.ring[h.first].ref
+	h.count--
+	if h.first++; h.first == len(h.ring) {
+		h.first = 0
+	}
+	return r
+}
+
+// remember keeps a finished request for the history, or forgets it at once.
+func (q *Queue[P, T]) remember(rec *record[P, T]) {
+	if q.history.size == 0 {
+		q.records.forget(rec)
+		return
+	}
+	if q.history.count == q.history.size {
+		q.records.forget(q.records.get(q.history.pop()))
+	}
+	q.history.push(instant{rec.last.ended, rec.ref()})
+}
+
+// expireHistory forgets what ended longer ago than the history's time.
+func (q *Queue[P, T]) expireHistory(ns int64) {
+	for q.history.count > 0 && q.history.expiry() <= ns {
+		q.records.forget(q.records.get(q.history.pop()))
+	}
+}
+
+// usage is what all attempts of rec used, as far as it is known.
+func (q *Queue[P, T]) usage(rec *record[P, T]) Usage {
+	if rec.last == nil {
+		return Usage{}
+	}
+	used, _ := rec.last.used()
+	return rec.last.prior.plus(used)
+}
+
+// response is a snapshot of rec. result is nil where there is none to give.
+func (q *Queue[P, T]) response(now time.Time, rec *record[P, T], result *T) Response[T] {
+	r := Response[T]{
+		RequestID: rec.req.ID, ModelID: q.modelID, Status: rec.state.status(),
+		Metadata: rec.req.Metadata, CreatedAt: q.epoch.Add(time.Duration(rec.created)),
+	}
+	if a := rec.last; a != nil {
+		used, _ := a.used()
+		r.Usage, r.Attempts = a.prior.plus(used), a.number
+		if a.number > 0 {
+			r.StartedAt = q.epoch.Add(time.Duration(a.started))
+		}
+		if rec.state.final() {
+			r.FinishedAt, r.Err = q.epoch.Add(time.Duration(a.ended)), a.failure
+		}
+	}
+	if result != nil && rec.state == stateCompleted {
+		r.Result = *result
+	}
+	switch rec.state {
+	case stateInLine:
+		r.Position = q.line.Rank(rec.handle)
+		r.EstimatedStart = q.forecastAt(now, rec, r.Position)
+	case stateRetrying:
+		r.EstimatedStart = q.retryAt(rec)
+	}
+	return r
+}
+
+// retryAt is when a request between two attempts goes back in line.
+func (q *Queue[P, T]) retryAt(rec *record[P, T]) time.Time {
+	for _, e := range q.retries.heap {
+		if e.ref == rec.ref() {
+			return q.date(e.at)
+		}
+	}
+	return time.Time{}
+}
+
+// waitedTooLong is the error of a request whose MaxWait passed.
+func (q *Queue[P, T]) waitedTooLong(rec *record[P, T]) error {
+	return fmt.Errorf("%w: model %q could not start %q within its MaxWait of %v, allow more time or raise the limits",
+		ErrQueueTimeout, q.modelID, rec.req.ID, rec.req.MaxWait)
+}

@@ -1,0 +1,102 @@
+package llmqueue
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// Info is a snapshot of the queue.
+func (q *Queue[P, T]) Info() QueueInfo {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	now := time.Now()
+	info := QueueInfo{
+		ModelID: q.modelID, Pending: q.pending(), Processing: q.count.processing,
+		Accepted: q.count.accepted, Completed: q.count.completed, Failed: q.count.failed,
+		Canceled: q.count.canceled, Retries: q.count.retries, Abandoned: q.count.abandoned,
+		Paused: q.paused, Closed: q.closed, Dropped: q.dropped.Load(), Usage: q.count.usage,
+		Limits: limitInfos(now, q.limits, q.own, q.running),
+	}
+	if q.pausedUntil > q.since(now) {
+		info.PausedUntil = q.date(q.pausedUntil)
+	}
+	for _, m := range q.shared {
+		info.Shared = append(info.Shared, m.Limits(now)...)
+	}
+	return info
+}
+
+// Requests lists requests without their params and results: first what runs, longest
+// first, then what waits, in order, then what is between two attempts, then what
+// ended, latest first. At most limit of them; limit ≤ 0 means 100.
+func (q *Queue[P, T]) Requests(limit int) []RequestInfo {
+	if limit <= 0 {
+		limit = 100
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	now := time.Now()
+	q.expireHistory(q.since(now))
+	var infos []RequestInfo
+	add := func(rec *record[P, T]) bool {
+		if rec != nil && len(infos) < limit {
+			infos = append(infos, q.requestInfo(now, rec))
+		}
+		return len(infos) < limit
+	}
+	for _, rec := range q.runningRecords() {
+		add(rec)
+	}
+	ahead := 0
+	for handle := range q.line.All() {
+		if len(infos) == limit {
+			break
+		}
+		ahead++
+		add(q.records.at(handle))
+		infos[len(infos)-1].Position = ahead
+	}
+	for _, e := range q.retries.heap {
+		if !q.doesNotRetry(e.ref) {
+			add(q.records.get(e.ref))
+		}
+	}
+	for i := q.history.count - 1; i >= 0; i-- {
+		if !add(q.records.get(q.history.ring[(q.history.first+i)%len(q.history.ring)].ref)) {
+			break
+		}
+	}
+	return infos
+}
+
+// runningRecords are the requests whose processor runs, longest first.
+func (q *Queue[P, T]) runningRecords() []*record[P, T] {
+	var running []*record[P, T]
+	for _, w := range q.workers {
+		if w.attempt == nil {
+			continue
+		}
+		if rec := q.records.get(w.ref); rec != nil && rec.state == stateRunning {
+			running = append(running, rec)
+		}
+	}
+	slices.SortFunc(running, func(a, b *record[P, T]) int {
+		return cmp.Or(cmp.Compare(a.last.started, b.last.started), cmp.Compare(a.seq, b.seq))
+	})
+	return running
+}
+
+func (q *Queue[P, T]) requestInfo(now time.Time, rec *record[P, T]) RequestInfo {
+	r := q.response(now, rec, nil)
+	info := RequestInfo{
+		ID: r.RequestID, ModelID: r.ModelID, Status: r.Status, Tenant: rec.req.Tenant,
+		Priority: rec.req.Priority, Estimate: rec.req.Estimate, Usage: r.Usage, Attempts: r.Attempts,
+		Position: r.Position, EstimatedStart: r.EstimatedStart,
+		CreatedAt: r.CreatedAt, StartedAt: r.StartedAt, FinishedAt: r.FinishedAt,
+	}
+	if r.Err != nil {
+		info.Error = r.Err.Error()
+	}
+	return info
+}

@@ -1,0 +1,384 @@
+package llmqueue
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"github.com/llmqueue/llmqueue/internal/window"
+)
+
+// worker is a goroutine that runs processors, one after the other.
+type worker[P, T any] struct {
+	q     *Queue[P, T]
+	next  *worker[P, T] // in the list of those to wake
+	token chan struct{} // one token: there is a job, or the end
+	index int           // in q.workers
+	fresh bool          // its goroutine does not run yet
+
+	// The job, nil attempt when there is none. Written under the queue's lock while
+	// the worker sleeps or concludes its last one.
+	attempt *attempt
+	ref     ref
+	req     Request[P]
+	invalid bool // the result broke its validate tags
+	retired bool
+}
+
+// loop runs jobs until the worker is retired; busy says that it has one already. A
+// processor that calls runtime.Goexit takes this goroutine with it; another takes over.
+func (w *worker[P, T]) loop(busy bool) {
+	returned := false
+	defer func() {
+		if returned {
+			w.q.crew.Done()
+			return
+		}
+		var none T
+		err := &PanicError{Value: errGoexit, Stack: debug.Stack()}
+		if busy, retired := w.q.conclude(w, &none, err); retired {
+			w.q.crew.Done()
+		} else {
+			go w.loop(busy)
+		}
+	}()
+	for retired := false; !retired; {
+		if !busy {
+			<-w.token
+			if w.retired {
+				break
+			}
+		}
+		result, err := w.call()
+		busy, retired = w.q.conclude(w, &result, err)
+	}
+	returned = true
+}
+
+// call runs the processor inside its middleware and everything else of the caller's
+// that belongs to the attempt.
+func (w *worker[P, T]) call() (result T, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = &PanicError{Value: p, Stack: debug.Stack()}
+		}
+	}()
+	q, a := w.q, w.attempt
+	if len(q.settings.middleware) == 0 {
+		result, err = q.process(a, w.req)
+	} else {
+		result, err = w.callThrough(a)
+	}
+	if err != nil {
+		return result, err
+	}
+	if q.usageOf != nil {
+		if u := q.usageOf(&result).clamped(); !u.isZero() {
+			a.reportResult(u)
+		}
+	}
+	if q.checkResult != nil {
+		err = q.checkResult(result)
+		w.invalid = err != nil
+	}
+	return result, err
+}
+
+// callThrough builds the chain of middleware around the processor.
+func (w *worker[P, T]) callThrough(a *attempt) (result T, err error) {
+	q := w.q
+	called := false
+	next := func(ctx context.Context) error {
+		called = true
+		result, err = q.process(ctx, w.req)
+		return err
+	}
+	about := Attempt{
+		ModelID: q.modelID, RequestID: w.req.ID, Number: a.number, Tenant: w.req.Tenant,
+		Priority: w.req.Priority, Estimate: w.req.Estimate, Metadata: w.req.Metadata,
+		CreatedAt: q.epoch.Add(time.Duration(a.created)), StartedAt: q.epoch.Add(time.Duration(a.started)),
+	}
+	for i := len(q.settings.middleware) - 1; i >= 0; i-- {
+		mw, inner := q.settings.middleware[i], next
+		next = func(ctx context.Context) error { return mw(ctx, about, inner) }
+	}
+	err = next(a)
+	if err == nil && !called {
+		err = errNotCalled
+	}
+	return result, err
+}
+
+// start takes the head out of line and gives it to a worker: free when there is one
+// that just concluded its job, else an idle one, else a new one.
+func (q *Queue[P, T]) start(now time.Time, rec *record[P, T], u Usage, taken window.Reservation, shared []SharedReservation, free *worker[P, T]) {
+	q.line.Pop()
+	q.leftLine(rec)
+	a := &attempt{
+		parent: rec.ctx, detached: rec.req.NoWait, number: 1, running: true,
+		created: rec.created, started: q.since(now), charge: taken, shared: shared,
+	}
+	if last := rec.last; last != nil {
+		used, _ := last.used()
+		a.number, a.prior = last.number+1, last.prior.plus(used)
+		q.count.retries++
+	}
+	if !rec.sized && !q.sizes.open {
+		a.blind = true
+		q.blind++
+	}
+	if d := q.settings.timeout; d > 0 {
+		a.deadline = now.Add(d)
+		r := rec.ref()
+		a.timer = time.AfterFunc(d, func() { q.timeOut(r, a) })
+	}
+	rec.last, rec.state = a, stateRunning
+	q.running++
+	q.count.processing++
+
+	w := free
+	if w == nil {
+		w = q.worker()
+		w.next, q.wake = q.wake, w
+	}
+	w.attempt, w.ref, w.req = a, rec.ref(), rec.req
+	w.req.Estimate = u
+	q.emitFor(rec, Event{Type: EventStarted, Time: now})
+}
+
+func (q *Queue[P, T]) worker() *worker[P, T] {
+	if n := len(q.idle); n > 0 {
+		w := q.idle[n-1]
+		q.idle = q.idle[:n-1]
+		return w
+	}
+	w := &worker[P, T]{q: q, token: make(chan struct{}, 1), index: len(q.workers), fresh: true}
+	q.workers = append(q.workers, w)
+	q.crew.Add(1)
+	return w
+}
+
+// rest makes a worker without a job idle, or retires it when there are more than
+// the limits can ever use.
+func (q *Queue[P, T]) rest(w *worker[P, T]) {
+	if q.workers != nil && int64(len(q.workers)) <= q.slots {
+		q.idle = append(q.idle, w)
+		return
+	}
+	w.retired = true
+	if q.workers == nil {
+		return // drained
+	}
+	last := len(q.workers) - 1
+	q.workers[w.index] = q.workers[last]
+	q.workers[w.index].index = w.index
+	q.workers = q.workers[:last]
+}
+
+// unlock ends a decision and does what it caused.
+func (q *Queue[P, T]) unlock() {
+	wake, answer := q.wake, q.answer
+	q.wake, q.answer = nil, nil
+	q.mu.Unlock()
+	for wake != nil {
+		w := wake
+		wake, w.next = w.next, nil
+		if w.fresh {
+			w.fresh = false
+			go w.loop(true)
+		} else {
+			w.token <- struct{}{}
+		}
+	}
+	for answer != nil {
+		w := answer
+		answer, w.next = w.next, nil
+		if w.sink != nil {
+			w.sink.put(w)
+		} else {
+			w.done <- struct{}{}
+		}
+	}
+}
+
+// conclude settles the attempt that w ran, decides what becomes of its request, and
+// gives w its next job when one may start. It tells w whether it has one, or is
+// retired; otherwise w is idle and waits for its token.
+func (q *Queue[P, T]) conclude(w *worker[P, T], result *T, err error) (busy, retired bool) {
+	a, r, invalid := w.attempt, w.ref, w.invalid
+	a.finish()
+	q.mu.Lock()
+	defer q.unlock()
+	now := time.Now()
+	w.attempt, w.req, w.invalid = nil, Request[P]{}, false
+	if a.timer != nil {
+		a.timer.Stop()
+	}
+	a.running = false
+	q.running--
+	q.settle(now, a, err == nil || invalid)
+	if rec := q.records.get(r); rec != nil && rec.last == a && rec.state == stateRunning {
+		q.count.processing--
+		q.duration.add(float64(q.since(now) - a.started))
+		switch {
+		case err == nil:
+			q.finish(now, rec, stateCompleted, result, nil)
+		case invalid:
+			q.finish(now, rec, stateFailed, nil, err)
+		default:
+			q.decide(now, rec, err)
+		}
+	} else {
+		q.count.abandoned--
+	}
+	q.pump(now, w)
+	if w.attempt == nil {
+		q.rest(w)
+	}
+	return w.attempt != nil, w.retired
+}
+
+// settle books what an attempt really used.
+func (q *Queue[P, T]) settle(now time.Time, a *attempt, succeeded bool) {
+	used, reported := a.used()
+	if reported {
+		q.sizes.add(used)
+		q.count.usage = q.count.usage.plus(used)
+		a.booked = used
+		q.own.Settle(now, &a.charge, charge(used))
+	}
+	for _, s := range a.shared {
+		if reported {
+			s.Settle(now, used)
+		}
+		s.Release(now)
+	}
+	if !a.blind {
+		return
+	}
+	q.blind--
+	if !reported && succeeded && q.tokens && !q.sizes.open {
+		q.sizes.open = true // waiting for a report that never comes helps nobody
+		q.emit(Event{Type: EventNoUsage, Time: now})
+	}
+}
+
+// resettle books another figure for an attempt that was settled before.
+func (q *Queue[P, T]) resettle(now time.Time, a *attempt) {
+	used, _ := a.used()
+	q.count.usage = q.count.usage.minus(a.booked).plus(used)
+	a.booked = used
+	q.own.Settle(now, &a.charge, charge(used))
+	for _, s := range a.shared {
+		s.Settle(now, used)
+	}
+}
+
+// decide lets the request of a failed attempt wait for the next one, or ends it.
+func (q *Queue[P, T]) decide(now time.Time, rec *record[P, T], err error) {
+	a, ns := rec.last, q.since(now)
+	mark, after := markOf(err)
+	delay := q.settings.retry.delay(a.number)
+	if mark == markRateLimited {
+		if after > 0 {
+			delay = after
+		}
+		if until := ns + int64(delay); until > q.pausedUntil {
+			q.pausedUntil = until
+			q.emit(Event{Type: EventPaused, Time: now, Until: now.Add(delay), Err: err})
+		}
+	}
+	switch {
+	case !rec.req.NoWait && rec.ctx.Err() != nil:
+		q.finish(now, rec, stateCanceled, nil, canceledBy(rec.ctx))
+		return
+	case mark < markRetryable || a.number >= q.settings.retry.MaxAttempts || q.cut || q.closed && q.paused:
+		q.finish(now, rec, stateFailed, nil, q.processingError(rec, err))
+		return
+	case mark == markRateLimited:
+		q.returnToLine(rec)
+	default:
+		rec.state = stateRetrying
+		q.retries.add(max(ns+int64(delay), 1), rec.ref()) // 0 means none
+	}
+	q.emitFor(rec, Event{Type: EventRetried, Time: now, Until: now.Add(delay), Err: err})
+}
+
+func (q *Queue[P, T]) processingError(rec *record[P, T], err error) error {
+	return &ProcessingError{ModelID: q.modelID, RequestID: rec.req.ID, Attempts: rec.last.number, Err: err}
+}
+
+// timeOut fails a request whose attempt took longer than WithTimeout.
+func (q *Queue[P, T]) timeOut(r ref, a *attempt) {
+	q.mu.Lock()
+	defer q.unlock()
+	rec := q.records.get(r)
+	if rec == nil || rec.last != a || rec.state != stateRunning {
+		return
+	}
+	a.cancel(context.DeadlineExceeded)
+	err := fmt.Errorf("the attempt took longer than %v: %w", q.settings.timeout, context.DeadlineExceeded)
+	q.end(time.Now(), rec, stateFailed, q.processingError(rec, err))
+}
+
+// end finishes a request from outside its processor, wherever it is.
+func (q *Queue[P, T]) end(now time.Time, rec *record[P, T], state recordState, err error) {
+	switch rec.state {
+	case stateInLine:
+		q.leaveLine(rec)
+	case stateRetrying:
+		q.retries.drop(q.doesNotRetry)
+	case stateRunning:
+		rec.last.cancel(context.Canceled)
+		q.count.processing--
+		q.count.abandoned++
+	}
+	q.finish(now, rec, state, nil, err)
+}
+
+// doesNotRetry tells which entries of retries are stale.
+func (q *Queue[P, T]) doesNotRetry(r ref) bool {
+	rec := q.records.get(r)
+	return rec == nil || rec.state != stateRetrying
+}
+
+// finish gives a request its final status, answers who waits and keeps what the
+// history needs. The request must be out of the line.
+func (q *Queue[P, T]) finish(now time.Time, rec *record[P, T], state recordState, result *T, err error) {
+	rec.state = state
+	if rec.last == nil {
+		rec.last = &attempt{parent: context.Background(), over: true}
+	}
+	rec.last.ended, rec.last.failure = q.since(now), err
+	event := Event{Time: now, Err: err}
+	switch state {
+	case stateCompleted:
+		q.count.completed++
+		event.Type = EventCompleted
+	case stateFailed:
+		q.count.failed++
+		event.Type = EventFailed
+	default:
+		q.count.canceled++
+		event.Type = EventCanceled
+	}
+	for w := rec.waiters; w != nil; {
+		next := w.next
+		w.resp = q.response(now, rec, result)
+		w.next, q.answer = q.answer, w
+		w = next
+	}
+	rec.waiters = nil
+	if len(q.observers) > 0 {
+		event.Usage = q.usage(rec)
+		q.emitFor(rec, event)
+	}
+	if rec.req.NoWait && state == stateCompleted {
+		kept := *result
+		rec.result = &kept
+	}
+	var none P
+	rec.req.Params, rec.ctx = none, nil
+	q.remember(rec)
+}

@@ -1,0 +1,210 @@
+package llmqueue
+
+import (
+	"context"
+	"strconv"
+	"strings"
+)
+
+// record is all a queue knows of one request, from Submit until it is forgotten.
+// Records live in pages that never move, so a handle is an index and a waiting
+// request costs no allocation of its own.
+type record[P, T any] struct {
+	req     Request[P]
+	ctx     context.Context
+	seq     uint64 // counts all requests of the queue; 0 while the slot is free
+	created int64  // ns since the queue's epoch
+	last    *attempt
+	waiters *waiter[T]
+	result  *T // of a finished fire-and-forget request
+	handle  uint32
+	state   recordState
+	sized   bool // req.Estimate is known, not the mean
+	named   bool // the id is the caller's, found through store.ids
+}
+
+type recordState uint8
+
+const (
+	stateFree recordState = iota
+	stateInLine
+	stateRetrying // waits for its next attempt, not in line
+	stateRunning
+	stateCompleted
+	stateFailed
+	stateCanceled
+)
+
+func (s recordState) final() bool { return s >= stateCompleted }
+
+func (s recordState) status() Status {
+	switch s {
+	case stateRunning:
+		return StatusProcessing
+	case stateCompleted:
+		return StatusCompleted
+	case stateFailed:
+		return StatusFailed
+	case stateCanceled:
+		return StatusCanceled
+	default:
+		return StatusPending
+	}
+}
+
+// pageSize balances what an empty page wastes against how often one is made.
+const pageSize = 128
+
+type page[P, T any] struct {
+	records [pageSize]record[P, T]
+	free    []uint8 // the free slots
+}
+
+// ref names a record for as long as it is the same request.
+type ref struct {
+	seq    uint64
+	handle uint32
+}
+
+// store keeps the records and finds them by id. An id it assigns says where the
+// record lies, so only ids that callers chose need a map. Guarded by the queue's
+// lock.
+type store[P, T any] struct {
+	prefix string // of assigned ids, with the dash
+	pages  []*page[P, T]
+	open   []uint32 // pages that may have a free slot; stale entries are skipped
+	closed []uint32 // indexes of pages that were given back
+	ids    map[string]ref
+	seq    uint64
+	live   int
+}
+
+func (s *store[P, T]) at(handle uint32) *record[P, T] {
+	return &s.pages[handle/pageSize].records[handle%pageSize]
+}
+
+// get returns the record that r names, or nil when it is forgotten.
+func (s *store[P, T]) get(r ref) *record[P, T] {
+	if int(r.handle/pageSize) >= len(s.pages) || s.pages[r.handle/pageSize] == nil {
+		return nil
+	}
+	if rec := s.at(r.handle); rec.seq == r.seq && r.seq != 0 {
+		return rec
+	}
+	return nil
+}
+
+// add takes a free slot.
+func (s *store[P, T]) add() *record[P, T] {
+	for len(s.open) > 0 {
+		i := s.open[len(s.open)-1]
+		if p := s.pages[i]; p != nil && len(p.free) > 0 {
+			return s.take(i, p)
+		}
+		s.open = s.open[:len(s.open)-1]
+	}
+	p := &page[P, T]{free: make([]uint8, pageSize)}
+	for i := range p.free {
+		p.free[i] = uint8(pageSize - 1 - i)
+	}
+	var i uint32
+	if n := len(s.closed); n > 0 {
+		i, s.closed = s.closed[n-1], s.closed[:n-1]
+		s.pages[i] = p
+	} else {
+		i = uint32(len(s.pages))
+		s.pages = append(s.pages, p)
+	}
+	s.open = append(s.open, i)
+	return s.take(i, p)
+}
+
+func (s *store[P, T]) take(i uint32, p *page[P, T]) *record[P, T] {
+	n := len(p.free) - 1
+	slot := p.free[n]
+	p.free = p.free[:n]
+	rec := &p.records[slot]
+	s.seq++
+	s.live++
+	rec.seq, rec.handle = s.seq, i*pageSize+uint32(slot)
+	return rec
+}
+
+// forget frees the record's slot, and its page when that was the last one in it
+// and another page has room.
+func (s *store[P, T]) forget(rec *record[P, T]) {
+	if rec.named {
+		delete(s.ids, rec.req.ID)
+	}
+	handle := rec.handle
+	*rec = record[P, T]{}
+	s.live--
+	i := handle / pageSize
+	p := s.pages[i]
+	p.free = append(p.free, uint8(handle%pageSize))
+	switch len(p.free) {
+	case 1:
+		s.open = append(s.open, i)
+	case pageSize:
+		if top := s.open[len(s.open)-1]; top != i {
+			s.pages[i] = nil
+			s.closed = append(s.closed, i)
+		}
+	}
+}
+
+// assign makes an id that tells where the record is.
+func (s *store[P, T]) assign(rec *record[P, T]) {
+	for {
+		var buf [40]byte
+		b := append(buf[:0], s.prefix...)
+		b = strconv.AppendUint(b, rec.seq, 36)
+		b = append(b, '-')
+		b = strconv.AppendUint(b, uint64(rec.handle), 36)
+		rec.req.ID = string(b)
+		if _, taken := s.ids[rec.req.ID]; !taken {
+			return
+		}
+		s.seq++ // a caller chose this very id
+		rec.seq = s.seq
+	}
+}
+
+// name records an id that the caller chose.
+func (s *store[P, T]) name(rec *record[P, T], id string) {
+	if s.ids == nil {
+		s.ids = make(map[string]ref)
+	}
+	rec.req.ID, rec.named = id, true
+	s.ids[id] = rec.ref()
+}
+
+func (r *record[P, T]) ref() ref { return ref{r.seq, r.handle} }
+
+// find returns the record with this id, or nil.
+func (s *store[P, T]) find(id string) *record[P, T] {
+	if r, ok := s.ids[id]; ok {
+		return s.get(r)
+	}
+	rest, ok := strings.CutPrefix(id, s.prefix)
+	if !ok {
+		return nil
+	}
+	seq, handle, ok := strings.Cut(rest, "-")
+	if !ok {
+		return nil
+	}
+	n, err := strconv.ParseUint(seq, 36, 64)
+	if err != nil {
+		return nil
+	}
+	h, err := strconv.ParseUint(handle, 36, 32)
+	if err != nil {
+		return nil
+	}
+	// Numbers can be written in several ways; only the id itself counts.
+	if rec := s.get(ref{n, uint32(h)}); rec != nil && rec.req.ID == id {
+		return rec
+	}
+	return nil
+}

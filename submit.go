@@ -1,0 +1,335 @@
+package llmqueue
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// waiter is someone who waits for a request's end: a Submit, a Wait, or a SubmitAll.
+type waiter[T any] struct {
+	next *waiter[T]
+	resp Response[T]   // written by the queue before it answers
+	done chan struct{} // one token when resp is there
+	sink *sink[T]      // of a SubmitAll, instead of done
+}
+
+// Submit hands in a request. It waits for the end and returns the final response,
+// with the response's Err as error when it failed or was canceled; with NoWait it
+// returns at once with StatusPending, position and expected start, both zero when
+// the request starts at once.
+//
+// A refused request gives a zero Response and an error that wraps
+// ErrInvalidParams, ErrModelNotRegistered, ErrDuplicateRequest, ErrQueueFull,
+// ErrQueueClosed, ErrRateLimitExceeded (it can never fit under a limit) or
+// ErrCanceled (ctx had already ended).
+//
+// When ctx ends first, a waiting request leaves the line without using quota and a
+// running one has its processor's context canceled; Submit returns at once.
+func (q *Queue[P, T]) Submit(ctx context.Context, req Request[P]) (Response[T], error) {
+	if err := q.prepare(ctx, &req); err != nil {
+		return Response[T]{}, err
+	}
+	if req.NoWait {
+		resp, _, err := q.accept(ctx, &req, nil)
+		return resp, err
+	}
+	w := q.waiters.Get().(*waiter[T])
+	_, r, err := q.accept(ctx, &req, w)
+	if err != nil {
+		q.waiters.Put(w)
+		return Response[T]{}, err
+	}
+	select {
+	case <-w.done:
+	case <-ctx.Done():
+		q.abandon(ctx, r)
+		<-w.done
+	}
+	return q.receive(w)
+}
+
+// receive takes the response out of a waiter that was answered.
+func (q *Queue[P, T]) receive(w *waiter[T]) (Response[T], error) {
+	resp := w.resp
+	w.resp = Response[T]{}
+	q.waiters.Put(w)
+	return resp, resp.Err
+}
+
+// abandon ends a request whose caller's context ended. When the request ended
+// first, its result stands.
+func (q *Queue[P, T]) abandon(ctx context.Context, r ref) {
+	q.mu.Lock()
+	defer q.unlock()
+	if rec := q.records.get(r); rec != nil && !rec.state.final() {
+		now := time.Now()
+		q.end(now, rec, stateCanceled, canceledBy(ctx))
+		q.pump(now, nil)
+	}
+}
+
+// prepare does what needs no lock: it checks the request, runs the caller's
+// validation and estimator, and fills the model in.
+func (q *Queue[P, T]) prepare(ctx context.Context, req *Request[P]) error {
+	switch {
+	case ctx.Err() != nil:
+		return canceledBy(ctx)
+	case req.ModelID == "":
+		req.ModelID = q.modelID
+	case req.ModelID != q.modelID:
+		return fmt.Errorf("%w: request for %q given to the queue of %q, submit it through a Manager or leave ModelID empty",
+			ErrModelNotRegistered, req.ModelID, q.modelID)
+	}
+	if req.MaxWait < 0 {
+		return fmt.Errorf("%w: Request.MaxWait is %v, give 0 (no bound) or more", ErrInvalidParams, req.MaxWait)
+	}
+	if req.Estimate.isZero() && q.estimate != nil {
+		if err := recovered(func() { req.Estimate = q.estimate(*req) }); err != nil {
+			return fmt.Errorf("%w: the estimator panicked: %w", ErrInvalidParams, err)
+		}
+	}
+	if !req.Estimate.isZero() {
+		if err := req.Estimate.validate("Estimate"); err != nil {
+			return err
+		}
+	}
+	if q.checkParams != nil {
+		return q.checkParams(req.Params)
+	}
+	return nil
+}
+
+// accept puts a prepared request in line and starts what may start.
+func (q *Queue[P, T]) accept(ctx context.Context, req *Request[P], w *waiter[T]) (resp Response[T], r ref, err error) {
+	q.mu.Lock()
+	defer q.unlock()
+	now := time.Now()
+	if err := q.refuse(now, req); err != nil {
+		return Response[T]{}, ref{}, err
+	}
+	ns := q.since(now)
+	rec := q.records.add()
+	id := req.ID
+	rec.req = *req
+	rec.ctx, rec.created, rec.waiters = ctx, ns, w
+	rec.state, rec.sized = stateInLine, !req.Estimate.isZero()
+	if id == "" {
+		q.records.assign(rec)
+	} else {
+		q.records.name(rec, id)
+	}
+	id, r = rec.req.ID, rec.ref()
+	q.count.accepted++
+	if req.MaxWait > 0 {
+		q.deadlines.add(ns+int64(req.MaxWait), r)
+	}
+	q.joinLine(rec)
+	q.emitFor(rec, Event{Type: EventQueued, Time: now})
+	if head, _ := q.line.Head(); head == rec.handle {
+		q.pump(now, nil)
+	} else if req.MaxWait > 0 {
+		q.arm(ns)
+	}
+	if w == nil {
+		resp = Response[T]{
+			RequestID: id, ModelID: q.modelID, Status: StatusPending,
+			Metadata: req.Metadata, CreatedAt: now,
+		}
+		if rec.state == stateInLine {
+			resp.Position, resp.EstimatedStart = q.line.Rank(rec.handle), q.forecastLast(now, rec)
+		}
+	}
+	return resp, r, nil
+}
+
+// refuse says why the queue does not take a request, or nil.
+func (q *Queue[P, T]) refuse(now time.Time, req *Request[P]) error {
+	if q.closed {
+		return fmt.Errorf("%w: model %q was shut down, submit elsewhere", ErrQueueClosed, q.modelID)
+	}
+	if req.ID != "" {
+		q.expireHistory(q.since(now))
+		if q.records.find(req.ID) != nil {
+			return fmt.Errorf("%w: model %q already has a request %q, use another id or leave it empty", ErrDuplicateRequest, q.modelID, req.ID)
+		}
+	}
+	if !req.Estimate.isZero() {
+		if err := q.impossible(req.Estimate); err != nil {
+			return err
+		}
+	}
+	if limit := q.settings.maxQueued; limit > 0 && q.pending() >= limit {
+		return fmt.Errorf("%w: model %q has %d requests waiting, try later or raise WithMaxQueued", ErrQueueFull, q.modelID, limit)
+	}
+	return nil
+}
+
+// joinLine and leaveLine keep the line and the sums over it in step.
+func (q *Queue[P, T]) joinLine(rec *record[P, T]) {
+	u := q.reservation(rec)
+	q.line.Push(rec.handle, rec.req.Priority, rec.req.Tenant, q.share(u))
+	q.demand.add(rec.req.Priority, 1, rec.req.Estimate, rec.sized)
+}
+
+func (q *Queue[P, T]) returnToLine(rec *record[P, T]) {
+	rec.state = stateInLine
+	q.line.Return(rec.handle, rec.req.Priority, rec.seq)
+	q.demand.add(rec.req.Priority, 1, rec.req.Estimate, rec.sized)
+}
+
+func (q *Queue[P, T]) leaveLine(rec *record[P, T]) {
+	q.line.Remove(rec.handle)
+	q.leftLine(rec)
+}
+
+// leftLine books that rec is no longer in line.
+func (q *Queue[P, T]) leftLine(rec *record[P, T]) {
+	q.demand.add(rec.req.Priority, -1, rec.req.Estimate, rec.sized)
+	if rec.last == nil && rec.req.MaxWait > 0 {
+		q.deadlines.drop(q.doesNotWaitFirst)
+	}
+	q.announceRoom()
+}
+
+// doesNotWaitFirst tells which entries of deadlines are stale.
+func (q *Queue[P, T]) doesNotWaitFirst(r ref) bool {
+	rec := q.records.get(r)
+	return rec == nil || rec.state != stateInLine || rec.last != nil
+}
+
+// Wait waits for the end of a request that Submit accepted, usually with NoWait,
+// and returns what Submit would have returned: the final response, and its Err as
+// error. Any number may wait for one request. When ctx ends first, Wait returns
+// where the request is and the context's cause; the request goes on. An id that the
+// queue does not know, or has forgotten, is ErrRequestNotFound. The result of a
+// request that a Submit waited for was delivered there and is not kept.
+func (q *Queue[P, T]) Wait(ctx context.Context, requestID string) (Response[T], error) {
+	w, resp, err := q.await(requestID)
+	if w == nil {
+		return resp, err
+	}
+	select {
+	case <-w.done:
+		return q.receive(w)
+	case <-ctx.Done():
+	}
+	if resp, ok := q.stopWaiting(w, requestID); ok {
+		return resp, context.Cause(ctx)
+	}
+	<-w.done // it ended first
+	return q.receive(w)
+}
+
+// await registers a waiter, or returns the response when the request has ended.
+func (q *Queue[P, T]) await(requestID string) (*waiter[T], Response[T], error) {
+	q.mu.Lock()
+	defer q.unlock()
+	now := time.Now()
+	rec, err := q.lookup(now, requestID)
+	if err != nil {
+		return nil, Response[T]{}, err
+	}
+	if rec.state.final() {
+		resp := q.response(now, rec, rec.result)
+		return nil, resp, resp.Err
+	}
+	w := q.waiters.Get().(*waiter[T])
+	w.next, rec.waiters = rec.waiters, w
+	return w, Response[T]{}, nil
+}
+
+// stopWaiting takes w off its request; false when the request has ended.
+func (q *Queue[P, T]) stopWaiting(w *waiter[T], requestID string) (Response[T], bool) {
+	q.mu.Lock()
+	defer q.unlock()
+	rec := q.records.find(requestID)
+	if rec == nil {
+		return Response[T]{}, false
+	}
+	for at := &rec.waiters; *at != nil; at = &(*at).next {
+		if *at == w {
+			*at = w.next
+			w.next = nil
+			q.waiters.Put(w)
+			return q.response(time.Now(), rec, nil), true
+		}
+	}
+	return Response[T]{}, false
+}
+
+// Status says where a request is, without waiting. Its error is ErrRequestNotFound
+// or nil: that the request failed stands in the response.
+func (q *Queue[P, T]) Status(requestID string) (Response[T], error) {
+	q.mu.Lock()
+	defer q.unlock()
+	now := time.Now()
+	rec, err := q.lookup(now, requestID)
+	if err != nil {
+		return Response[T]{}, err
+	}
+	return q.response(now, rec, rec.result), nil
+}
+
+// Cancel ends a request as canceled. One that waits leaves the line at once; of one
+// that runs the processor's context is canceled, and its slot stays taken until the
+// processor returns. Canceling a finished request does nothing. An id that the queue
+// does not know is ErrRequestNotFound.
+func (q *Queue[P, T]) Cancel(requestID string) error {
+	q.mu.Lock()
+	defer q.unlock()
+	now := time.Now()
+	rec, err := q.lookup(now, requestID)
+	if err != nil || rec.state.final() {
+		return err
+	}
+	q.end(now, rec, stateCanceled, fmt.Errorf("%w: by Cancel", ErrCanceled))
+	q.pump(now, nil)
+	return nil
+}
+
+// UpdateUsage says what a request uses. While it waits, u replaces its estimate,
+// and the request fails with ErrRateLimitExceeded when that can never start; while
+// it runs, it equals ReportUsage; when it has ended, u replaces the last attempt's
+// share, however often it is called. Negative numbers are ErrInvalidParams, an
+// unknown or forgotten id is ErrRequestNotFound.
+func (q *Queue[P, T]) UpdateUsage(requestID string, u Usage) error {
+	if err := u.validate("Usage"); err != nil {
+		return err
+	}
+	q.mu.Lock()
+	defer q.unlock()
+	now := time.Now()
+	rec, err := q.lookup(now, requestID)
+	if err != nil {
+		return err
+	}
+	switch {
+	case rec.state == stateInLine || rec.state == stateRetrying:
+		q.reestimate(now, rec, u)
+	case rec.last.number > 0:
+		rec.last.revise(u)
+		if !rec.last.running {
+			q.resettle(now, rec.last)
+		}
+	}
+	q.pump(now, nil)
+	return nil
+}
+
+// reestimate replaces what a waiting request will reserve.
+func (q *Queue[P, T]) reestimate(now time.Time, rec *record[P, T], u Usage) {
+	err := q.impossible(u)
+	if err != nil {
+		q.end(now, rec, stateFailed, err)
+		return
+	}
+	if rec.state == stateInLine {
+		q.demand.add(rec.req.Priority, -1, rec.req.Estimate, rec.sized)
+	}
+	rec.req.Estimate, rec.sized = u, !u.isZero()
+	if rec.state == stateInLine {
+		q.demand.add(rec.req.Priority, 1, rec.req.Estimate, rec.sized)
+		q.line.SetCost(rec.handle, q.share(q.reservation(rec)))
+	}
+}
