@@ -1,0 +1,122 @@
+package line
+
+import (
+	"iter"
+	"slices"
+)
+
+// Rank returns the place of h in the order of starting if nothing else
+// arrives: 1 is next, 0 is not in line. It is exact for a returned request and
+// when its priority has one tenant; otherwise it may be too large, never too
+// small.
+//
+// It takes a step for each higher priority. A request that has removed ones
+// both before and behind it in its tenant's queue is counted to from the nearer
+// end, a returned one among the returned ones.
+func (l *Line) Rank(h uint32) int {
+	if !l.Contains(h) {
+		return 0
+	}
+	t := l.tenants[l.nodes[h].tenant]
+	lv := t.level
+	rank := 0
+	for i := len(l.levels) - 1; l.levels[i] != lv; i-- {
+		rank += l.levels[i].count
+	}
+	if t == lv.returned {
+		own := &lv.back.entries[l.places[h]]
+		for i := range lv.back.entries {
+			if lv.back.less(&lv.back.entries[i], own) {
+				rank++
+			}
+		}
+		return rank + 1
+	}
+	own := t.queue.rank(l.places[h])
+	rank += len(lv.back.entries) + own
+
+	// How many of the other tenants' requests go first depends on all costs
+	// ahead. A bound needs none of them: the tag of h is at most this far from
+	// the virtual time when all of its own tenant's requests cost the most that
+	// one does, and each other tenant starts the most requests up to there when
+	// they cost the least that one does.
+	others := lv.count - len(lv.back.entries) - t.queue.live
+	tag := lv.ready.entries[l.spots[t.number]].tag - lv.ready.base
+	reach := float64(tag) + float64(own-1)*float64(units(t.most))
+	each := reach/float64(units(lv.least))*(1+1e-9) + 1
+	if bound := each * float64(len(lv.ready.entries)-1); bound < float64(others) {
+		others = int(bound)
+	}
+	return rank + others
+}
+
+// All returns the requests in the order in which they would start if nothing
+// else arrived. It changes nothing. The line must not be changed while the
+// sequence runs. It takes memory for each tenant and each returned request of
+// the priority it has come to, and none for the others.
+func (l *Line) All() iter.Seq[uint32] {
+	return func(yield func(uint32) bool) {
+		for _, lv := range slices.Backward(l.levels) {
+			if !l.walkReturned(lv, yield) || !l.walkReady(lv, yield) {
+				return
+			}
+		}
+	}
+}
+
+// walkReturned yields the returned requests of a level in order. It returns
+// false when the caller has stopped.
+func (l *Line) walkReturned(lv *level, yield func(uint32) bool) bool {
+	entries := slices.Clone(lv.back.entries)
+	slices.SortFunc(entries, func(a, b entry) int {
+		if lv.back.less(&a, &b) {
+			return -1
+		}
+		return 1
+	})
+	for _, e := range entries {
+		if !yield(e.id) {
+			return false
+		}
+	}
+	return true
+}
+
+// walkReady yields the requests of a level that have not started, in order, by
+// popping from a copy of its heap in which an id is an index to cursors. It
+// returns false when the caller has stopped.
+func (l *Line) walkReady(lv *level, yield func(uint32) bool) bool {
+	type cursor struct {
+		queue *ring
+		next  uint32 // ticket
+	}
+	n := len(lv.ready.entries)
+	cursors, places := make([]cursor, n), make([]uint32, n)
+	ready := heap{base: lv.ready.base, entries: slices.Clone(lv.ready.entries)}
+	for i := range ready.entries {
+		e := &ready.entries[i]
+		q := &l.tenants[e.id].queue
+		cursors[i] = cursor{q, q.head}
+		e.id = uint32(i)
+	}
+	for len(ready.entries) > 0 {
+		top := &ready.entries[0]
+		c := &cursors[top.id]
+		if !yield(*c.queue.at(c.next)) {
+			return false
+		}
+		c.next++
+		for c.next != c.queue.tail && *c.queue.at(c.next) == gone {
+			c.next++
+		}
+		ready.base = top.tag
+		if c.next == c.queue.tail {
+			ready.remove(0, places)
+			continue
+		}
+		node := &l.nodes[*c.queue.at(c.next)]
+		top.tag, top.seq = top.tag+units(node.cost), node.seq
+		ready.down(0, places)
+	}
+	return true
+}
