@@ -1,0 +1,138 @@
+package window
+
+import (
+	"math"
+	"math/bits"
+	"time"
+)
+
+// Next returns the earliest instant at which c fits if nothing else starts,
+// and the index of the limit that binds. That is now and -1 when c fits now,
+// and the zero time and the limit's index when c can never fit.
+func (s *Set) Next(now time.Time, c Charge) (at time.Time, limit int) {
+	if i := s.Exceeds(c); i >= 0 {
+		return time.Time{}, i
+	}
+	n := c.capped().amounts()
+	s.advance(now)
+	wait, limit := int64(0), -1
+	for i := range s.windows {
+		if d := s.windows[i].wait(&s.clock, &n); d > wait {
+			wait, limit = d, i
+		}
+	}
+	return now.Add(time.Duration(wait)), limit
+}
+
+// wait returns the time until n fits, which it does not exceed.
+func (w *window) wait(c *clock, n *amounts) (wait int64) {
+	l, x := w.log, n[w.kind]
+	if need := l.sum[w.kind] + x - w.amount; need > 0 {
+		if l.day != nil {
+			wait = l.day.reset - c.rawWall
+		} else {
+			wait = l.freed(w.kind, need) - l.raw(c)
+		}
+	}
+	if w.pace != nil {
+		if d := w.pace.wait(l.now, x, 0); d > 0 {
+			wait = max(wait, addSat(d, l.now-l.raw(c)))
+		}
+	}
+	return wait
+}
+
+// Forecast returns when a request that charges own is expected to start, if
+// requests that charge ahead in total start before it, in order, and nothing
+// else arrives. It costs little enough to be asked for every request of a
+// long line.
+func (s *Set) Forecast(now time.Time, ahead, own Charge) time.Time {
+	a, o := ahead.capped().amounts(), own.capped().amounts()
+	s.advance(now)
+	wait := int64(0)
+	for i := range s.windows {
+		wait = max(wait, s.windows[i].forecast(&s.clock, &a, &o))
+	}
+	return now.Add(time.Duration(wait))
+}
+
+func (w *window) forecast(c *clock, ahead, own *amounts) (wait int64) {
+	l, k := w.log, w.kind
+	demand := ahead[k] + own[k]
+	if l.sum[k]+demand > w.amount {
+		if l.day != nil {
+			later := demand - max(w.amount-l.sum[k], 0)
+			days := max((later+w.amount-1)/w.amount, 1)
+			wait = l.day.nth(days) - c.rawWall
+		} else {
+			// What starts within one hold starts again a hold later, and comes
+			// to Amount: whole cycles, then the way that the charges of now
+			// make room for the rest.
+			cycles := max(demand-1, 0) / w.amount
+			offset := l.now - l.raw(c)
+			if need := l.sum[k] + demand - cycles*w.amount - w.amount; need > 0 {
+				offset = l.freedBySearch(k, need) - l.raw(c)
+			}
+			wait = addSat(mulSat(cycles, l.hold), offset)
+		}
+	}
+	if w.pace != nil {
+		if d := w.pace.wait(l.now, own[k], ahead[k]); d > 0 {
+			wait = max(wait, addSat(d, l.now-l.raw(c)))
+		}
+	}
+	return wait
+}
+
+// freedBySearch is freed for a need that may lie thousands of entries ahead.
+//
+// Its prefix sums are brought up to date only when asked for: appending and
+// expiring leave them right, and settling spoils them from the settled entry
+// on, which usually is a recent one.
+func (l *log) freedBySearch(k Kind, need int64) int64 {
+	if len(l.prefix) != len(l.ring) {
+		l.prefix, l.indexed = make([]amounts, len(l.ring)), l.head
+	}
+	mask := uint64(len(l.ring) - 1)
+	for pos := max(l.indexed, l.head); pos != l.tail; pos++ {
+		sum := l.at(pos).n
+		if pos != l.head {
+			sum.add(&l.prefix[(pos-1)&mask])
+		}
+		l.prefix[pos&mask] = sum
+	}
+	l.indexed = l.tail
+	before := l.prefix[l.head&mask][k] - l.at(l.head).n[k]
+	lo, hi := l.head, l.tail-1
+	for lo < hi {
+		mid := lo + (hi-lo)/2
+		if l.prefix[mid&mask][k]-before < need {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	return l.at(lo).at + l.hold
+}
+
+// raw returns the instant that answers are counted from.
+func (l *log) raw(c *clock) int64 {
+	if l.long {
+		return c.rawLong
+	}
+	return c.rawShort
+}
+
+func (s *Set) after(now time.Time, d int64) time.Time { return now.Add(time.Duration(d)) }
+
+// addSat and mulSat stop at the largest duration, some 292 years. Their
+// arguments are not negative.
+func addSat(a, b int64) int64 { return a + min(b, math.MaxInt64-a) }
+
+func mulSat(a, b int64) int64 {
+	hi, lo := bits.Mul64(uint64(a), uint64(b))
+	if hi > 0 || lo > math.MaxInt64 {
+		return math.MaxInt64
+	}
+	return int64(lo)
+}

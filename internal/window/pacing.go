@@ -1,0 +1,176 @@
+package window
+
+import (
+	"math"
+	"math/bits"
+)
+
+// u128 is an unsigned integer of 128 bits: debts are counted in tokens times
+// nanoseconds, so that neither charging nor draining ever rounds.
+type u128 struct{ hi, lo uint64 }
+
+var maxU128 = u128{math.MaxUint64, math.MaxUint64}
+
+func mul(a, b int64) u128 {
+	hi, lo := bits.Mul64(uint64(a), uint64(b))
+	return u128{hi, lo}
+}
+
+func (a u128) plus(b u128) u128 {
+	lo, carry := bits.Add64(a.lo, b.lo, 0)
+	hi, _ := bits.Add64(a.hi, b.hi, carry)
+	return u128{hi, lo}
+}
+
+// minus returns a − b, or 0 when b is larger.
+func (a u128) minus(b u128) u128 {
+	lo, borrow := bits.Sub64(a.lo, b.lo, 0)
+	hi, borrow := bits.Sub64(a.hi, b.hi, borrow)
+	if borrow != 0 {
+		return u128{}
+	}
+	return u128{hi, lo}
+}
+
+func (a u128) more(b u128) bool {
+	return a.hi > b.hi || a.hi == b.hi && a.lo > b.lo
+}
+
+func (a u128) min(b u128) u128 {
+	if a.more(b) {
+		return b
+	}
+	return a
+}
+
+// ceilDiv returns a/b rounded up, or the largest int64 when that is less.
+func (a u128) ceilDiv(b int64) int64 {
+	if a.hi >= uint64(b) {
+		return math.MaxInt64
+	}
+	q, r := bits.Div64(a.hi, a.lo, uint64(b))
+	if r > 0 {
+		q++
+	}
+	if q > math.MaxInt64 {
+		return math.MaxInt64
+	}
+	return int64(q)
+}
+
+// A pace spreads the charges of one window: in any interval d it admits at
+// most burst + amount·d/period. Every charge is owed, and the debt drains at
+// amount/period; a charge fits while the debt stays within burst. One that is
+// larger than burst fits when nothing is owed.
+type pace struct {
+	kind   Kind
+	amount int64
+	burst  int64
+	period int64
+
+	debt  u128 // in tokens (or requests) × period, as of at
+	at    int64
+	marks []mark // by position, like the log's ring
+}
+
+// mark remembers the debt just before the charges of an entry. A refund gives
+// back no more than the lowest debt since: what has drained in the meantime
+// holds nothing back any more.
+type mark struct {
+	first u128 // before the entry's first charge
+	rest  u128 // the lowest before its later ones; the largest number when there is none
+}
+
+func newPace(l Limit, ring int) *pace {
+	return &pace{
+		kind: l.Kind, amount: l.Amount, burst: l.Burst, period: int64(l.Period),
+		at: math.MinInt64, marks: make([]mark, ring),
+	}
+}
+
+func (p *pace) mark(pos uint64) *mark { return &p.marks[pos&uint64(len(p.marks)-1)] }
+
+func (p *pace) drain(now int64) {
+	if now <= p.at {
+		return
+	}
+	if p.debt != (u128{}) {
+		p.debt = p.debt.minus(mul(p.amount, now-p.at))
+	}
+	p.at = now
+}
+
+func (p *pace) fits(now, n int64) bool {
+	p.drain(now)
+	return p.tooMuch(n, 0) == u128{}
+}
+
+// tooMuch returns how much debt must drain before a charge of n fits, when
+// ahead is charged before it.
+func (p *pace) tooMuch(n, ahead int64) u128 {
+	debt := p.debt.plus(mul(ahead, p.period))
+	if n > p.burst {
+		return debt
+	}
+	return debt.plus(mul(n, p.period)).minus(mul(p.burst, p.period))
+}
+
+// wait returns the time from now until a charge of n fits, when ahead is
+// charged before it.
+func (p *pace) wait(now, n, ahead int64) int64 {
+	p.drain(now)
+	return p.tooMuch(n, ahead).ceilDiv(p.amount)
+}
+
+// owe adds n to the debt.
+func (p *pace) owe(now, n int64) {
+	p.drain(now)
+	p.debt = p.debt.plus(mul(n, p.period))
+}
+
+// charge is owe for a charge booked in the entry at pos.
+func (p *pace) charge(pos uint64, at, n int64, merged bool) {
+	p.drain(at)
+	m := p.mark(pos)
+	if merged {
+		m.rest = m.rest.min(p.debt)
+	} else {
+		*m = mark{first: p.debt, rest: maxU128}
+	}
+	p.owe(at, n)
+}
+
+// refund takes n off a charge that was booked in the entry at pos. Had the
+// charge been smaller from the start, every later debt would be lower by that
+// much, but never below zero: what is given back shrinks to the lowest debt
+// on the way, and the marks move along so that the next refund is exact too.
+func (p *pace) refund(pos, tail uint64, now, n int64) {
+	p.drain(now)
+	m := p.mark(pos)
+	back := mul(n, p.period).min(m.rest)
+	m.rest = m.rest.minus(back)
+	for pos++; pos != tail && back != (u128{}); pos++ {
+		m := p.mark(pos)
+		back = back.min(m.first)
+		m.first = m.first.minus(back)
+		back = back.min(m.rest)
+		m.rest = m.rest.minus(back)
+	}
+	p.debt = p.debt.minus(back.min(p.debt))
+}
+
+func (p *pace) grow(head, tail uint64, size int) {
+	marks := make([]mark, size)
+	for pos := head; pos != tail; pos++ {
+		marks[pos&uint64(size-1)] = *p.mark(pos)
+	}
+	p.marks = marks
+}
+
+// replay owes what is in the log, as if the window had been paced before.
+func (p *pace) replay(l *log) {
+	for pos := l.head; pos != l.tail; pos++ {
+		e := l.at(pos)
+		p.charge(pos, e.at, e.n[p.kind], false)
+	}
+}

@@ -1,0 +1,258 @@
+// Package window keeps exact sliding windows: it reserves room in several
+// limits at once, settles what was really used, and says when there will be
+// room.
+//
+// It reads no clock, starts no goroutine and no timer: every method is given
+// the time, and the owner's lock guards the Set.
+package window
+
+import (
+	"slices"
+	"time"
+)
+
+// A Kind says what a limit counts.
+type Kind uint8
+
+const (
+	Requests Kind = iota
+	Tokens        // input and output together
+	Input
+	Output
+)
+
+// Charge is what one request takes of its limits. Figures below zero count as
+// zero, those above 2^48 as 2^48.
+type Charge struct{ Requests, Input, Output int64 }
+
+// Tokens returns input and output together.
+func (c Charge) Tokens() int64 { return c.Input + c.Output }
+
+const maxFigure = 1 << 48 // thousands of the largest charges still add up
+
+func (c Charge) capped() Charge {
+	return Charge{
+		Requests: min(max(c.Requests, 0), maxFigure),
+		Input:    min(max(c.Input, 0), maxFigure),
+		Output:   min(max(c.Output, 0), maxFigure),
+	}
+}
+
+// amounts wants a capped charge.
+func (c Charge) amounts() amounts {
+	return amounts{Requests: c.Requests, Tokens: c.Input + c.Output, Input: c.Input, Output: c.Output}
+}
+
+// A Limit admits at most Amount in any Period. Its identity is Kind and
+// Period; a Set holds no two of the same identity.
+type Limit struct {
+	Kind   Kind
+	Amount int64         // at least 1
+	Period time.Duration // above 0
+
+	// Burst spreads the amount: in any interval d at most Burst + Amount·d/Period
+	// is admitted, in addition to the window. A single charge above Burst is
+	// admitted when nothing is owed. 0 and anything from Amount up mean no pacing.
+	Burst int64
+
+	// Margin is how much longer than Period a charge counts. It does not slow
+	// the pacing.
+	Margin time.Duration
+
+	// Daily, if not nil, makes the limit start anew at midnight in this
+	// location, plus Margin, instead of sliding. Period is 24 hours then.
+	Daily *time.Location
+}
+
+func (l Limit) paced() bool { return l.Burst > 0 && l.Burst < l.Amount }
+
+func (l Limit) hold() int64 { return int64(l.Period + l.Margin) }
+
+// long reports whether the limit counts on the wall clock: a machine that
+// sleeps through the night has not used its day, while for minutes the
+// monotonic clock is the one that nobody sets.
+func (l Limit) long() bool { return l.Daily != nil || l.Period >= time.Hour }
+
+// A window is one limit at work.
+type window struct {
+	log    *log
+	pace   *pace // nil unless the limit is paced
+	kind   Kind
+	amount int64
+}
+
+func (w *window) fits(n *amounts) bool {
+	x := n[w.kind]
+	return w.log.sum[w.kind]+x <= w.amount && (w.pace == nil || w.pace.fits(w.log.now, x))
+}
+
+// A Set holds limits that are reserved together. At each Reserve, the charges
+// known then and dated within a limit's window, plus the new one, are at most
+// its Amount. A Set without limits admits everything.
+//
+// Its memory is bounded: up to a few thousand charges per window are kept one
+// by one; beyond that, charges close in time are merged and leave with the
+// latest of them, so that the limit holds and at most 0.1% of it goes unused.
+//
+// Time that goes backwards counts as the latest instant seen. A Set is not
+// safe for concurrent use.
+type Set struct {
+	clock   clock
+	limits  []Limit
+	windows []window // one per limit
+	logs    []*log   // each once
+	seq     uint64   // of the latest charge
+}
+
+// NewSet returns a set of limits, which the caller has validated.
+func NewSet(now time.Time, limits []Limit) *Set {
+	s := &Set{clock: newClock(now)}
+	s.SetLimits(now, limits)
+	return s
+}
+
+// Limits returns a copy of the limits, in the order in which they were given.
+func (s *Set) Limits() []Limit { return slices.Clone(s.limits) }
+
+// A Reservation is a charge that may still change. The zero Reservation
+// stands for none: settling it does nothing.
+type Reservation struct {
+	seq    uint64
+	booked Charge  // the latest figure
+	high   amounts // the highest so far
+}
+
+// Reserve charges c to all limits, or to none when it does not fit them all.
+func (s *Set) Reserve(now time.Time, c Charge) (Reservation, bool) {
+	c = c.capped()
+	n := c.amounts()
+	s.advance(now)
+	for i := range s.windows {
+		if !s.windows[i].fits(&n) {
+			return Reservation{}, false
+		}
+	}
+	s.seq++
+	for _, l := range s.logs {
+		l.charge(s.seq, l.now, &n)
+	}
+	return Reservation{seq: s.seq, booked: c, high: n}, true
+}
+
+// Settle makes actual what r is charged, in place of the previous figure, and
+// reports whether that freed room. It may be called again and again.
+//
+// It is the entry made by Reserve that changes: a refund frees what was not
+// used and leaves with that entry, an overrun may lift use above Amount. In a
+// window that the entry has left, a refund does nothing, and what exceeds the
+// highest figure so far is charged now. A limit that was added after the
+// Reserve and did not count it is not touched.
+func (s *Set) Settle(now time.Time, r *Reservation, actual Charge) (freed bool) {
+	actual = actual.capped()
+	n, was := actual.amounts(), r.booked.amounts()
+	change := n
+	change.sub(&was)
+	var over amounts
+	for k := range over {
+		over[k] = max(n[k]-r.high[k], 0)
+		r.high[k] = max(n[k], r.high[k])
+	}
+	r.booked = actual
+
+	s.advance(now)
+	var seq uint64
+	for _, l := range s.logs {
+		switch {
+		case r.seq < l.from:
+		case r.seq > l.gone:
+			if pos, ok := l.find(r.seq); ok && change != (amounts{}) {
+				l.adjust(pos, &change)
+				freed = freed || s.frees(l, &change)
+			}
+		case over != (amounts{}):
+			if seq == 0 {
+				s.seq++
+				seq = s.seq
+			}
+			l.charge(seq, l.now, &over)
+		}
+	}
+	return freed
+}
+
+// frees reports whether a change makes room in one of the log's windows.
+func (s *Set) frees(l *log, change *amounts) bool {
+	return slices.ContainsFunc(s.windows, func(w window) bool {
+		return w.log == l && change[w.kind] < 0
+	})
+}
+
+// Undo takes r back as if it had never been made: the request is not counted,
+// and pacing is given back as far as r still holds anything back. Where its
+// entry has left, nothing changes.
+func (s *Set) Undo(now time.Time, r *Reservation) {
+	s.Settle(now, r, Charge{})
+	for _, l := range s.logs {
+		l.pop(r.seq)
+	}
+	*r = Reservation{}
+}
+
+// Add charges what was started elsewhere: before now by an earlier process, or
+// now by another one. Calls come in order of time; a charge dated before the
+// latest one counts from the date of that one.
+func (s *Set) Add(at time.Time, c Charge) {
+	n := c.capped().amounts()
+	if int64(at.Sub(s.clock.epoch)) > s.clock.short {
+		s.advance(at)
+	}
+	s.seq++
+	for _, l := range s.logs {
+		l.add(&s.clock, s.seq, at, &n)
+	}
+}
+
+// Exceeds returns the index of the first limit whose Amount is less than c
+// takes of it, so that c can never be reserved, or -1.
+func (s *Set) Exceeds(c Charge) int {
+	n := c.capped().amounts()
+	return slices.IndexFunc(s.windows, func(w window) bool { return n[w.kind] > w.amount })
+}
+
+// Share returns the largest fraction that c takes of any limit's Amount.
+func (s *Set) Share(c Charge) float64 {
+	n := c.capped().amounts()
+	var share float64
+	for i := range s.windows {
+		w := &s.windows[i]
+		share = max(share, float64(n[w.kind])/float64(w.amount))
+	}
+	return share
+}
+
+// Usage returns what is charged to limit i now, how much room its window has
+// left, and when everything charged now will have left: for a daily limit the
+// next reset. resetAt is zero when nothing is charged.
+func (s *Set) Usage(now time.Time, i int) (used, available int64, resetAt time.Time) {
+	s.advance(now)
+	w := &s.windows[i]
+	l := w.log
+	used = l.sum[w.kind]
+	available = max(w.amount-used, 0)
+	switch {
+	case used == 0:
+	case l.day != nil:
+		resetAt = s.after(now, l.day.reset-s.clock.rawWall)
+	default:
+		resetAt = s.after(now, l.last(w.kind)-l.raw(&s.clock))
+	}
+	return used, available, resetAt
+}
+
+// advance brings everything up to now.
+func (s *Set) advance(now time.Time) {
+	s.clock.read(now)
+	for _, l := range s.logs {
+		l.advance(&s.clock)
+	}
+}
