@@ -80,9 +80,13 @@ func TestEnforcesExactly(t *testing.T) {
 				}
 				e := newEnforcer(c)
 				histories := make([][]past, len(limits))
-				var accepted int
+				var advised time.Duration // of the last refusal
 				for i := range 400 {
-					if r.IntN(4) > 0 {
+					switch r.IntN(4) {
+					case 0: // at the same instant as the last
+					case 1: // exactly when there should be room
+						time.Sleep(advised)
+					default:
 						time.Sleep(time.Duration(r.ExpFloat64() * float64(2*time.Second)))
 					}
 					call := call{model: string(rune('a' + r.IntN(2))), input: r.Int64N(300), maxTokens: r.Int64N(300)}
@@ -96,7 +100,7 @@ func TestEnforcesExactly(t *testing.T) {
 						t.Fatalf("arrival %d at %v %+v: let in %v, want %v\nlimits %+v", i, now, call, !want, want, limits)
 					}
 					if want {
-						accepted++
+						advised = 0
 						for k, l := range limits {
 							if l.Model == "" || l.Model == call.model {
 								histories[k] = append(histories[k], past{now, demand(l, call)})
@@ -106,6 +110,7 @@ func TestEnforcesExactly(t *testing.T) {
 					}
 					// Retry-After: the limit named is broken until then, and holds then.
 					if ref := got.refusal; !ref.never {
+						advised = ref.wait
 						k := indexOf(limits, ref.limit)
 						if fits[ref.limit.Strategy](ref.limit, histories[k], now+ref.wait-1, ref.requested) ||
 							!fits[ref.limit.Strategy](ref.limit, histories[k], now+ref.wait, ref.requested) {
@@ -190,13 +195,13 @@ func TestBucketIsExactForEver(t *testing.T) {
 
 func TestLargeAmountsDoNotOverflow(t *testing.T) {
 	for _, s := range []Strategy{TokenBucket, SlidingWindow, FixedWindow} {
-		const year = 365 * 24 * time.Hour
-		m := newMeter(TPD(maxAmount).Per(year).By(s))
+		const century = maxPeriod
+		m := newMeter(TPD(maxAmount).Per(century).By(s))
 		m.take(0, maxAmount)
-		if wait, ok := m.wait(0, maxAmount); !ok || wait != year {
-			t.Errorf("%s: room after %v, %v; want a year", s, wait, ok)
+		if wait, ok := m.wait(0, maxAmount); !ok || wait != century {
+			t.Errorf("%s: room after %v, %v; want a century", s, wait, ok)
 		}
-		if left, reset := m.state(100 * year); left != maxAmount || reset != 0 {
+		if left, reset := m.state(2 * century); left != maxAmount || reset != 0 {
 			t.Errorf("%s: %d left, whole after %v; want everything, now", s, left, reset)
 		}
 	}
@@ -229,6 +234,41 @@ func TestARefusalChargesNothing(t *testing.T) {
 	}
 }
 
+// TestHammeringDelaysByAPeriod has a client that never stops, whose refused
+// requests count: once it stops, one period later there is room again.
+func TestHammeringDelaysByAPeriod(t *testing.T) {
+	for _, s := range []Strategy{TokenBucket, SlidingWindow, FixedWindow} {
+		t.Run(string(s), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c, err := newConfig([]Limit{RPM(60).By(s)}, []Option{WithRefusedCounted()})
+				if err != nil {
+					t.Fatal(err)
+				}
+				e := newEnforcer(c)
+				for range 6000 {
+					e.admit(call{})
+				}
+				time.Sleep(time.Minute)
+				room := 0
+				for e.admit(call{}).refusal == nil {
+					room++
+				}
+				want := 60
+				if s == TokenBucket { // it has paid its debt and holds nothing yet
+					want = 0
+				}
+				if room != want {
+					t.Errorf("room for %d after a minute, want %d", room, want)
+				}
+				time.Sleep(time.Minute + time.Second)
+				if got := e.admit(call{}); got.refusal != nil {
+					t.Errorf("still refused after a quiet period: %+v", got.refusal)
+				}
+			})
+		})
+	}
+}
+
 func TestActualUsageIsChargedAtTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := NewServer(t, OpenAI(TPM(1000).By(SlidingWindow)), InMemory(), WithActualUsage(),
@@ -241,7 +281,7 @@ func TestActualUsageIsChargedAtTheEnd(t *testing.T) {
 		if res, _ := post(t, s, chat(1, 0)); res.StatusCode != 429 {
 			t.Errorf("status %v while 1,010 of 1,000 tokens are used", res.Status)
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		if res, _ := post(t, s, chat(1, 0)); res.StatusCode != 200 {
 			t.Errorf("status %v while 980 of 1,000 tokens are used", res.Status)
 		}

@@ -40,8 +40,8 @@ const (
 // ones.
 type Limit struct {
 	Kind     Kind
-	Amount   int64         // at most this much per Period, or at once; at least 1
-	Period   time.Duration // unused by KindConcurrent
+	Amount   int64         // at most this much per Period, or at once; 1 to 2⁵⁰
+	Period   time.Duration // at most 100 years; unused by KindConcurrent
 	Strategy Strategy      // empty means the server's: see WithStrategy
 	Model    string        // counts only requests for this model; empty means all
 }
@@ -97,8 +97,11 @@ func (l Limit) String() string {
 	return fmt.Sprintf("%s per %v", l.Kind, l.Period)
 }
 
-// maxAmount keeps every sum and product of the meters within 64 and 128 bits.
-const maxAmount = 1 << 50
+// The bounds keep every sum and product of the meters within 64 and 128 bits.
+const (
+	maxAmount = 1 << 50
+	maxPeriod = 100 * 365 * 24 * time.Hour
+)
 
 // check reports what is wrong with the limit, if anything.
 func (l Limit) check() error {
@@ -109,8 +112,8 @@ func (l Limit) check() error {
 		return nil
 	case l.Kind != KindRequests && l.Kind != KindTokens:
 		return fmt.Errorf("llmtest: unknown kind of limit %q", l.Kind)
-	case l.Period <= 0:
-		return fmt.Errorf("llmtest: limit %q has period %v: want more than zero", l.Kind, l.Period)
+	case l.Period <= 0 || l.Period > maxPeriod:
+		return fmt.Errorf("llmtest: limit %q has period %v: want more than zero and at most %v", l.Kind, l.Period, maxPeriod)
 	}
 	switch l.Strategy {
 	case TokenBucket, SlidingWindow, FixedWindow:

@@ -138,15 +138,15 @@ func TestStreamsLikeOpenAI(t *testing.T) {
 				if !strings.Contains(chunks[0], `"delta":{"role":"assistant","content":""}`) || !strings.Contains(chunks[6], `"delta":{},"logprobs":null,"finish_reason":"stop"`) {
 					t.Errorf("first %s\nlast %s", chunks[0], chunks[6])
 				}
-				var text string
+				var text strings.Builder
 				for i := 1; i <= 5; i++ {
-					text += *decode[completion](t, chunks[i]).Choices[0].Delta.Content
+					text.WriteString(*decode[completion](t, chunks[i]).Choices[0].Delta.Content)
 					if want := time.Second + time.Duration(i-1)*100*time.Millisecond; at[i] != want {
 						t.Errorf("token %d after %v, want %v", i, at[i], want)
 					}
 				}
-				if len(strings.Fields(text)) != 5 {
-					t.Errorf("text %q, want five words", text)
+				if len(strings.Fields(text.String())) != 5 {
+					t.Errorf("text %q, want five words", text.String())
 				}
 				if strings.Contains(chunks[1], `"usage":null`) != usage {
 					t.Errorf("chunk %s", chunks[1])
@@ -173,6 +173,12 @@ func TestHeadersTellWhatIsLeft(t *testing.T) {
 		s = NewServer(t, OpenAI(RPM(500), RPD(10)), InMemory(), WithLatency(Latency{}))
 		res, _ = post(t, s, chat(1, 0)) // the day's limit has the smaller part left
 		wantQuota(t, res.Header, "10", "9", "2h24m0s", "", "", "")
+
+		s = NewServer(t, OpenAI(RPM(10).By(SlidingWindow)), InMemory(), WithLatency(Latency{}))
+		post(t, s, chat(1, 0))
+		time.Sleep(time.Minute) // to the very end of the first request's window
+		res, _ = post(t, s, chat(1, 0))
+		wantQuota(t, res.Header, "10", "9", "1m0s", "", "", "")
 	})
 }
 

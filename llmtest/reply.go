@@ -16,7 +16,8 @@ type outputLength struct {
 const maxOutput = 16_384
 
 func (o outputLength) draw(r *rand.Rand) int64 {
-	return min(max(int64(logNormal(r, float64(o.median), o.spread)+0.5), 1), max(maxOutput, o.median))
+	n := logNormal(r, float64(o.median), o.spread) + 0.5
+	return max(int64(min(n, float64(max(maxOutput, o.median)))), 1)
 }
 
 // A reply is everything that is decided about an answer before it begins.

@@ -97,7 +97,6 @@ func (s *Server) serve(h http.Handler, l net.Listener) {
 	s.close = sync.OnceFunc(func() {
 		cancel()
 		_ = s.http.Close()
-		s.client.CloseIdleConnections()
 		wg.Wait()
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"go/token"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -106,6 +107,21 @@ func TestClientsThatGoAway(t *testing.T) {
 	}
 }
 
+// TestABrokenOffAnswerLooksBroken makes sure that nobody takes half an answer
+// for a whole one.
+func TestABrokenOffAnswerLooksBroken(t *testing.T) {
+	s := NewServer(t, OpenAI(), InMemory())
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	defer func() {
+		if got := recover(); got != http.ErrAbortHandler {
+			t.Errorf("the handler ended with %v, want http.ErrAbortHandler", got)
+		}
+	}()
+	req := httptest.NewRequestWithContext(ctx, "POST", "/v1/chat/completions", strings.NewReader(chat(1, 1)))
+	openAI{s}.ServeHTTP(httptest.NewRecorder(), req)
+}
+
 // TestCloseLeavesNothing closes a server with an answer half streamed, another
 // not begun, idle connections and a client of its own. In the bubble anything
 // left behind would be reported as a deadlock; on loopback the stacks tell.
@@ -173,17 +189,17 @@ func TestCloseLeavesNothing(t *testing.T) {
 func TestFaults(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := NewServer(t, OpenAI(RPM(100)), InMemory(), WithFaultScript(Fault{Status: 503}, Fault{}, Fault{Status: 429, RetryAfter: 1500 * time.Millisecond}))
-		var got string
+		var got strings.Builder
 		for range 4 {
 			res, body := post(t, s, chat(1, 1))
 			code := ""
 			if e := decode[apiError](t, body).Error; e.Code != nil {
 				code = *e.Code
 			}
-			got += fmt.Sprintf("%d %s %s %s\n", res.StatusCode, code, res.Header.Get("Retry-After"), res.Header.Get("x-ratelimit-remaining-requests"))
+			fmt.Fprintf(&got, "%d %s %s %s\n", res.StatusCode, code, res.Header.Get("Retry-After"), res.Header.Get("x-ratelimit-remaining-requests"))
 		}
-		if want := "503 server_is_overloaded  99\n200   98\n429 rate_limit_exceeded 2 97\n200   96\n"; got != want {
-			t.Errorf("got\n%swant\n%s", got, want)
+		if want := "503 server_is_overloaded  99\n200   98\n429 rate_limit_exceeded 2 97\n200   96\n"; got.String() != want {
+			t.Errorf("got\n%swant\n%s", got.String(), want)
 		}
 		if st := s.Stats(); st.Accepted != 4 || st.Failed != 2 || st.Completed != 2 || st.Refused != 0 {
 			t.Errorf("stats %+v", st)
@@ -239,6 +255,7 @@ func TestInvalidConfigurationIsRefused(t *testing.T) {
 		"amount 0":            func() (*Server, error) { return Start(OpenAI(RPM(0))) },
 		"amount -1":           func() (*Server, error) { return Start(OpenAI(Concurrent(-1))) },
 		"period 0s":           func() (*Server, error) { return Start(OpenAI(TPM(1).Per(0))) },
+		"period 876000h0m1s":  func() (*Server, error) { return Start(OpenAI(TPM(1).Per(maxPeriod + time.Second))) },
 		`kind of limit "x"`:   func() (*Server, error) { return Start(OpenAI(Limit{Kind: "x", Amount: 1})) },
 		`strategy "x"`:        func() (*Server, error) { return Start(OpenAI(RPM(1).By("x"))) },
 		"strategy is empty":   func() (*Server, error) { return Start(OpenAI(RPM(1)), WithStrategy("")) },

@@ -54,9 +54,10 @@ type LimitStats struct {
 
 	// Peak is the most that was charged within any one Period, wherever it
 	// begins, found from all recorded charges; for Concurrent, the most in
-	// progress at once. A sliding window keeps it within the limit. A token
-	// bucket and a fixed window let up to twice the limit through, and actual
-	// usage any strategy more.
+	// progress at once. A sliding window keeps it within the limit; a token
+	// bucket and a fixed window let up to twice the limit through.
+	// WithActualUsage and WithRefusedCounted charge without asking, and so may
+	// lift it higher.
 	Peak int64
 }
 
