@@ -44,4 +44,13 @@
 // then only [Server.Client] reaches it, through pipes. An in-memory server works
 // inside a [testing/synctest] bubble, where a day of limits takes milliseconds
 // and every run is the same. Programs use [Start], which needs no test.
+//
+// # Fake processors
+//
+// Code that only hands a processor to a queue needs no server. [FakeReply],
+// [FakeError], [FakeSequence], [FakeDelay] and [FakeUsage] make processors that
+// compose, and [Record] remembers what a processor was called with:
+//
+//	rec := llmtest.Record(llmtest.FakeDelay(time.Second, llmtest.FakeReply[Chat](Answer{"yes"})))
+//	q, err := llmqueue.NewQueue("gpt-4o-mini", rec.Process, llmqueue.WithLimits(llmqueue.RPM(60)))
 package llmtest
