@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -23,13 +24,13 @@ func TestFakeSequenceRepeatsItsLastStep(t *testing.T) {
 		llmtest.FakeError[Chat, Answer](busy),
 		llmtest.FakeReply[Chat](Answer{"one"}),
 		llmtest.FakeReply[Chat](Answer{"two"}))
-	var got string
+	var got strings.Builder
 	for range 4 {
 		a, err := process(t.Context(), llmqueue.Request[Chat]{})
-		got += fmt.Sprintln(a.Text, err)
+		fmt.Fprintln(&got, a.Text, err)
 	}
-	if want := " busy\none <nil>\ntwo <nil>\ntwo <nil>\n"; got != want {
-		t.Errorf("got\n%swant\n%s", got, want)
+	if want := " busy\none <nil>\ntwo <nil>\ntwo <nil>\n"; got.String() != want {
+		t.Errorf("got\n%swant\n%s", got.String(), want)
 	}
 	defer func() {
 		if recover() == nil {
