@@ -31,7 +31,8 @@ package line
 const (
 	gone       = ^uint32(0) // a ring slot whose request was removed
 	keepNodes  = 16384      // tables up to this length survive an empty line
-	keepSpares = 1024       // records of tenants and levels kept for reuse
+	keepSpares = 1024       // records of tenants kept for reuse, and places in tables of them
+	keepLevels = 8          // records of levels kept for reuse
 )
 
 // Line is a waiting line of handles. Its zero value is an empty line ready to

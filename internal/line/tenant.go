@@ -43,9 +43,7 @@ func (l *Line) level(priority int) *level {
 	if l.recent != nil && l.recent.priority == priority {
 		return l.recent
 	}
-	i, found := slices.BinarySearchFunc(l.levels, priority, func(lv *level, p int) int {
-		return cmp.Compare(lv.priority, p)
-	})
+	i, found := l.search(priority)
 	if found {
 		l.recent = l.levels[i]
 		return l.recent
@@ -65,33 +63,35 @@ func (l *Line) level(priority int) *level {
 
 // drop forgets a level in which nobody waits.
 func (l *Line) drop(lv *level) {
-	// The highest level is the last, and the one that usually empties.
-	i := len(l.levels) - 1
-	if l.levels[i] != lv {
-		i, _ = slices.BinarySearchFunc(l.levels, lv.priority, func(lv *level, p int) int {
-			return cmp.Compare(lv.priority, p)
-		})
+	if top := len(l.levels) - 1; l.levels[top] == lv {
+		l.levels[top] = nil
+		l.levels = l.levels[:top]
+	} else {
+		i, _ := l.search(lv.priority)
+		l.levels = slices.Delete(l.levels, i, i+1)
 	}
-	l.levels = slices.Delete(l.levels, i, i+1)
 	if l.recent == lv {
 		l.recent = nil
 	}
 	if lv.returned != nil {
 		l.delist(lv.returned)
+		lv.returned = nil
 	}
-	if len(l.spareLevels) < fewTenants {
-		names, peak := lv.names, lv.peak
-		if peak > keepSpares {
-			names, peak = nil, 0
-		}
-		*lv = level{
-			ready: heap{entries: lv.ready.entries},
-			back:  heap{entries: lv.back.entries},
-			names: names,
-			peak:  peak,
+	if len(l.spareLevels) < keepLevels {
+		// What is left of its tenants and heaps is empty by now.
+		lv.ready.base = 0
+		if lv.peak > keepSpares {
+			lv.names, lv.peak = nil, 0
 		}
 		l.spareLevels = append(l.spareLevels, lv)
 	}
+}
+
+// search returns where the level of that priority is or belongs.
+func (l *Line) search(priority int) (i int, found bool) {
+	return slices.BinarySearchFunc(l.levels, priority, func(lv *level, p int) int {
+		return cmp.Compare(lv.priority, p)
+	})
 }
 
 // tenant returns the tenant of that name in a level, a new one if need be.
@@ -181,11 +181,10 @@ func (l *Line) delist(t *tenant) {
 	l.tenants[t.number] = nil
 	l.free = append(l.free, t.number)
 	if len(l.spareTenants) < keepSpares {
-		slots := t.queue.slots
-		if len(slots) > keepRing {
-			slots = nil
+		t.level, t.name, t.most = nil, "", 0
+		if len(t.queue.slots) > keepRing {
+			t.queue.slots = nil
 		}
-		*t = tenant{queue: ring{slots: slots}}
 		l.spareTenants = append(l.spareTenants, t)
 	}
 }
