@@ -45,6 +45,7 @@ func (s *Set) SetLimits(now time.Time, limits []Limit) {
 		}
 		if same && old[j].pace != nil {
 			w.pace = old[j].pace
+			w.pace.drain(l.now) // at the old rate
 			w.pace.amount, w.pace.burst = lim.Amount, lim.Burst
 		} else {
 			w.pace = newPace(lim, len(l.ring))
@@ -77,8 +78,14 @@ func (s *Set) newLog(lim Limit, from *log) *log {
 	if l.long {
 		l.now = s.clock.long
 	}
-	if lim.Daily != nil {
-		l.day = newDay(lim, s.clock.rawWall)
+	switch {
+	case lim.Daily == nil:
+	case from != nil && from.day != nil && from.day.loc == lim.Daily && from.day.margin == int64(lim.Margin):
+		// Not made anew: the wall clock may stand in a day that has ended.
+		d := *from.day
+		l.day = &d
+	default:
+		l.day = newDay(lim, s.clock.long-s.clock.shift)
 	}
 	if from == nil {
 		return l

@@ -127,7 +127,11 @@ func (l *log) charge(seq uint64, at int64, n *amounts) {
 		l.tail++
 	}
 	for _, p := range l.paces {
-		p.charge(l.tail-1, at, n[p.kind], l.merged)
+		if l.merged {
+			p.owe(l.tail-1, at, n[p.kind])
+		} else {
+			p.begin(l.tail-1, at, n[p.kind])
+		}
 	}
 }
 
@@ -193,7 +197,7 @@ func (l *log) adjust(pos uint64, d *amounts) {
 	for _, p := range l.paces {
 		switch x := d[p.kind]; {
 		case x > 0:
-			p.owe(l.now, x)
+			p.owe(l.tail-1, l.now, x)
 		case x < 0:
 			p.refund(pos, l.tail, l.now, -x)
 		}
@@ -208,6 +212,11 @@ func (l *log) pop(seq uint64) {
 	}
 	l.tail--
 	l.indexed = min(l.indexed, l.tail)
+	if l.head != l.tail {
+		for _, p := range l.paces {
+			p.forget(l.tail)
+		}
+	}
 	// When the entry that is newest now began is not known. Starting another
 	// keeps the bound: it takes the removed one's place and begins no earlier.
 	l.began, l.merged = math.MinInt64/2, true

@@ -73,12 +73,12 @@ type pace struct {
 	marks []mark // by position, like the log's ring
 }
 
-// mark remembers the debt just before the charges of an entry. A refund gives
-// back no more than the lowest debt since: what has drained in the meantime
+// mark remembers how low the debt was around an entry. A refund gives back no
+// more than the lowest debt since its charge: what has drained in the meantime
 // holds nothing back any more.
 type mark struct {
-	first u128 // before the entry's first charge
-	rest  u128 // the lowest before its later ones; the largest number when there is none
+	first u128 // just before the entry's first charge
+	rest  u128 // the lowest just before what was owed after that, up to the next entry
 }
 
 func newPace(l Limit, ring int) *pace {
@@ -122,22 +122,28 @@ func (p *pace) wait(now, n, ahead int64) int64 {
 	return p.tooMuch(n, ahead).ceilDiv(p.amount)
 }
 
-// owe adds n to the debt.
-func (p *pace) owe(now, n int64) {
-	p.drain(now)
+// begin owes the first charge of the entry at pos.
+func (p *pace) begin(pos uint64, at, n int64) {
+	p.drain(at)
+	*p.mark(pos) = mark{first: p.debt, rest: maxU128}
 	p.debt = p.debt.plus(mul(n, p.period))
 }
 
-// charge is owe for a charge booked in the entry at pos.
-func (p *pace) charge(pos uint64, at, n int64, merged bool) {
+// owe owes what comes after that while the entry at pos is the newest: another
+// charge merged into it, or an overrun of any entry, which is owed from now.
+func (p *pace) owe(pos uint64, at, n int64) {
 	p.drain(at)
 	m := p.mark(pos)
-	if merged {
-		m.rest = m.rest.min(p.debt)
-	} else {
-		*m = mark{first: p.debt, rest: maxU128}
-	}
-	p.owe(at, n)
+	m.rest = m.rest.min(p.debt)
+	p.debt = p.debt.plus(mul(n, p.period))
+}
+
+// forget folds the mark of the newest entry, which is removed, into the one
+// before it.
+func (p *pace) forget(pos uint64) {
+	m := p.mark(pos)
+	prev := p.mark(pos - 1)
+	prev.rest = prev.rest.min(m.first).min(m.rest)
 }
 
 // refund takes n off a charge that was booked in the entry at pos. Had the
@@ -167,10 +173,10 @@ func (p *pace) grow(head, tail uint64, size int) {
 	p.marks = marks
 }
 
-// replay owes what is in the log, as if the window had been paced before.
+// replay owes what is in the log, as if it had all been charged as it stands.
 func (p *pace) replay(l *log) {
 	for pos := l.head; pos != l.tail; pos++ {
 		e := l.at(pos)
-		p.charge(pos, e.at, e.n[p.kind], false)
+		p.begin(pos, e.at, e.n[p.kind])
 	}
 }

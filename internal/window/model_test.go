@@ -1,0 +1,298 @@
+package window
+
+import (
+	"math"
+	"time"
+)
+
+// model is the contract of Set by brute force: every window keeps a list of
+// its own, nothing is shared, cached, merged or summed up in advance, and each
+// question is answered by walking through everything.
+type model struct {
+	limits  []Limit
+	windows []*mwindow
+
+	// The clock as the test moves it: what the wall shows, what the monotonic
+	// clock shows, and by how much the wall clock was set back in all.
+	wall, mono, shift int64
+	short, long       int64 // the latest seen
+}
+
+// mwindow is one limit. entries are those that count; where has an item for
+// each reservation that ever counted here, nil when its entry has left.
+type mwindow struct {
+	Limit
+	entries []*mentry
+	where   map[*mreservation]*mentry
+	today   int // of a daily limit
+
+	owed  []mowed // if paced: what was owed, in order of time
+	rates []mrate
+}
+
+type mentry struct {
+	at, n int64
+	owed  int // index in owed
+}
+
+type mowed struct{ at, n int64 }
+
+type mrate struct{ from, amount int64 }
+
+type mreservation struct {
+	booked, high [4]int64
+}
+
+func figures(c Charge) [4]int64 {
+	return [4]int64{c.Requests, c.Input + c.Output, c.Input, c.Output}
+}
+
+func newModel(now time.Time, limits []Limit) *model {
+	m := &model{wall: now.UnixNano()}
+	m.long = m.wall
+	m.setLimits(limits)
+	return m
+}
+
+// scales returns what an instant ahead of the present reading will read.
+func (m *model) scales(ahead int64) (short, long, wall int64) {
+	return max(m.short, m.mono+ahead), max(m.long, m.wall+m.shift+ahead), m.wall + ahead
+}
+
+func (w *mwindow) wallClock() bool { return w.Period >= time.Hour }
+
+func (w *mwindow) pick(short, long int64) int64 {
+	if w.wallClock() {
+		return long
+	}
+	return short
+}
+
+func (w *mwindow) date(wall int64) int {
+	t := time.Unix(0, wall-int64(w.Margin)).In(w.Daily)
+	return t.Year()*1000 + t.YearDay()
+}
+
+func (w *mwindow) holdsAt(e *mentry, short, long, wall int64) bool {
+	if w.Daily != nil {
+		return w.date(wall) <= w.today
+	}
+	return w.pick(short, long)-e.at < int64(w.Period+w.Margin)
+}
+
+// advance makes the present reading the latest seen and lets leave what leaves.
+func (m *model) advance() {
+	m.short, m.long, _ = m.scales(0)
+	for _, w := range m.windows {
+		w.leave(func(e *mentry) bool { return w.holdsAt(e, m.short, m.long, m.wall) })
+		if w.Daily != nil {
+			w.today = max(w.today, w.date(m.wall))
+		}
+	}
+}
+
+func (w *mwindow) leave(stays func(*mentry) bool) {
+	var kept []*mentry
+	for _, e := range w.entries {
+		if stays(e) {
+			kept = append(kept, e)
+			continue
+		}
+		for r, at := range w.where {
+			if at == e {
+				w.where[r] = nil
+			}
+		}
+	}
+	w.entries = kept
+}
+
+func (w *mwindow) paced() bool { return w.Limit.paced() }
+
+func (w *mwindow) now(m *model) int64 { return w.pick(m.short, m.long) }
+
+func (w *mwindow) book(at, n int64) *mentry {
+	e := &mentry{at: at, n: n, owed: len(w.owed)}
+	w.entries = append(w.entries, e)
+	w.owed = append(w.owed, mowed{at, n})
+	return e
+}
+
+// debt returns what is owed at t, times the period.
+func (w *mwindow) debt(t int64) int64 {
+	var d int64
+	at := t
+	if len(w.owed) > 0 {
+		at = w.owed[0].at
+	}
+	drain := func(to int64) {
+		for i, r := range w.rates {
+			from, end := max(at, r.from), to
+			if i+1 < len(w.rates) {
+				end = min(to, w.rates[i+1].from)
+			}
+			if span := end - from; span > 0 {
+				if span > d/r.amount {
+					d = 0
+				} else {
+					d -= span * r.amount
+				}
+			}
+		}
+		at = to
+	}
+	for _, o := range w.owed {
+		if o.at > at {
+			drain(o.at)
+		}
+		d = max(d+o.n*int64(w.Period), 0)
+	}
+	if t > at {
+		drain(t)
+	}
+	return d
+}
+
+func (w *mwindow) fitsAt(n, short, long, wall int64) bool {
+	var used int64
+	for _, e := range w.entries {
+		if w.holdsAt(e, short, long, wall) {
+			used += e.n
+		}
+	}
+	if used+n > w.Amount {
+		return false
+	}
+	if !w.paced() {
+		return true
+	}
+	d := w.debt(w.pick(short, long))
+	return d == 0 && n > w.Burst || d+n*int64(w.Period) <= w.Burst*int64(w.Period)
+}
+
+// fits reports whether c fits so far ahead of now, if nothing else starts.
+func (m *model) fits(ahead int64, c Charge) bool {
+	short, long, wall := m.scales(ahead)
+	for _, w := range m.windows {
+		if !w.fitsAt(figures(c)[w.Kind], short, long, wall) {
+			return false
+		}
+	}
+	return true
+}
+
+func (m *model) reserve(c Charge) *mreservation {
+	m.advance()
+	if !m.fits(0, c) {
+		return nil
+	}
+	r := &mreservation{booked: figures(c), high: figures(c)}
+	for _, w := range m.windows {
+		w.where[r] = w.book(w.now(m), r.booked[w.Kind])
+	}
+	return r
+}
+
+func (m *model) settle(r *mreservation, c Charge) (freed bool) {
+	m.advance()
+	n := figures(c)
+	for _, w := range m.windows {
+		e, counted := w.where[r]
+		k := w.Kind
+		switch d := n[k] - r.booked[k]; {
+		case !counted:
+		case e == nil:
+			if over := n[k] - r.high[k]; over > 0 {
+				w.book(w.now(m), over)
+			}
+		case d > 0:
+			e.n = n[k]
+			w.owed = append(w.owed, mowed{w.now(m), d})
+		case d < 0:
+			freed = true
+			e.n = n[k]
+			w.owed[e.owed].n += d
+		}
+	}
+	r.booked = n
+	for k := range n {
+		r.high[k] = max(r.high[k], n[k])
+	}
+	return freed
+}
+
+// add takes the time as so much before the present reading.
+func (m *model) add(ago int64, c Charge) {
+	for _, w := range m.windows {
+		e := &mentry{at: w.pick(m.mono-ago, m.wall+m.shift-ago)}
+		if w.Daily != nil && w.date(m.wall-ago) < w.today || !w.holdsAt(e, m.short, m.long, m.wall) {
+			continue
+		}
+		w.book(e.at, figures(c)[w.Kind])
+	}
+}
+
+func (m *model) setLimits(limits []Limit) {
+	m.advance()
+	var windows []*mwindow
+	for _, lim := range limits {
+		w := &mwindow{Limit: lim, where: make(map[*mreservation]*mentry)}
+		var from *mwindow
+		for _, o := range m.windows {
+			if o.Kind == lim.Kind && (from == nil || from.Period != lim.Period && (o.Period == lim.Period || o.Period > from.Period)) {
+				from = o
+			}
+		}
+		if lim.Daily != nil {
+			w.today = w.date(m.long - m.shift)
+			if from != nil && from.Daily == lim.Daily && from.Margin == lim.Margin {
+				w.today = from.today
+			}
+		}
+		w.rates = []mrate{{math.MinInt64, lim.Amount}}
+		if from != nil {
+			w.takeOver(m, from)
+		}
+		windows = append(windows, w)
+	}
+	m.limits, m.windows = limits, windows
+}
+
+func (w *mwindow) takeOver(m *model, from *mwindow) {
+	copies := make(map[*mentry]*mentry)
+	for _, e := range from.entries {
+		c := *e
+		c.at += w.now(m) - from.now(m)
+		copies[e] = &c
+		w.entries = append(w.entries, &c)
+	}
+	for r, e := range from.where {
+		w.where[r] = copies[e]
+	}
+	if from.Period == w.Period && from.paced() && w.paced() {
+		w.owed = append(w.owed, from.owed...)
+		w.rates = append(append(w.rates[:0], from.rates...), mrate{w.now(m), w.Amount})
+	}
+	w.leave(func(e *mentry) bool {
+		if w.Daily != nil {
+			return w.date(e.at-m.shift) >= w.today
+		}
+		return w.now(m)-e.at < int64(w.Period+w.Margin)
+	})
+	if len(w.owed) == 0 {
+		for _, e := range w.entries {
+			e.owed = len(w.owed)
+			w.owed = append(w.owed, mowed{e.at, e.n})
+		}
+	}
+}
+
+func (m *model) usage(i int) (used int64, last *mentry) {
+	for _, e := range m.windows[i].entries {
+		used += e.n
+		if e.n != 0 {
+			last = e
+		}
+	}
+	return used, last
+}
