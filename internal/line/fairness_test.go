@@ -215,13 +215,10 @@ func TestOddCosts(t *testing.T) {
 
 func TestSharesHoldHoweverLongTheLineIsBusy(t *testing.T) {
 	var s story
-	// Virtual time stands where it does after sixteen million starts at full
-	// cost, close to the end of its numbers.
-	s.submit("a", 1, 0.001)
-	s.levels[0].ready.base -= 1 << 40
+	// Virtual time stands where it does after some sixteen million starts at
+	// full cost, close to the end of its numbers, and so do the arrivals.
+	s.spareLevels = []*level{{ready: heap{base: math.MaxUint64 - 1<<40}}}
 	s.seq = math.MaxUint32 - 5000
-	s.Remove(0)
-	s.spareLevels[0].ready.base -= 1 << 40
 	s.submit("a", 10_000, 0.001)
 	s.submit("b", 10_000, 0.002)
 	for range 5 {

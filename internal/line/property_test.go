@@ -10,6 +10,49 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// TestLineDoesWhatTheModelDoes runs random steps on a line and on its model, and
+// compares what both say after each few. Each of these faults was put into the
+// package on purpose, and each made it fail:
+//
+// Order
+//   - the lowest priority starts first
+//   - of equal tags, the later arrival goes first
+//   - the next head of a tenant is charged what the one before it cost
+//   - the next head of a tenant keeps the arrival number of the one before it
+//   - the heap is not restored after a tenant was charged
+//   - a changed tag can sink in the heap but not rise
+//   - sinking does not record places, or overlooks the last child
+//
+// Fairness
+//   - virtual time stays where it is when a request starts
+//   - a tenant that joins is given a tag from time zero: credit for idleness
+//   - a returned request moves virtual time: its tenants pay again
+//   - a tag may fall behind virtual time when the head becomes cheaper
+//   - whoever cancels its head, or changes its cost, waits anew
+//   - the tag is not computed again when the head is cancelled
+//   - the tag is not computed again when the head's cost changes
+//   - tags, or arrival numbers, are compared without regard to wrapping
+//
+// Leaving
+//   - a handle that left still counts as in line
+//   - removing a returned request removes the first of them
+//   - slots whose request is gone are not skipped when they come to the front
+//   - slots that are gone are kept at the end, or in the middle however many
+//   - closing the gaps does not give the survivors their new tickets
+//   - a ring that grows or shrinks moves tickets to other slots
+//   - a ring does not shrink
+//   - the last used tenant, or level, is remembered after it left
+//   - the name of a tenant that left stays in the map
+//   - the map is not filled with the tenants that were there before it
+//   - the number of a level's returned requests is never given back
+//   - the table of tenants keeps one that left
+//
+// Looking
+//   - Rank ignores higher priorities, or returned requests, or counts gaps
+//   - Rank is off by one when it counts from the end
+//   - the bound for other tenants leaves out the one at the tag itself
+//   - the bound does not learn of dearer, or of cheaper, costs from SetCost
+//   - All yields slots that are gone, or works on the heap itself
 func TestLineDoesWhatTheModelDoes(t *testing.T) {
 	shapes := []struct {
 		name                string
@@ -27,21 +70,24 @@ func TestLineDoesWhatTheModelDoes(t *testing.T) {
 		{"nearly empty", 3, 12, 30, 0.5, 3},
 	}
 	for _, s := range shapes {
-		for seed := range uint64(6) {
+		for seed := range uint64(8) {
 			t.Run(fmt.Sprintf("%s/%d", s.name, seed), func(t *testing.T) {
 				r := rand.New(rand.NewPCG(seed, 1))
 				l, m := &Line{}, &model{}
-				if seed%2 == 1 { // numbers that are about to wrap
+				if seed >= 4 { // numbers that are about to wrap
 					l.seq = math.MaxUint32 - 400
 					l.spareLevels = []*level{{ready: heap{base: math.MaxUint64 - 20<<40}}}
 				}
-				cost := func() float64 { return float64(1+r.IntN(64)) / 64 }
-				if seed%3 == 2 { // everything costs the same, so that ties decide
-					cost = func() float64 { return 0.5 }
-				}
+				// Costs when a request joins and when it changes: anything, all
+				// the same so that ties decide, only dearer, only cheaper.
+				random := func() float64 { return float64(1+r.IntN(64)) / 64 }
+				always := func(c float64) func() float64 { return func() float64 { return c } }
+				costs := []struct{ join, change func() float64 }{
+					{random, random}, {always(0.5), always(0.5)}, {always(0.25), always(1)}, {always(1), always(0.25)},
+				}[seed%4]
 				priority := func() int { return 7 * (r.IntN(s.priorities) - s.priorities/2) }
 				grow := true
-				for step := range 1500 {
+				for step := range 1200 {
 					if step%300 == 0 || l.Len() == s.handles {
 						grow = l.Len() < s.handles/2
 					}
@@ -52,7 +98,7 @@ func TestLineDoesWhatTheModelDoes(t *testing.T) {
 					}
 					switch add := r.Float64() < share; {
 					case r.IntN(8) == 0:
-						c := cost()
+						c := costs.change()
 						l.SetCost(h, c)
 						m.setCost(h, c)
 					case add && l.Contains(h):
@@ -62,19 +108,19 @@ func TestLineDoesWhatTheModelDoes(t *testing.T) {
 						l.Return(h, p, o)
 						m.giveBack(h, p, o)
 					case add:
-						p, n, c := priority(), fmt.Sprint(r.IntN(s.tenants)), cost()
+						p, n, c := priority(), fmt.Sprint(r.IntN(s.tenants)), costs.join()
 						l.Push(h, p, n, c)
 						m.push(h, p, n, c)
 					case r.IntN(10) < s.removals:
 						require.Equal(t, m.remove(h), l.Remove(h), "step %d: Remove(%d)", step, h)
 					default:
-						head, any := l.Head()
+						head, headOK := l.Head()
 						got, ok := l.Pop()
 						want, wantOK := m.pop()
 						require.Equal(t, wantOK, ok)
 						require.Equal(t, want, got, "step %d: the wrong request starts", step)
 						require.Equal(t, got, head, "step %d: Head announced another request than Pop gave", step)
-						require.Equal(t, ok, any)
+						require.Equal(t, ok, headOK)
 					}
 					if step%5 == 0 || l.Len() < 3 {
 						agree(t, l, m, s.handles)
@@ -137,6 +183,8 @@ func sound(t *testing.T, l *Line) {
 			q := &l.tenants[e.id].queue
 			require.Equal(t, place, int(l.spots[e.id]))
 			require.Positive(t, q.live, "a tenant was kept that has nothing waiting")
+			require.NotEqual(t, gone, *q.at(q.head))
+			require.NotEqual(t, gone, *q.at(q.tail - 1))
 			require.LessOrEqual(t, q.span()-q.live, max(q.live, keepRing), "the gaps were not closed")
 			require.LessOrEqual(t, len(q.slots), max(keepRing, 8*q.span()), "a ring did not shrink")
 			waiting += q.live

@@ -78,8 +78,8 @@ func (l *Line) drop(lv *level) {
 		lv.returned = nil
 	}
 	if len(l.spareLevels) < keepLevels {
-		// What is left of its tenants and heaps is empty by now.
-		lv.ready.base = 0
+		// Its heaps and names are empty by now. Virtual time may stay where
+		// it is: only distances from it count.
 		if lv.peak > keepSpares {
 			lv.names, lv.peak = nil, 0
 		}
