@@ -1,0 +1,231 @@
+package llmqueue
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// The benchmarks of docs/performance.md. Each measures the library and, in the same
+// run, the bare channel construction that its ratio refers to.
+
+// roomy limits are checked on every request and never bind.
+func roomy(workers int64) Option {
+	return WithLimits(RPM(maxAmount), TPM(maxAmount), Concurrent(workers))
+}
+
+// reporting is the processor of the benchmarks.
+func reporting(ctx context.Context, r Request[int]) (int, error) {
+	ReportUsage(ctx, Usage{InputTokens: 10, OutputTokens: 5})
+	return r.Params, nil
+}
+
+var sized = Usage{InputTokens: 10, OutputTokens: 10}
+
+// handoff is the bare construction: a channel of jobs, workers, and one reused result
+// channel per caller, with a select on ctx.Done.
+type handoff struct{ jobs chan handoffJob }
+
+type handoffJob struct {
+	params int
+	result chan int
+}
+
+func newHandoff(workers int) *handoff {
+	h := &handoff{jobs: make(chan handoffJob)}
+	for range workers {
+		go func() {
+			for j := range h.jobs {
+				j.result <- j.params
+			}
+		}()
+	}
+	return h
+}
+
+func (h *handoff) do(ctx context.Context, result chan int, params int) int {
+	select {
+	case h.jobs <- handoffJob{params, result}:
+	case <-ctx.Done():
+		return 0
+	}
+	select {
+	case r := <-result:
+		return r
+	case <-ctx.Done():
+		return 0
+	}
+}
+
+func BenchmarkRoundTrip(b *testing.B) {
+	for _, load := range []struct{ callers, workers int }{{1, 16}, {128, 16}} {
+		name := fmt.Sprintf("callers=%d", load.callers)
+		b.Run(name+"/handoff", func(b *testing.B) {
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			h := newHandoff(load.workers)
+			defer close(h.jobs)
+			b.ReportAllocs()
+			inParallel(b, load.callers, func() func() {
+				result := make(chan int, 1)
+				return func() { h.do(ctx, result, 1) }
+			})
+		})
+		b.Run(name+"/queue", func(b *testing.B) {
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			q := newQueue(b, reporting, roomy(int64(load.workers)))
+			b.ReportAllocs()
+			inParallel(b, load.callers, func() func() {
+				return func() {
+					if _, err := q.Submit(ctx, Request[int]{Params: 1, Estimate: sized}); err != nil {
+						b.Error(err)
+					}
+				}
+			})
+		})
+	}
+}
+
+// inParallel shares b.N calls between callers.
+func inParallel(b *testing.B, callers int, caller func() func()) {
+	var left atomic.Int64
+	left.Store(int64(b.N))
+	var all sync.WaitGroup
+	b.ResetTimer()
+	for range callers {
+		do := caller()
+		all.Go(func() {
+			for left.Add(-1) >= 0 {
+				do()
+			}
+		})
+	}
+	all.Wait()
+	b.StopTimer()
+}
+
+// BenchmarkFireAndForget submits 100,000 and drains them, with 16 workers.
+func BenchmarkFireAndForget(b *testing.B) {
+	const n = 100_000
+	b.Run("channel", func(b *testing.B) {
+		for b.Loop() {
+			jobs := make(chan int, n)
+			var all sync.WaitGroup
+			all.Add(n)
+			for range 16 {
+				go func() {
+					for range jobs {
+						all.Done()
+					}
+				}()
+			}
+			for i := range n {
+				jobs <- i
+			}
+			all.Wait()
+			close(jobs)
+		}
+		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/item")
+	})
+	b.Run("queue", func(b *testing.B) {
+		for b.Loop() {
+			q := newQueue(b, reporting, roomy(16))
+			for i := range n {
+				if _, err := q.Submit(context.Background(), Request[int]{Params: i, NoWait: true, Estimate: sized}); err != nil {
+					b.Fatal(err)
+				}
+			}
+			if err := q.Shutdown(context.Background()); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/item")
+	})
+}
+
+// BenchmarkBacklog submits with n waiting already and starts as many, so that the
+// line stays n long.
+func BenchmarkBacklog(b *testing.B) {
+	for _, tenants := range []int{1, 1000} {
+		for _, n := range []int{10_000, 1_000_000} {
+			b.Run(fmt.Sprintf("tenants=%d/waiting=%d", tenants, n), func(b *testing.B) {
+				names := make([]string, tenants)
+				for i := range names {
+					names[i] = fmt.Sprint("tenant-", i)
+				}
+				gate := make(chan struct{})
+				q := newQueue(b, func(ctx context.Context, r Request[int]) (int, error) {
+					select {
+					case <-gate:
+					case <-ctx.Done():
+					}
+					return reporting(ctx, r)
+				}, roomy(1))
+				i := 0
+				submit := func() {
+					i++
+					r := Request[int]{Params: i, NoWait: true, Estimate: sized, Tenant: names[i%tenants]}
+					if _, err := q.Submit(context.Background(), r); err != nil {
+						b.Fatal(err)
+					}
+				}
+				before := heapInUse()
+				for range n {
+					submit()
+				}
+				b.ReportMetric(float64(heapInUse()-before)/float64(n), "B/waiting")
+				b.ResetTimer()
+				for range b.N {
+					submit()
+					gate <- struct{}{}
+				}
+			})
+		}
+	}
+}
+
+func heapInUse() uint64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// BenchmarkLateness measures how much later than its instant a request starts when a
+// window opens, and how late a bare timer is in the same run.
+func BenchmarkLateness(b *testing.B) {
+	const period = 5 * time.Millisecond
+	b.Run("timer", func(b *testing.B) {
+		var late time.Duration
+		for range b.N {
+			due := time.Now().Add(period)
+			fired := make(chan time.Time, 1)
+			time.AfterFunc(period, func() { fired <- time.Now() })
+			late += (<-fired).Sub(due)
+		}
+		b.ReportMetric(float64(late.Nanoseconds())/float64(b.N), "ns-late")
+	})
+	b.Run("queue", func(b *testing.B) {
+		q := newQueue(b, func(context.Context, Request[int]) (time.Time, error) { return time.Now(), nil },
+			WithLimits(RPM(1).Per(period)), WithMargin(0))
+		var late time.Duration
+		last := time.Now()
+		for i := range b.N + 1 {
+			resp, err := q.Submit(context.Background(), Request[int]{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			if i > 0 {
+				late += resp.Result.Sub(last.Add(period))
+			}
+			last = resp.StartedAt
+		}
+		b.ReportMetric(float64(late.Nanoseconds())/float64(b.N), "ns-late")
+	})
+}
