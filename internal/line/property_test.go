@@ -129,6 +129,7 @@ func TestLineDoesWhatTheModelDoes(t *testing.T) {
 				for h, ok := l.Pop(); ok; h, ok = l.Pop() {
 					want, _ := m.pop()
 					require.Equal(t, want, h)
+					sound(t, l)
 				}
 				agree(t, l, m, s.handles)
 			})

@@ -8,11 +8,12 @@ import (
 // Rank returns the place of h in the order of starting if nothing else
 // arrives: 1 is next, 0 is not in line. It is exact for a returned request and
 // when its priority has one tenant; otherwise it may be too large, never too
-// small.
+// small. Where all requests cost the same it is off by a few for each other
+// tenant; one very cheap request loosens it until its priority empties.
 //
-// It takes a step for each higher priority. A request that has removed ones
-// both before and behind it in its tenant's queue is counted to from the nearer
-// end, a returned one among the returned ones.
+// It takes a step for each higher priority. Where requests were removed from
+// the middle of the tenant's queue it also counts to the nearer end of it, and
+// for a returned request it looks at each returned one.
 func (l *Line) Rank(h uint32) int {
 	if !l.Contains(h) {
 		return 0

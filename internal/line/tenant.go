@@ -2,6 +2,7 @@ package line
 
 import (
 	"cmp"
+	"maps"
 	"math"
 	"slices"
 )
@@ -23,7 +24,7 @@ type level struct {
 	indexed bool
 	peak    int // most names since it was made: a map does not shrink by itself
 
-	least float32 // no request that waits here costs less
+	least float32 // the least that one cost since the level was empty
 }
 
 // A tenant is one that has requests waiting in a level.
@@ -33,7 +34,7 @@ type tenant struct {
 	number uint32 // its index in the tables of the line
 	queue  ring
 	start  uint64  // virtual time at which it became ready for its head
-	most   float32 // no request that it has waiting costs more
+	most   float32 // the most that one cost since it had nothing waiting
 }
 
 const fewTenants = 8 // up to so many are found by looking at each
@@ -78,11 +79,8 @@ func (l *Line) drop(lv *level) {
 		lv.returned = nil
 	}
 	if len(l.spareLevels) < keepLevels {
-		// Its heaps and names are empty by now. Virtual time may stay where
-		// it is: only distances from it count.
-		if lv.peak > keepSpares {
-			lv.names, lv.peak = nil, 0
-		}
+		// Its heaps and names are empty by now, and have shrunk. Virtual time
+		// may stay where it is: only distances from it count.
 		l.spareLevels = append(l.spareLevels, lv)
 	}
 }
@@ -142,9 +140,7 @@ func (l *Line) dismiss(t *tenant) {
 		delete(lv.names, t.name)
 		if n := len(lv.names); lv.peak > keepSpares && n < lv.peak/4 {
 			names := make(map[string]*tenant, n)
-			for name, other := range lv.names {
-				names[name] = other
-			}
+			maps.Copy(names, lv.names)
 			lv.names, lv.peak = names, n
 		}
 		lv.indexed = len(lv.ready.entries) > 0
@@ -181,10 +177,7 @@ func (l *Line) delist(t *tenant) {
 	l.tenants[t.number] = nil
 	l.free = append(l.free, t.number)
 	if len(l.spareTenants) < keepSpares {
-		t.level, t.name, t.most = nil, "", 0
-		if len(t.queue.slots) > keepRing {
-			t.queue.slots = nil
-		}
+		t.level, t.name, t.most = nil, "", 0 // its ring is empty, and has shrunk
 		l.spareTenants = append(l.spareTenants, t)
 	}
 }
