@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"iter"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/llmqueue/llmqueue"
+)
+
+// A job is one run over all questions.
+type job struct {
+	*asker
+	questions []Question
+	out       *answerFile
+
+	answers  []*Answer // by question; nil where there is none
+	failed   int
+	firstErr error
+	wall     time.Duration
+}
+
+// runWithQueue sends every question through a queue that keeps the limits.
+func (j *job) runWithQueue(ctx context.Context, stdout io.Writer) error {
+	opts := []llmqueue.Option{
+		llmqueue.WithLimits(
+			llmqueue.RPM(j.rpm).Per(j.period),
+			llmqueue.TPM(j.tpm).Per(j.period),
+			llmqueue.Concurrent(int64(j.concurrency)),
+		),
+	}
+	if j.margin > 0 {
+		opts = append(opts, llmqueue.WithMargin(j.margin))
+	}
+	queue, err := llmqueue.NewQueue(j.model, j.process, opts...)
+	if err != nil {
+		return err
+	}
+
+	j.answers = make([]*Answer, len(j.questions))
+	var done, tokens atomic.Int64
+	stop := watch(stdout, func() string {
+		info := queue.Info()
+		return line(len(j.questions), int(done.Load()), info.Processing, tokens.Load()) + use(info.Limits)
+	})
+	begin := time.Now()
+	for res, err := range queue.SubmitAll(ctx, j.requests()) {
+		i, _ := strconv.Atoi(res.RequestID)
+		done.Add(1)
+		tokens.Add(res.Usage.Total())
+		j.record(i, res.Result, err)
+	}
+	j.wall = time.Since(begin)
+	stop()
+
+	// Everything is answered or canceled; Shutdown lets the workers go.
+	return queue.Shutdown(context.WithoutCancel(ctx))
+}
+
+// requests yields one request for each question. The queue pulls them only as
+// fast as it takes them in, so that a long input costs no memory here.
+func (j *job) requests() iter.Seq[llmqueue.Request[Question]] {
+	return func(yield func(llmqueue.Request[Question]) bool) {
+		for i, q := range j.questions {
+			req := llmqueue.NewRequest(j.model, q)
+			req.ID = strconv.Itoa(i)
+			if !yield(req) {
+				return
+			}
+		}
+	}
+}
+
+// runWithoutQueue does what a program does that has no queue: a goroutine for
+// each question, a semaphore, and the SDK's retries.
+func (j *job) runWithoutQueue(ctx context.Context, stdout io.Writer) {
+	j.answers = make([]*Answer, len(j.questions))
+	var (
+		done, running, tokens atomic.Int64
+		mu                    sync.Mutex // guards record
+		all                   sync.WaitGroup
+	)
+	stop := watch(stdout, func() string {
+		return line(len(j.questions), int(done.Load()), int(running.Load()), tokens.Load())
+	})
+	begin := time.Now()
+	slots := make(chan struct{}, j.concurrency)
+	for i, q := range j.questions {
+		slots <- struct{}{}
+		all.Go(func() {
+			defer func() { <-slots }()
+			running.Add(1)
+			answer, err := j.ask(ctx, q)
+			running.Add(-1)
+			done.Add(1)
+			tokens.Add(answer.Charged.Total())
+			mu.Lock()
+			defer mu.Unlock()
+			j.record(i, answer, err)
+		})
+	}
+	all.Wait()
+	j.wall = time.Since(begin)
+	stop()
+}
+
+func (j *job) record(i int, answer Answer, err error) {
+	if err != nil {
+		j.failed++
+		if j.firstErr == nil {
+			j.firstErr = err
+		}
+		return
+	}
+	j.answers[i] = &answer
+	j.out.write(j.questions[i].Text, answer.Text)
+}
+
+// verdict is the program's error, if any. Without the queue failures are what the
+// run is there to show.
+func (j *job) verdict(ctx context.Context) error {
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("%d of %d questions were answered", len(j.questions)-j.failed, len(j.questions))
+	case j.failed > 0 && !j.noQueue:
+		return fmt.Errorf("%d of %d questions got no answer, the first because: %w", j.failed, len(j.questions), j.firstErr)
+	}
+	return nil
+}

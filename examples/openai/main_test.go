@@ -1,0 +1,211 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// runExample runs the program against the simulator and returns what it printed.
+func runExample(t *testing.T, ctx context.Context, args ...string) (string, error) {
+	t.Helper()
+	t.Setenv("OPENAI_API_KEY", "")
+	var out strings.Builder
+	err := run(ctx, args, &out)
+	return out.String(), err
+}
+
+// row returns the number that the final table has in a row.
+func row(t *testing.T, out, name string) int {
+	t.Helper()
+	m := regexp.MustCompile(`(?m)^ *` + regexp.QuoteMeta(name) + ` +(\d+)\s*$`).FindStringSubmatch(out)
+	if m == nil {
+		t.Fatalf("no row %q in:\n%s", name, out)
+	}
+	n, err := strconv.Atoi(m[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// A wide margin, because other tests share the machine: it is the refused column
+// that counts here, not the time.
+func TestQueueIsNeverRefused(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		args []string
+	}{
+		{"requests bind", []string{"-rpm", "25", "-tpm", "100000"}},
+		{"tokens bind", []string{"-rpm", "1000", "-tpm", "6000"}},
+		{"one at a time", []string{"-rpm", "1000", "-tpm", "100000", "-concurrency", "1"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			out, err := runExample(t, t.Context(), append(tt.args, "-period", "1s", "-margin", "400ms")...)
+			if err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			for name, want := range map[string]int{
+				"requests": 60, "accepted by the server": 60, "refused by the server": 0, "other faults": 0, "questions without an answer": 0,
+			} {
+				if got := row(t, out, name); got != want {
+					t.Errorf("%s: %d, want %d\n%s", name, got, want, out)
+				}
+			}
+			if !strings.Contains(out, "60/60 done, 0 in flight, 0 waiting") {
+				t.Errorf("the progress does not end with everything done:\n%s", out)
+			}
+		})
+	}
+}
+
+func TestWithoutQueueIsRefused(t *testing.T) {
+	out, err := runExample(t, t.Context(), "-no-queue", "-rpm", "20", "-period", "1s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := row(t, out, "refused by the server"); got < 40 {
+		t.Errorf("refused: %d, want at least the 40 that do not fit at first\n%s", got, out)
+	}
+	if accepted, missing := row(t, out, "accepted by the server"), row(t, out, "questions without an answer"); accepted+missing != 60 {
+		t.Errorf("%d accepted and %d without an answer, want 60 together\n%s", accepted, missing, out)
+	}
+}
+
+func TestInputAndOutput(t *testing.T) {
+	dir := t.TempDir()
+	in, outFile := filepath.Join(dir, "in.jsonl"), filepath.Join(dir, "out.jsonl")
+	if err := os.WriteFile(in, []byte(`{"question":"What is 2+2?"}
+
+{"prompt":"Say <hello>.","id":7}
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := runExample(t, t.Context(), "-input", in, "-output", outFile, "-period", "1s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := row(t, out, "accepted by the server"); got != 2 {
+		t.Errorf("accepted: %d, want 2\n%s", got, out)
+	}
+	written, err := os.ReadFile(outFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(written), `"answer":"`); n != 2 || !strings.Contains(string(written), "What is 2+2?") {
+		t.Errorf("want both questions with their answers, got:\n%s", written)
+	}
+}
+
+func TestBadInput(t *testing.T) {
+	dir := t.TempDir()
+	file := func(content string) string {
+		name := filepath.Join(dir, strconv.Itoa(len(content))+".jsonl")
+		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	for _, tt := range []struct {
+		want string
+		args []string
+	}{
+		{"no such file", []string{"-input", filepath.Join(dir, "missing.jsonl")}},
+		{"no questions", []string{"-input", file("")}},
+		{"line 2: not a JSON object", []string{"-input", file("{\"prompt\":\"a\"}\nprompt: b\n")}},
+		{`line 1: no "question"`, []string{"-input", file(`{"text":"a"}`)}},
+		{"-rpm", []string{"-rpm", "0"}},
+		{"-period", []string{"-period", "-1s"}},
+		{"-charge", []string{"-charge", "twice"}},
+		{"invalid value", []string{"-tpm", "many"}},
+		{"not defined", []string{"-key", "x"}},
+		{"unexpected argument", []string{"questions.jsonl"}},
+		{"-output", []string{"-output", filepath.Join(dir, "missing", "out.jsonl")}},
+	} {
+		_, err := runExample(t, t.Context(), tt.args...)
+		if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%v: want one line with %q, got %v", tt.args, tt.want, err)
+		}
+	}
+}
+
+// A question that is larger than the limit of tokens can never be sent: it is
+// refused by the queue, not by the server, and the others are answered.
+func TestTooLarge(t *testing.T) {
+	in := filepath.Join(t.TempDir(), "in.jsonl")
+	large := `{"prompt":"` + strings.Repeat("word ", 400) + `"}`
+	if err := os.WriteFile(in, []byte(`{"prompt":"a"}`+"\n"+large+"\n"+`{"prompt":"b"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := runExample(t, t.Context(), "-input", in, "-tpm", "300", "-period", "100ms", "-margin", "200ms", "-max-tokens", "20")
+	if err == nil || !strings.Contains(err.Error(), "rate limit") {
+		t.Errorf("want an error that names the limit, got %v", err)
+	}
+	for name, want := range map[string]int{
+		"accepted by the server": 2, "refused by the server": 0, "questions without an answer": 1,
+	} {
+		if got := row(t, out, name); got != want {
+			t.Errorf("%s: %d, want %d\n%s", name, got, want, out)
+		}
+	}
+}
+
+func TestInterrupt(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	time.AfterFunc(500*time.Millisecond, func() { cancel(errors.New("Ctrl-C")) })
+	out, err := runExample(t, ctx, "-period", "1h", "-rpm", "10")
+	if err == nil || !strings.Contains(err.Error(), "of 60 questions were answered") {
+		t.Errorf("want an error that says how far it came, got %v", err)
+	}
+	if got := row(t, out, "questions without an answer"); got < 50 {
+		t.Errorf("without an answer: %d, want the 50 that had no turn\n%s", got, out)
+	}
+}
+
+func TestMinimum(t *testing.T) {
+	const s = time.Second
+	calls := func(n int, tokens int64, latency time.Duration) []call {
+		c := make([]call, n)
+		for i := range c {
+			c[i] = call{tokens, latency}
+		}
+		return c
+	}
+	for _, tt := range []struct {
+		name        string
+		calls       []call
+		rpm, tpm    int64
+		concurrency int
+		want        time.Duration
+	}{
+		{"nothing", nil, 1, 1, 1, 0},
+		{"all at once", calls(10, 1, s), 10, 10, 10, s},
+		{"requests: the 25th starts at floor(24/10) periods", calls(25, 1, s), 10, 1000, 100, 121 * s},
+		{"a full last window", calls(30, 1, s), 10, 1000, 100, 121 * s},
+		{"tokens: three fit in a period", calls(7, 30, s), 100, 100, 100, 121 * s},
+		{"uneven tokens keep the order", []call{{60, s}, {60, s}, {40, s}, {1, s}}, 100, 100, 100, 121 * s},
+		{"concurrency", calls(10, 1, s), 100, 1000, 2, 5 * s},
+		{"calls longer than the window", calls(2, 1, 100*s), 1, 10, 10, 160 * s},
+		{"the longest latency ends last", []call{{1, 90 * s}, {1, s}}, 10, 10, 10, 90 * s},
+	} {
+		if got := minimum(tt.calls, tt.rpm, tt.tpm, tt.concurrency, time.Minute); got != tt.want {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestSample(t *testing.T) {
+	questions, err := readQuestions("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(questions) != 60 {
+		t.Errorf("%d questions, want 60", len(questions))
+	}
+}

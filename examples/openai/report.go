@@ -1,0 +1,125 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/llmqueue/llmqueue"
+)
+
+// watch shows status while the job runs: one line that is written over on a
+// terminal, a line each second, if there is news, elsewhere. The function that it returns ends it;
+// until then nothing else may write to out.
+func watch(out io.Writer, status func() string) (stop func()) {
+	every, before, after := time.Second, "", "\n"
+	if terminal(out) {
+		every, before, after = 100*time.Millisecond, "\r\x1b[K", ""
+	}
+	var (
+		ended = make(chan struct{})
+		done  sync.WaitGroup
+	)
+	done.Go(func() {
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		shown := ""
+		for {
+			select {
+			case <-tick.C:
+				if now := status(); now != shown {
+					fmt.Fprint(out, before+now+after)
+					shown = now
+				}
+			case <-ended:
+				fmt.Fprintln(out, before+status())
+				return
+			}
+		}
+	})
+	return func() {
+		close(ended)
+		done.Wait()
+	}
+}
+
+func terminal(out io.Writer) bool {
+	f, ok := out.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// line is the part of the progress that needs no queue.
+func line(total, done, running int, tokens int64) string {
+	return fmt.Sprintf("%d/%d done, %d in flight, %d waiting, %s tokens",
+		done, total, running, max(total-done-running, 0), thousands(tokens))
+}
+
+// use is how much of each limit per period is taken right now.
+func use(limits []llmqueue.LimitInfo) string {
+	var b strings.Builder
+	for _, l := range limits {
+		if l.Limit.Kind != llmqueue.KindConcurrent {
+			fmt.Fprintf(&b, ", %s %s/%s", l.Limit.Kind, thousands(l.Used), thousands(l.Limit.Amount))
+		}
+	}
+	return b.String()
+}
+
+// report prints the table.
+func (j *job) report(stdout io.Writer) {
+	var (
+		calls         []call
+		used, charged int64
+	)
+	for _, a := range j.answers {
+		if a != nil {
+			calls = append(calls, call{tokens: a.Charged.Total(), latency: a.Latency})
+			used += a.Used.Total()
+			charged += a.Charged.Total()
+		}
+	}
+	least := minimum(calls, j.rpm, j.tpm, j.concurrency, j.period)
+
+	how := "with the queue"
+	if j.noQueue {
+		how = "without the queue"
+	}
+	fmt.Fprintln(stdout)
+	row := func(name string, value any) { fmt.Fprintf(stdout, "%-30s %17v\n", name, value) }
+	row("", how)
+	row("requests", len(j.questions))
+	row("accepted by the server", j.accepted.Load())
+	row("refused by the server", j.refused.Load())
+	row("other faults", j.faults.Load())
+	row("questions without an answer", j.failed)
+	row("wall time", seconds(j.wall))
+	row("minimum that the limits allow", seconds(least))
+	if least > 0 {
+		row("wall time / minimum", fmt.Sprintf("%.3f", j.wall.Seconds()/least.Seconds()))
+	}
+	row("tokens charged", thousands(charged))
+	row("tokens used", thousands(used))
+	fmt.Fprintln(stdout)
+	if j.noQueue && j.refused.Load() > 0 {
+		fmt.Fprintf(stdout, "The server refused %d calls, and %d questions have no answer. Run it without -no-queue to compare.\n", j.refused.Load(), j.failed)
+	}
+}
+
+func seconds(d time.Duration) string { return fmt.Sprintf("%.2fs", d.Seconds()) }
+
+// thousands writes 1234567 as 1,234,567.
+func thousands(n int64) string {
+	s := strconv.FormatInt(n, 10)
+	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
