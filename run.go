@@ -22,7 +22,8 @@ type worker[P, T any] struct {
 	attempt *attempt
 	ref     ref
 	req     Request[P]
-	invalid bool // the result broke its validate tags
+	result  T    // here because the queue reads it through a pointer
+	invalid bool // result broke its validate tags
 	retired bool
 }
 
@@ -35,9 +36,8 @@ func (w *worker[P, T]) loop(busy bool) {
 			w.q.crew.Done()
 			return
 		}
-		var none T
 		err := &PanicError{Value: errGoexit, Stack: debug.Stack()}
-		if busy, retired := w.q.conclude(w, &none, err); retired {
+		if busy, retired := w.q.conclude(w, err); retired {
 			w.q.crew.Done()
 		} else {
 			go w.loop(busy)
@@ -50,15 +50,14 @@ func (w *worker[P, T]) loop(busy bool) {
 				break
 			}
 		}
-		result, err := w.call()
-		busy, retired = w.q.conclude(w, &result, err)
+		busy, retired = w.q.conclude(w, w.call())
 	}
 	returned = true
 }
 
-// call runs the processor inside its middleware and everything else of the caller's
+// call runs the processor inside its middleware, and everything else of the caller's
 // that belongs to the attempt.
-func (w *worker[P, T]) call() (result T, err error) {
+func (w *worker[P, T]) call() (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = &PanicError{Value: p, Stack: debug.Stack()}
@@ -66,32 +65,35 @@ func (w *worker[P, T]) call() (result T, err error) {
 	}()
 	q, a := w.q, w.attempt
 	if len(q.settings.middleware) == 0 {
-		result, err = q.process(a, w.req)
+		w.result, err = q.process(a, w.req)
 	} else {
-		result, err = w.callThrough(a)
+		err = w.callThrough(a)
 	}
 	if err != nil {
-		return result, err
+		return err
 	}
 	if q.usageOf != nil {
-		if u := q.usageOf(&result).clamped(); !u.isZero() {
+		if u := q.usageOf(&w.result).clamped(); !u.isZero() {
 			a.reportResult(u)
 		}
 	}
 	if q.checkResult != nil {
-		err = q.checkResult(result)
+		err = q.checkResult(w.result)
 		w.invalid = err != nil
 	}
-	return result, err
+	return err
 }
 
-// callThrough builds the chain of middleware around the processor.
-func (w *worker[P, T]) callThrough(a *attempt) (result T, err error) {
+// callThrough builds the chain of middleware around the processor. The result is its
+// own variable: a middleware that calls next on another goroutine and does not wait for
+// it must not write into the worker's next job.
+func (w *worker[P, T]) callThrough(a *attempt) error {
 	q := w.q
-	called := false
-	next := func(ctx context.Context) error {
+	var result T
+	called, req := false, w.req
+	next := func(ctx context.Context) (err error) {
 		called = true
-		result, err = q.process(ctx, w.req)
+		result, err = q.process(ctx, req)
 		return err
 	}
 	about := Attempt{
@@ -103,11 +105,12 @@ func (w *worker[P, T]) callThrough(a *attempt) (result T, err error) {
 		mw, inner := q.settings.middleware[i], next
 		next = func(ctx context.Context) error { return mw(ctx, about, inner) }
 	}
-	err = next(a)
+	err := next(a)
 	if err == nil && !called {
 		err = errNotCalled
 	}
-	return result, err
+	w.result = result
+	return err
 }
 
 // start takes the head out of line and gives it to a worker: free when there is one
@@ -205,7 +208,7 @@ func (q *Queue[P, T]) unlock() {
 // conclude settles the attempt that w ran, decides what becomes of its request, and
 // gives w its next job when one may start. It tells w whether it has one, or is
 // retired; otherwise w is idle and waits for its token.
-func (q *Queue[P, T]) conclude(w *worker[P, T], result *T, err error) (busy, retired bool) {
+func (q *Queue[P, T]) conclude(w *worker[P, T], err error) (busy, retired bool) {
 	a, r, invalid := w.attempt, w.ref, w.invalid
 	a.finish()
 	q.mu.Lock()
@@ -223,7 +226,7 @@ func (q *Queue[P, T]) conclude(w *worker[P, T], result *T, err error) (busy, ret
 		q.duration.add(float64(q.since(now) - a.started))
 		switch {
 		case err == nil:
-			q.finish(now, rec, stateCompleted, result, nil)
+			q.finish(now, rec, stateCompleted, &w.result, nil)
 		case invalid:
 			q.finish(now, rec, stateFailed, nil, err)
 		default:
@@ -232,6 +235,8 @@ func (q *Queue[P, T]) conclude(w *worker[P, T], result *T, err error) (busy, ret
 	} else {
 		q.count.abandoned--
 	}
+	var none T
+	w.result = none
 	q.pump(now, w)
 	if w.attempt == nil {
 		q.rest(w)
