@@ -22,7 +22,12 @@ type clock struct {
 	// came out of order. Answers are counted from here.
 	rawShort, rawLong, rawWall int64
 
-	shift int64 // the long scale is ahead of the wall clock by this much
+	// The wall clock is read only while a limit needs it: for a decision of
+	// some 30 ns it costs something. shift is how far the long scale is ahead
+	// of it, and paired what the monotonic clock read along with rawWall.
+	wall   bool
+	shift  int64
+	paired int64
 }
 
 func newClock(now time.Time) clock {
@@ -31,12 +36,19 @@ func newClock(now time.Time) clock {
 }
 
 func (c *clock) read(now time.Time) {
-	m, w := int64(now.Sub(c.epoch)), now.UnixNano()
-	if lag := (m - c.rawShort) - (w - c.rawWall); lag > stepBack {
+	m := int64(now.Sub(c.epoch))
+	c.rawShort, c.short = m, max(c.short, m)
+	if c.wall {
+		c.readWall(m, now.UnixNano())
+	}
+}
+
+func (c *clock) readWall(m, w int64) {
+	if lag := (m - c.paired) - (w - c.rawWall); lag > stepBack {
 		c.shift += lag
 	}
-	c.rawShort, c.rawWall, c.rawLong = m, w, w+c.shift
-	c.short, c.long = max(c.short, m), max(c.long, c.rawLong)
+	c.paired, c.rawWall, c.rawLong = m, w, w+c.shift
+	c.long = max(c.long, c.rawLong)
 }
 
 // past returns what at reads on both scales, without moving the clock.

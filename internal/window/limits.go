@@ -11,7 +11,9 @@ import (
 // what the longest window of that kind knows, and a new kind starts empty.
 // Reservations in flight stand, and settle in the limits that counted them.
 func (s *Set) SetLimits(now time.Time, limits []Limit) {
+	s.clock.wall = true // for whatever has to be carried from one scale to the other
 	s.advance(now)
+	s.clock.wall = slices.ContainsFunc(limits, Limit.long)
 	old := s.windows
 	limits = slices.Clone(limits)
 
@@ -74,7 +76,10 @@ func (s *Set) origin(lim Limit) (index int, same bool) {
 
 // newLog returns the log for a limit, with what it takes over from another.
 func (s *Set) newLog(lim Limit, from *log) *log {
-	l := &log{hold: lim.hold(), long: lim.long(), from: s.seq + 1, now: s.clock.short}
+	l := &log{
+		hold: lim.hold(), long: lim.long(), exact: s.exact, gap: lim.hold() / mergedEntries,
+		from: s.seq + 1, now: s.clock.short,
+	}
 	if l.long {
 		l.now = s.clock.long
 	}

@@ -6,15 +6,17 @@ import (
 )
 
 const (
-	// exact is how many entries a log keeps before it merges: a limit of fewer
-	// requests than that in its period is followed to the nanosecond.
-	exact = 4096
-	// merges is how many entries a full log lets begin in one hold. A charge
-	// leaves up to hold/merges late, so less than 0.05% of a limit goes unused.
-	merges = 2048
-	// maxEntries bounds a log's ring. Of the live entries at most exact were
-	// there before the log was full; those after began hold/merges apart and
-	// within the last hold + hold/merges, so they are at most merges + 2.
+	// exactEntries is how many entries a log keeps before it merges: a limit
+	// of fewer requests than that is followed to the nanosecond.
+	exactEntries = 4096
+	// mergedEntries is how many a full log lets begin in one hold. A charge
+	// leaves up to hold/mergedEntries late, so less than 0.05% of a limit goes
+	// unused.
+	mergedEntries = 2048
+	// maxEntries bounds the ring. Of the live entries at most exactEntries
+	// were there before the log was full; those after began hold/mergedEntries
+	// apart and within a little more than the last hold, so they are at most
+	// mergedEntries + 2. The ring is the next power of two.
 	maxEntries = 8192
 	firstRing  = 8
 )
@@ -52,6 +54,9 @@ type log struct {
 	hold int64 // a charge counts while now − at < hold
 	long bool  // dated on the long scale
 	day  *day  // not nil: charges leave together at a local midnight instead
+
+	exact uint64 // from so many entries on,
+	gap   int64  // charges no further apart than this are merged
 
 	now  int64  // the last instant it was brought up to
 	from uint64 // charges with a lower seq never counted here
@@ -111,7 +116,7 @@ func (l *log) drop(pos uint64) {
 func (l *log) charge(seq uint64, at int64, n *amounts) {
 	l.sum.add(n)
 	live := l.tail - l.head
-	l.merged = live >= exact && at-l.began <= l.hold/merges
+	l.merged = live >= l.exact && at-l.began <= l.gap
 	if l.merged {
 		e := l.at(l.tail - 1)
 		e.at, e.seq = at, seq

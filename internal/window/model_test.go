@@ -2,6 +2,7 @@ package window
 
 import (
 	"math"
+	"slices"
 	"time"
 )
 
@@ -16,6 +17,10 @@ type model struct {
 	// clock shows, and by how much the wall clock was set back in all.
 	wall, mono, shift int64
 	short, long       int64 // the latest seen
+
+	// How far the wall clock fell behind since it was last read. It is read
+	// only when some limit needs it.
+	lag int64
 }
 
 // mwindow is one limit. entries are those that count; where has an item for
@@ -82,13 +87,25 @@ func (w *mwindow) holdsAt(e *mentry, short, long, wall int64) bool {
 
 // advance makes the present reading the latest seen and lets leave what leaves.
 func (m *model) advance() {
-	m.short, m.long, _ = m.scales(0)
+	m.read(slices.ContainsFunc(m.limits, Limit.long))
 	for _, w := range m.windows {
 		w.leave(func(e *mentry) bool { return w.holdsAt(e, m.short, m.long, m.wall) })
 		if w.Daily != nil {
 			w.today = max(w.today, w.date(m.wall))
 		}
 	}
+}
+
+func (m *model) read(wall bool) {
+	m.short = max(m.short, m.mono)
+	if !wall {
+		return
+	}
+	if m.lag > stepBack {
+		m.shift += m.lag
+	}
+	m.lag = 0
+	m.long = max(m.long, m.wall+m.shift)
 }
 
 func (w *mwindow) leave(stays func(*mentry) bool) {
@@ -233,6 +250,7 @@ func (m *model) add(ago int64, c Charge) {
 }
 
 func (m *model) setLimits(limits []Limit) {
+	m.read(true)
 	m.advance()
 	var windows []*mwindow
 	for _, lim := range limits {

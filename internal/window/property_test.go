@@ -154,7 +154,7 @@ func (r *run) step() {
 		r.toNext()
 	case 14:
 		r.m.advance()
-		if r.m.mono == r.m.short && r.m.wall+r.m.shift == r.m.long && r.oneIn(3) {
+		if r.m.mono == r.m.short && r.m.wall+r.m.shift >= r.m.long && r.oneIn(3) {
 			c := r.charge()
 			r.say("add now %v", c)
 			r.s.Add(r.now, c)
@@ -189,6 +189,7 @@ func (r *run) clockStep() {
 		r.s.clock.epoch = r.s.clock.epoch.Add(time.Duration(d))
 		r.now = r.now.Add(time.Duration(d))
 		r.m.wall += d
+		r.m.lag -= d
 	}
 	switch d := r.n(int64(3 * time.Hour)); r.n(4) {
 	case 0:
@@ -200,7 +201,6 @@ func (r *run) clockStep() {
 	case 2:
 		r.say("set back %v", time.Duration(d)+time.Second+1)
 		sleep(-d - stepBack - 1)
-		r.m.shift += d + stepBack + 1
 	case 3:
 		d %= stepBack
 		r.say("drift %v", -time.Duration(d))

@@ -102,11 +102,12 @@ type Set struct {
 	windows []window // one per limit
 	logs    []*log   // each once
 	seq     uint64   // of the latest charge
+	exact   uint64   // exactEntries, less in tests
 }
 
 // NewSet returns a set of limits, which the caller has validated.
 func NewSet(now time.Time, limits []Limit) *Set {
-	s := &Set{clock: newClock(now)}
+	s := &Set{clock: newClock(now), exact: exactEntries}
 	s.SetLimits(now, limits)
 	return s
 }
