@@ -115,9 +115,15 @@ func (s *sizes) add(u Usage) {
 	s.open = true
 }
 
+// replace corrects a figure that was added before.
+func (s *sizes) replace(was, is Usage) {
+	s.input.value += float64(is.InputTokens-was.InputTokens) / max(s.input.n, 1)
+	s.output.value += float64(is.OutputTokens-was.OutputTokens) / max(s.output.n, 1)
+}
+
 // mean is what a request of unknown size reserves.
 func (s *sizes) mean() Usage {
-	return Usage{InputTokens: roundUp(s.input.value), OutputTokens: roundUp(s.output.value)}
+	return Usage{InputTokens: roundUp(max(s.input.value, 0)), OutputTokens: roundUp(max(s.output.value, 0))}
 }
 
 func roundUp(f float64) int64 {

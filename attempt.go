@@ -11,16 +11,17 @@ import (
 // attemptKey finds the attempt in a processor's context.
 type attemptKey struct{}
 
-// attempt is one run of a processor: its context, what it reserved and what it
-// reported. It is the context itself, one allocation instead of a derived context
-// and its timer; a processor may keep it after it returned, so it is never reused.
+// attempt is one run of a processor, as the processor sees it: its context, and what
+// it reports. It is the context itself, one allocation instead of a derived context and
+// its timer; a processor may keep it after it returned, so it is never reused.
 type attempt struct {
 	parent   context.Context
 	detached bool      // fire and forget: the parent gives values only
 	deadline time.Time // of this attempt, from WithTimeout
+	account  *account
 
-	// mu guards what the processor's side and the queue's side both touch. It is
-	// taken after the queue's lock, never before, and no user code runs under it.
+	// mu guards the rest. It is taken after the queue's lock, never before, and no
+	// user code runs under it.
 	mu       sync.Mutex
 	done     chan struct{} // made when first asked for
 	err      error         // set once, when the context ends
@@ -28,20 +29,33 @@ type attempt struct {
 	usage    Usage
 	reported bool
 	over     bool // the processor returned: what it reports now comes too late
+}
 
-	// The rest is guarded by the queue's lock.
-	number  int   // 1 is the first; 0: the request ended without an attempt
-	prior   Usage // of the attempts before
-	booked  Usage // of this one, as counted in the queue's sum
-	created int64 // the request, ns since the queue's epoch
-	started int64 // ns since the queue's epoch
-	ended   int64 // when the request ended, for the history
-	failure error // the request's, for the history
-	running bool  // its processor did not return yet
-	blind   bool  // started without any idea of its size: the gate's one
-	timer   *time.Timer
-	charge  window.Reservation
-	shared  []SharedReservation
+// account is what the queue keeps of a request from its first attempt on, and of one
+// that ended without any: figures, not the context, so that the history does not keep
+// what the caller's context holds alive. Guarded by the queue's lock.
+type account struct {
+	attempt  *attempt // whose processor runs; nil when none does
+	number   int      // of the last attempt, 1 is the first; 0 when there was none
+	prior    Usage    // of the attempts before the last
+	used     Usage    // of the last, once settled
+	reported bool     // used is what it reported, not nothing
+	blind    bool     // started without any idea of its size: the gate's one
+	started  int64    // the last attempt, ns since the queue's epoch
+	ended    int64    // the request
+	failure  error    // the request's
+	timer    *time.Timer
+	charge   window.Reservation
+	shared   []SharedReservation
+}
+
+// usage is what all attempts together used, as far as it is known.
+func (a *account) usage() Usage {
+	if a.attempt != nil {
+		used, _ := a.attempt.used()
+		return a.prior.plus(used)
+	}
+	return a.prior.plus(a.used)
 }
 
 type afterFunc struct{ f func() }

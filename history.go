@@ -20,7 +20,7 @@ func (h *history) expiry() int64 {
 	if h.count == 0 {
 		return 0
 	}
-	return h.ring[h.first].at + h.ttl
+	return after(h.ring[h.first].at, h.ttl)
 }
 
 func (h *history) push(e instant) {
@@ -57,7 +57,7 @@ func (q *Queue[P, T]) remember(rec *record[P, T]) {
 	if q.history.count == q.history.size {
 		q.records.forget(q.records.get(q.history.pop()))
 	}
-	q.history.push(instant{rec.last.ended, rec.ref()})
+	q.history.push(instant{rec.account.ended, rec.ref()})
 }
 
 // expireHistory forgets what ended longer ago than the history's time.
@@ -67,24 +67,14 @@ func (q *Queue[P, T]) expireHistory(ns int64) {
 	}
 }
 
-// usage is what all attempts of rec used, as far as it is known.
-func (q *Queue[P, T]) usage(rec *record[P, T]) Usage {
-	if rec.last == nil {
-		return Usage{}
-	}
-	used, _ := rec.last.used()
-	return rec.last.prior.plus(used)
-}
-
 // response is a snapshot of rec. result is nil where there is none to give.
 func (q *Queue[P, T]) response(now time.Time, rec *record[P, T], result *T) Response[T] {
 	r := Response[T]{
 		RequestID: rec.req.ID, ModelID: q.modelID, Status: rec.state.status(),
 		Metadata: rec.req.Metadata, CreatedAt: q.epoch.Add(time.Duration(rec.created)),
 	}
-	if a := rec.last; a != nil {
-		used, _ := a.used()
-		r.Usage, r.Attempts = a.prior.plus(used), a.number
+	if a := rec.account; a != nil {
+		r.Usage, r.Attempts = a.usage(), a.number
 		if a.number > 0 {
 			r.StartedAt = q.epoch.Add(time.Duration(a.started))
 		}

@@ -49,17 +49,13 @@ func (q *Queue[P, T]) Requests(limit int) []RequestInfo {
 		add(rec)
 	}
 	ahead := 0
-	for handle := range q.line.All() {
+	for rec := range q.waiting() {
 		if len(infos) == limit {
 			break
 		}
-		ahead++
-		add(q.records.at(handle))
-		infos[len(infos)-1].Position = ahead
-	}
-	for _, e := range q.retries.heap {
-		if !q.doesNotRetry(e.ref) {
-			add(q.records.get(e.ref))
+		add(rec)
+		if ahead++; rec.state == stateInLine {
+			infos[len(infos)-1].Position = ahead
 		}
 	}
 	for i := q.history.count - 1; i >= 0; i-- {
@@ -82,7 +78,7 @@ func (q *Queue[P, T]) runningRecords() []*record[P, T] {
 		}
 	}
 	slices.SortFunc(running, func(a, b *record[P, T]) int {
-		return cmp.Or(cmp.Compare(a.last.started, b.last.started), cmp.Compare(a.seq, b.seq))
+		return cmp.Or(cmp.Compare(a.account.started, b.account.started), cmp.Compare(a.seq, b.seq))
 	})
 	return running
 }

@@ -199,7 +199,7 @@ func (d jsonSeconds) MarshalJSON() ([]byte, error) {
 // MarshalJSON writes the limit in the form described at Limit.
 func (l Limit) MarshalJSON() ([]byte, error) {
 	j := limitJSON{Type: l.Kind, Limit: l.Amount, Burst: l.Burst}
-	if p := jsonSeconds(l.period()); p != 0 && l.Resets == nil {
+	if p := jsonSeconds(l.period()); p != 0 && (l.Resets == nil || l.Period != 0) {
 		j.TimePeriod = &p
 	}
 	if l.Resets != nil {

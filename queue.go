@@ -5,6 +5,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"iter"
+	"math"
 	"reflect"
 	"slices"
 	"strings"
@@ -47,8 +49,8 @@ type Queue[P, T any] struct {
 	own         *window.Set
 	slots       int64 // how many processors may run
 	shared      []SharedMember
-	place       int  // the shared set in whose line this queue waits, -1: none
-	tokens      bool // some limit counts tokens
+	turn        uint64 // the place in the lines of the shared sets, 0: none
+	tokens      bool   // some limit counts tokens
 	sizes       sizes
 	duration    mean  // of processing, ns
 	running     int64 // processors
@@ -81,7 +83,7 @@ type counters struct {
 // WithUnlimited. What is wrong with the options, or with a validate tag of P or T,
 // is ErrInvalidConfiguration.
 func NewQueue[P, T any](modelID string, process Processor[P, T], opts ...Option) (*Queue[P, T], error) {
-	q := &Queue[P, T]{modelID: modelID, process: process, settings: newSettings(opts), place: -1, drained: make(chan struct{})}
+	q := &Queue[P, T]{modelID: modelID, process: process, settings: newSettings(opts), drained: make(chan struct{})}
 	s := &q.settings
 	switch {
 	case modelID == "":
@@ -286,19 +288,33 @@ func (q *Queue[P, T]) SetLimits(limits ...Limit) error {
 	q.setLimits(limits)
 	q.emit(Event{Type: EventLimitsChanged, Time: now})
 	var impossible []*record[P, T]
-	for handle := range q.line.All() {
-		rec := q.records.at(handle)
+	for rec := range q.waiting() {
 		if q.impossible(q.reservation(rec)) != nil {
 			impossible = append(impossible, rec)
 		}
 	}
 	for _, rec := range impossible {
-		err := q.impossible(q.reservation(rec))
-		q.leaveLine(rec)
-		q.finish(now, rec, stateFailed, nil, err)
+		q.end(now, rec, stateFailed, q.impossible(q.reservation(rec)))
 	}
 	q.pump(now, nil)
 	return nil
+}
+
+// waiting gives the requests in line, in order, and then those between two attempts.
+// Nothing may be changed meanwhile.
+func (q *Queue[P, T]) waiting() iter.Seq[*record[P, T]] {
+	return func(yield func(*record[P, T]) bool) {
+		for handle := range q.line.All() {
+			if !yield(q.records.at(handle)) {
+				return
+			}
+		}
+		for _, e := range q.retries.heap {
+			if !q.doesNotRetry(e.ref) && !yield(q.records.get(e.ref)) {
+				return
+			}
+		}
+	}
 }
 
 // impossible says which limit u can never fit under, or nil.
@@ -330,8 +346,10 @@ func (q *Queue[P, T]) reservation(rec *record[P, T]) Usage {
 	}
 	u := capTo(q.limits, q.sizes.mean())
 	for _, m := range q.shared {
-		if limit, never := m.Exceeds(u); never {
-			u = capTo([]Limit{limit}, u)
+		for range len(kinds) { // a set may bound input, output and both
+			if limit, never := m.Exceeds(u); never {
+				u = capTo([]Limit{limit}, u)
+			}
 		}
 	}
 	return u
@@ -353,14 +371,22 @@ func (q *Queue[P, T]) emitFor(rec *record[P, T], e Event) {
 		return
 	}
 	e.RequestID, e.Tenant, e.Priority = rec.req.ID, rec.req.Tenant, rec.req.Priority
-	if rec.last != nil {
-		e.Attempt = rec.last.number
+	if rec.account != nil {
+		e.Attempt = rec.account.number
 	}
 	q.emit(e)
 }
 
 // since is now as the queue counts it.
 func (q *Queue[P, T]) since(now time.Time) int64 { return int64(now.Sub(q.epoch)) }
+
+// after is at + d, for d of any size.
+func after(at, d int64) int64 {
+	if at > math.MaxInt64-d {
+		return math.MaxInt64
+	}
+	return at + d
+}
 
 // date is the reverse of since; 0 stays the zero time.
 func (q *Queue[P, T]) date(ns int64) time.Time {

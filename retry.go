@@ -52,7 +52,7 @@ func (p RetryPolicy) delay(n int) time.Duration {
 	if shift := n - 1; shift < 62 && p.BaseDelay <= p.MaxDelay>>shift {
 		ceiling = p.BaseDelay << shift
 	}
-	return time.Duration(rand.Int64N(int64(ceiling) + 1))
+	return time.Duration(rand.Uint64N(uint64(ceiling) + 1))
 }
 
 type markKind uint8

@@ -22,6 +22,9 @@ type worker[P, T any] struct {
 	attempt *attempt
 	ref     ref
 	req     Request[P]
+	number  int // of the attempt
+	created time.Time
+	started time.Time
 	result  T    // here because the queue reads it through a pointer
 	invalid bool // result broke its validate tags
 	retired bool
@@ -97,9 +100,9 @@ func (w *worker[P, T]) callThrough(a *attempt) error {
 		return err
 	}
 	about := Attempt{
-		ModelID: q.modelID, RequestID: w.req.ID, Number: a.number, Tenant: w.req.Tenant,
+		ModelID: q.modelID, RequestID: w.req.ID, Number: w.number, Tenant: w.req.Tenant,
 		Priority: w.req.Priority, Estimate: w.req.Estimate, Metadata: w.req.Metadata,
-		CreatedAt: q.epoch.Add(time.Duration(a.created)), StartedAt: q.epoch.Add(time.Duration(a.started)),
+		CreatedAt: w.created, StartedAt: w.started,
 	}
 	for i := len(q.settings.middleware) - 1; i >= 0; i-- {
 		mw, inner := q.settings.middleware[i], next
@@ -118,25 +121,27 @@ func (w *worker[P, T]) callThrough(a *attempt) error {
 func (q *Queue[P, T]) start(now time.Time, rec *record[P, T], u Usage, taken window.Reservation, shared []SharedReservation, free *worker[P, T]) {
 	q.line.Pop()
 	q.leftLine(rec)
-	a := &attempt{
-		parent: rec.ctx, detached: rec.req.NoWait, number: 1, running: true,
-		created: rec.created, started: q.since(now), charge: taken, shared: shared,
-	}
-	if last := rec.last; last != nil {
-		used, _ := last.used()
-		a.number, a.prior = last.number+1, last.prior.plus(used)
+	acc := rec.account
+	if acc == nil {
+		acc = q.records.account(rec)
+	} else if acc.number > 0 {
+		acc.prior = acc.usage()
+		acc.used, acc.reported = Usage{}, false
 		q.count.retries++
 	}
+	a := &attempt{parent: rec.ctx, detached: rec.req.NoWait, account: acc}
+	acc.attempt, acc.started, acc.charge, acc.shared = a, q.since(now), taken, shared
+	acc.number++
 	if !rec.sized && !q.sizes.open {
-		a.blind = true
+		acc.blind = true
 		q.blind++
 	}
 	if d := q.settings.timeout; d > 0 {
 		a.deadline = now.Add(d)
 		r := rec.ref()
-		a.timer = time.AfterFunc(d, func() { q.timeOut(r, a) })
+		acc.timer = time.AfterFunc(d, func() { q.timeOut(r, a) })
 	}
-	rec.last, rec.state = a, stateRunning
+	rec.state = stateRunning
 	q.running++
 	q.count.processing++
 
@@ -147,6 +152,7 @@ func (q *Queue[P, T]) start(now time.Time, rec *record[P, T], u Usage, taken win
 	}
 	w.attempt, w.ref, w.req = a, rec.ref(), rec.req
 	w.req.Estimate = u
+	w.number, w.created, w.started = acc.number, q.epoch.Add(time.Duration(rec.created)), now
 	q.emitFor(rec, Event{Type: EventStarted, Time: now})
 }
 
@@ -215,22 +221,25 @@ func (q *Queue[P, T]) conclude(w *worker[P, T], err error) (busy, retired bool) 
 	defer q.unlock()
 	now := time.Now()
 	w.attempt, w.req, w.invalid = nil, Request[P]{}, false
-	if a.timer != nil {
-		a.timer.Stop()
+	acc := a.account
+	acc.attempt = nil
+	if acc.timer != nil {
+		acc.timer.Stop()
+		acc.timer = nil
 	}
-	a.running = false
 	q.running--
-	q.settle(now, a, err == nil || invalid)
-	if rec := q.records.get(r); rec != nil && rec.last == a && rec.state == stateRunning {
+	q.settle(now, acc, a, err == nil || invalid)
+	mark, delay := q.heed(now, acc, err)
+	if rec := q.records.get(r); rec != nil && rec.account == acc && rec.state == stateRunning {
 		q.count.processing--
-		q.duration.add(float64(q.since(now) - a.started))
+		q.duration.add(float64(q.since(now) - acc.started))
 		switch {
 		case err == nil:
 			q.finish(now, rec, stateCompleted, &w.result, nil)
 		case invalid:
 			q.finish(now, rec, stateFailed, nil, err)
 		default:
-			q.decide(now, rec, err)
+			q.decide(now, rec, err, mark, delay)
 		}
 	} else {
 		q.count.abandoned--
@@ -245,23 +254,18 @@ func (q *Queue[P, T]) conclude(w *worker[P, T], err error) (busy, retired bool) 
 }
 
 // settle books what an attempt really used.
-func (q *Queue[P, T]) settle(now time.Time, a *attempt, succeeded bool) {
+func (q *Queue[P, T]) settle(now time.Time, acc *account, a *attempt, succeeded bool) {
 	used, reported := a.used()
 	if reported {
-		q.sizes.add(used)
-		q.count.usage = q.count.usage.plus(used)
-		a.booked = used
-		q.own.Settle(now, &a.charge, charge(used))
+		q.book(now, acc, used)
 	}
-	for _, s := range a.shared {
-		if reported {
-			s.Settle(now, used)
-		}
+	for _, s := range acc.shared {
 		s.Release(now)
 	}
-	if !a.blind {
+	if !acc.blind {
 		return
 	}
+	acc.blind = false
 	q.blind--
 	if !reported && succeeded && q.tokens && !q.sizes.open {
 		q.sizes.open = true // waiting for a report that never comes helps nobody
@@ -269,49 +273,68 @@ func (q *Queue[P, T]) settle(now time.Time, a *attempt, succeeded bool) {
 	}
 }
 
-// resettle books another figure for an attempt that was settled before.
-func (q *Queue[P, T]) resettle(now time.Time, a *attempt) {
-	used, _ := a.used()
-	q.count.usage = q.count.usage.minus(a.booked).plus(used)
-	a.booked = used
-	q.own.Settle(now, &a.charge, charge(used))
-	for _, s := range a.shared {
+// book makes used the figure of an attempt that returned, in place of an earlier one.
+func (q *Queue[P, T]) book(now time.Time, acc *account, used Usage) {
+	if acc.reported {
+		q.sizes.replace(acc.used, used)
+	} else {
+		q.sizes.add(used)
+	}
+	q.count.usage = q.count.usage.minus(acc.used).plus(used)
+	acc.used, acc.reported = used, true
+	q.own.Settle(now, &acc.charge, charge(used))
+	for _, s := range acc.shared {
 		s.Settle(now, used)
 	}
 }
 
-// decide lets the request of a failed attempt wait for the next one, or ends it.
-func (q *Queue[P, T]) decide(now time.Time, rec *record[P, T], err error) {
-	a, ns := rec.last, q.since(now)
-	mark, after := markOf(err)
-	delay := q.settings.retry.delay(a.number)
-	if mark == markRateLimited {
-		if after > 0 {
-			delay = after
-		}
-		if until := ns + int64(delay); until > q.pausedUntil {
-			q.pausedUntil = until
-			q.emit(Event{Type: EventPaused, Time: now, Until: now.Add(delay), Err: err})
-		}
+// heed finds out what a processor's error asks for, and pauses the queue when the
+// provider said so, whatever became of the request meanwhile.
+func (q *Queue[P, T]) heed(now time.Time, acc *account, err error) (mark markKind, delay time.Duration) {
+	if err == nil {
+		return unmarked, 0
 	}
+	if _, panicked := err.(*PanicError); panicked {
+		return unmarked, 0 // also when it panicked with a marked error
+	}
+	mark, wanted := markOf(err)
+	if mark < markRetryable {
+		return mark, 0
+	}
+	delay = q.settings.retry.delay(acc.number)
+	if mark == markRetryable {
+		return mark, delay
+	}
+	if wanted > 0 {
+		delay = wanted
+	}
+	if until := after(q.since(now), int64(delay)); until > q.pausedUntil {
+		q.pausedUntil = until
+		q.emit(Event{Type: EventPaused, Time: now, Until: now.Add(delay), Err: err})
+	}
+	return mark, delay
+}
+
+// decide lets the request of a failed attempt wait for the next one, or ends it.
+func (q *Queue[P, T]) decide(now time.Time, rec *record[P, T], err error, mark markKind, delay time.Duration) {
 	switch {
 	case !rec.req.NoWait && rec.ctx.Err() != nil:
 		q.finish(now, rec, stateCanceled, nil, canceledBy(rec.ctx))
 		return
-	case mark < markRetryable || a.number >= q.settings.retry.MaxAttempts || q.cut || q.closed && q.paused:
+	case mark < markRetryable || rec.account.number >= q.settings.retry.MaxAttempts || q.cut || q.closed && q.paused:
 		q.finish(now, rec, stateFailed, nil, q.processingError(rec, err))
 		return
 	case mark == markRateLimited:
 		q.returnToLine(rec)
 	default:
 		rec.state = stateRetrying
-		q.retries.add(max(ns+int64(delay), 1), rec.ref()) // 0 means none
+		q.retries.add(max(after(q.since(now), int64(delay)), 1), rec.ref()) // 0 means none
 	}
 	q.emitFor(rec, Event{Type: EventRetried, Time: now, Until: now.Add(delay), Err: err})
 }
 
 func (q *Queue[P, T]) processingError(rec *record[P, T], err error) error {
-	return &ProcessingError{ModelID: q.modelID, RequestID: rec.req.ID, Attempts: rec.last.number, Err: err}
+	return &ProcessingError{ModelID: q.modelID, RequestID: rec.req.ID, Attempts: rec.account.number, Err: err}
 }
 
 // timeOut fails a request whose attempt took longer than WithTimeout.
@@ -319,7 +342,7 @@ func (q *Queue[P, T]) timeOut(r ref, a *attempt) {
 	q.mu.Lock()
 	defer q.unlock()
 	rec := q.records.get(r)
-	if rec == nil || rec.last != a || rec.state != stateRunning {
+	if rec == nil || rec.state != stateRunning || rec.account.attempt != a {
 		return
 	}
 	a.cancel(context.DeadlineExceeded)
@@ -334,8 +357,9 @@ func (q *Queue[P, T]) end(now time.Time, rec *record[P, T], state recordState, e
 		q.leaveLine(rec)
 	case stateRetrying:
 		q.retries.drop(q.doesNotRetry)
+		q.announceRoom()
 	case stateRunning:
-		rec.last.cancel(context.Canceled)
+		rec.account.attempt.cancel(context.Canceled)
 		q.count.processing--
 		q.count.abandoned++
 	}
@@ -352,10 +376,10 @@ func (q *Queue[P, T]) doesNotRetry(r ref) bool {
 // history needs. The request must be out of the line.
 func (q *Queue[P, T]) finish(now time.Time, rec *record[P, T], state recordState, result *T, err error) {
 	rec.state = state
-	if rec.last == nil {
-		rec.last = &attempt{parent: context.Background(), over: true}
+	if rec.account == nil {
+		q.records.account(rec)
 	}
-	rec.last.ended, rec.last.failure = q.since(now), err
+	rec.account.ended, rec.account.failure = q.since(now), err
 	event := Event{Time: now, Err: err}
 	switch state {
 	case stateCompleted:
@@ -376,7 +400,7 @@ func (q *Queue[P, T]) finish(now time.Time, rec *record[P, T], state recordState
 	}
 	rec.waiters = nil
 	if len(q.observers) > 0 {
-		event.Usage = q.usage(rec)
+		event.Usage = rec.account.usage()
 		q.emitFor(rec, event)
 	}
 	if rec.req.NoWait && state == stateCompleted {

@@ -2,7 +2,10 @@ package llmqueue
 
 import (
 	"slices"
+	"sync/atomic"
 	"time"
+
+	"github.com/llmqueue/llmqueue/internal/window"
 )
 
 // This file decides who starts and when the queue has to look again. It runs under
@@ -14,102 +17,134 @@ import (
 func (q *Queue[P, T]) pump(now time.Time, free *worker[P, T]) {
 	ns := q.since(now)
 	q.returnRetries(ns)
-	place := -1
 	for {
-		place = q.startAll(now, ns, free)
+		if !q.startAll(now, ns, free) {
+			q.withdraw(now)
+		}
 		if !q.expireWaits(now, ns) {
 			break
 		}
 	}
-	if q.place >= 0 && q.place != place {
-		q.shared[q.place].Withdraw(now)
-	}
-	q.place = place
 	q.arm(ns)
 	if q.done() {
 		q.drain()
 	}
 }
 
-// startAll starts requests in order until the head has to wait. It returns the
-// shared set in whose line the queue now waits, -1 for none.
-func (q *Queue[P, T]) startAll(now time.Time, ns int64, free *worker[P, T]) int {
+// startAll starts requests in order until the head has to wait. It reports whether
+// that is for a shared set.
+func (q *Queue[P, T]) startAll(now time.Time, ns int64, free *worker[P, T]) bool {
 	q.roomAt = 0
 	for q.running < q.slots && !q.paused && ns >= q.pausedUntil {
 		handle, ok := q.line.Head()
 		if !ok {
-			return -1
+			return false
 		}
 		rec := q.records.at(handle)
 		if !rec.sized && q.tokens && !q.sizes.open && q.blind > 0 {
-			return -1 // the first of unknown size tells how large they are
+			return false // the first of unknown size tells how large they are
 		}
 		u := q.reservation(rec)
-		c := charge(u)
-		var shared []SharedReservation
-		if len(q.shared) > 0 {
-			if at, _ := q.own.Next(now, c); at.After(now) || at.IsZero() {
-				if !q.waitForRoom(now, rec, at) {
-					return -1
-				}
-				continue
-			}
-			var refused int
-			var at time.Time
-			if shared, refused, at = q.reserveShared(now, u); refused >= 0 {
-				if err := q.impossible(u); err != nil {
-					q.leaveLine(rec)
-					q.finish(now, rec, stateFailed, nil, err)
-					continue
-				}
-				if !at.IsZero() {
-					q.roomAt = q.since(at)
-				}
-				return refused
-			}
-		}
-		taken, ok := q.own.Reserve(now, c)
-		if !ok {
-			at, _ := q.own.Next(now, c)
-			if !q.waitForRoom(now, rec, at) {
-				return -1
-			}
+		taken, shared, found := q.reserve(now, u)
+		switch found {
+		case noRoom:
+			return false
+		case noSharedRoom:
+			return true
+		case neverRoom:
+			q.end(now, rec, stateFailed, q.impossible(u))
 			continue
 		}
+		if free != nil && free.attempt != nil {
+			free = nil
+		}
 		q.start(now, rec, u, taken, shared, free)
-		free = nil
 	}
-	return -1
+	return false
 }
 
-// waitForRoom notes when the head fits its own limits. It returns true when the
-// head can never fit and was failed, so that the next is looked at.
-func (q *Queue[P, T]) waitForRoom(now time.Time, rec *record[P, T], at time.Time) bool {
-	if !at.IsZero() {
-		q.roomAt = q.since(at)
-		return false
+// room is what reserve found.
+type room uint8
+
+const (
+	roomNow      room = iota
+	noRoom            // in the own limits before q.roomAt
+	noSharedRoom      // in a shared set before q.roomAt, or before it wakes the queue
+	neverRoom
+)
+
+// reserve takes u from all limits or from none.
+func (q *Queue[P, T]) reserve(now time.Time, u Usage) (taken window.Reservation, shared []SharedReservation, found room) {
+	c := charge(u)
+	if len(q.shared) > 0 {
+		// The own limits first, without taking: nobody sees them meanwhile.
+		if at, limit := q.own.Next(now, c); limit >= 0 {
+			return taken, nil, q.wait(at)
+		}
+		var at time.Time
+		var ok bool
+		if shared, at, ok = q.reserveShared(now, u); !ok {
+			if q.wait(at); q.impossible(u) != nil {
+				return taken, nil, neverRoom
+			}
+			return taken, nil, noSharedRoom
+		}
 	}
-	err := q.impossible(q.reservation(rec))
-	q.leaveLine(rec)
-	q.finish(now, rec, stateFailed, nil, err)
-	return true
+	taken, ok := q.own.Reserve(now, c)
+	if !ok {
+		at, _ := q.own.Next(now, c)
+		return taken, nil, q.wait(at)
+	}
+	return taken, shared, roomNow
 }
 
-// reserveShared takes u from all shared sets or from none. refused is the set that
-// had no room, -1 when all had, and at its advice when to ask again.
-func (q *Queue[P, T]) reserveShared(now time.Time, u Usage) (taken []SharedReservation, refused int, at time.Time) {
+// wait notes when to look again; a zero time means never.
+func (q *Queue[P, T]) wait(at time.Time) room {
+	if at.IsZero() {
+		return neverRoom
+	}
+	q.roomAt = q.since(at)
+	return noRoom
+}
+
+// turns numbers the queues that wait for shared limits, in order of arrival.
+var turns atomic.Uint64
+
+// reserveShared takes u from all shared sets or from none. Refused, it says when to
+// ask again, if a set knows, and the queue then has a turn in that set's line. It keeps
+// its turn, and so its place everywhere, until it reserves or withdraws: were it to
+// start anew in one line each time another one refuses, two busy sets could starve it.
+func (q *Queue[P, T]) reserveShared(now time.Time, u Usage) (taken []SharedReservation, at time.Time, ok bool) {
+	if len(q.shared) == 0 {
+		return nil, time.Time{}, true
+	}
+	if q.turn == 0 {
+		q.turn = turns.Add(1)
+	}
 	taken = make([]SharedReservation, 0, len(q.shared))
-	for i, m := range q.shared {
-		r, at := m.Reserve(now, u)
+	for _, m := range q.shared {
+		r, at := m.Reserve(now, u, q.turn)
 		if r == nil {
 			for _, t := range slices.Backward(taken) {
 				t.Undo(now)
 			}
-			return nil, i, at
+			return nil, at, false
 		}
 		taken = append(taken, r)
 	}
-	return taken, -1, time.Time{}
+	q.turn = 0
+	return taken, time.Time{}, true
+}
+
+// withdraw gives up the queue's places in the lines of its shared sets.
+func (q *Queue[P, T]) withdraw(now time.Time) {
+	if q.turn == 0 {
+		return
+	}
+	q.turn = 0
+	for _, m := range q.shared {
+		m.Withdraw(now)
+	}
 }
 
 // returnRetries puts requests whose backoff is over back in their place in line.

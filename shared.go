@@ -26,9 +26,12 @@ type SharedLimiter interface {
 type SharedMember interface {
 	// Reserve takes one request and u from every limit of the set, or from none.
 	// Refused, it returns nil and the earliest time at which asking again is of
-	// use, zero when only wake will tell; the member then keeps its place among
-	// the members that wait until it reserves or withdraws.
-	Reserve(now time.Time, u Usage) (SharedReservation, time.Time)
+	// use, zero when only wake will tell; the member then has a place among the
+	// members that wait, until it reserves or withdraws. Places are ordered by
+	// turn, lower first, and whoever is behind is refused: a turn is the process's
+	// order of arrival, the same in every set of a queue, so that queues that wait
+	// in several sets never wait for each other.
+	Reserve(now time.Time, u Usage, turn uint64) (SharedReservation, time.Time)
 	// Withdraw gives up the place that a refused Reserve took.
 	Withdraw(now time.Time)
 	// Exceeds gives a limit that u can never fit under, if there is one.
@@ -49,7 +52,8 @@ type SharedReservation interface {
 	// Settle replaces the reserved tokens by those used. It may come again, and
 	// after Release.
 	Settle(now time.Time, u Usage)
-	// Undo takes the reservation back as if it had never been made.
+	// Undo takes the reservation back as if it had never been made: the member is
+	// in its place again, if it had one.
 	Undo(now time.Time)
 	// Release says that the processor returned: a concurrency slot is free.
 	Release(now time.Time)
@@ -69,7 +73,7 @@ type SharedLimits struct {
 	set     *window.Set
 	slots   int64 // 0: no bound
 	running int64
-	waiting []*sharedMember // first come first served
+	waiting []*sharedMember // by turn
 }
 
 // NewSharedLimits returns a set of shared limits with the default margin. Limits
@@ -88,6 +92,9 @@ func NewSharedLimits(limits ...Limit) *SharedLimits {
 
 // Join is called by NewQueue; programs do not call it.
 func (s *SharedLimits) Join(_ string, wake func()) (SharedMember, error) {
+	if s == nil {
+		return nil, fmt.Errorf("%w: WithSharedLimits got nil", ErrInvalidConfiguration)
+	}
 	if s.err != nil {
 		return nil, s.err
 	}
@@ -114,32 +121,54 @@ func (s *SharedLimits) next() {
 type sharedMember struct {
 	limits *SharedLimits
 	wake   func()
+	turn   uint64 // its place in waiting, 0 when it has none
 }
 
-func (m *sharedMember) Reserve(now time.Time, u Usage) (SharedReservation, time.Time) {
+// enter puts m in its place. Callers hold mu.
+func (m *sharedMember) enter(turn uint64) {
+	if m.turn != 0 {
+		return
+	}
+	m.turn = turn
+	s := m.limits
+	i := len(s.waiting)
+	for i > 0 && s.waiting[i-1].turn > turn {
+		i--
+	}
+	s.waiting = slices.Insert(s.waiting, i, m)
+}
+
+// leave gives m's place up, and wakes the next when it was the first.
+func (m *sharedMember) leave() {
+	if m.turn == 0 {
+		return
+	}
+	m.turn = 0
+	s := m.limits
+	i := slices.Index(s.waiting, m)
+	s.waiting = slices.Delete(s.waiting, i, i+1)
+	if i == 0 {
+		s.next()
+	}
+}
+
+func (m *sharedMember) Reserve(now time.Time, u Usage, turn uint64) (SharedReservation, time.Time) {
 	s := m.limits
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	place := slices.Index(s.waiting, m)
-	if place > 0 || place < 0 && len(s.waiting) > 0 {
-		if place < 0 {
-			s.waiting = append(s.waiting, m)
-		}
+	if len(s.waiting) > 0 && s.waiting[0] != m && s.waiting[0].turn < turn {
+		m.enter(turn)
 		return nil, time.Time{} // woken when it is this member's turn
 	}
 	if s.slots == 0 || s.running < s.slots {
-		if r, ok := s.set.Reserve(now, charge(u)); ok {
-			if place == 0 {
-				s.waiting = slices.Delete(s.waiting, 0, 1)
-				s.next()
-			}
+		if taken, ok := s.set.Reserve(now, charge(u)); ok {
+			r := &sharedReservation{member: m, taken: taken, held: true, turn: m.turn}
+			m.leave()
 			s.running++
-			return &sharedReservation{limits: s, taken: r, held: true}, time.Time{}
+			return r, time.Time{}
 		}
 	}
-	if place < 0 {
-		s.waiting = append(s.waiting, m)
-	}
+	m.enter(turn)
 	at, _ := s.set.Next(now, charge(u))
 	if !at.After(now) {
 		at = time.Time{} // a slot is missing, or it can never fit
@@ -148,15 +177,9 @@ func (m *sharedMember) Reserve(now time.Time, u Usage) (SharedReservation, time.
 }
 
 func (m *sharedMember) Withdraw(time.Time) {
-	s := m.limits
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if i := slices.Index(s.waiting, m); i >= 0 {
-		s.waiting = slices.Delete(s.waiting, i, i+1)
-		if i == 0 {
-			s.next()
-		}
-	}
+	m.limits.mu.Lock()
+	defer m.limits.mu.Unlock()
+	m.leave()
 }
 
 func (m *sharedMember) Exceeds(u Usage) (Limit, bool) {
@@ -192,13 +215,14 @@ func (m *sharedMember) Limits(now time.Time) []LimitInfo {
 func (m *sharedMember) Leave() { m.Withdraw(time.Time{}) }
 
 type sharedReservation struct {
-	limits *SharedLimits
+	member *sharedMember
 	taken  window.Reservation
-	held   bool // the slot
+	turn   uint64 // the member's place before, for Undo
+	held   bool   // the slot
 }
 
 func (r *sharedReservation) Settle(now time.Time, u Usage) {
-	s := r.limits
+	s := r.member.limits
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.set.Settle(now, &r.taken, charge(u)) {
@@ -207,16 +231,21 @@ func (r *sharedReservation) Settle(now time.Time, u Usage) {
 }
 
 func (r *sharedReservation) Undo(now time.Time) {
-	s := r.limits
+	s := r.member.limits
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.set.Undo(now, &r.taken)
 	r.release()
-	s.next()
+	if r.turn != 0 {
+		r.member.enter(r.turn)
+	}
+	if len(s.waiting) > 0 && s.waiting[0] != r.member {
+		s.next()
+	}
 }
 
 func (r *sharedReservation) Release(time.Time) {
-	s := r.limits
+	s := r.member.limits
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if r.release() && s.slots > 0 {
@@ -224,11 +253,12 @@ func (r *sharedReservation) Release(time.Time) {
 	}
 }
 
+// release gives the slot back, once.
 func (r *sharedReservation) release() bool {
 	was := r.held
 	if was {
 		r.held = false
-		r.limits.running--
+		r.member.limits.running--
 	}
 	return was
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -86,16 +87,7 @@ func (q *Queue[P, T]) failAll() {
 
 // failWaiting fails everything in line and between two attempts.
 func (q *Queue[P, T]) failWaiting(now time.Time) {
-	var waiting []*record[P, T]
-	for handle := range q.line.All() {
-		waiting = append(waiting, q.records.at(handle))
-	}
-	for _, e := range q.retries.heap {
-		if !q.doesNotRetry(e.ref) {
-			waiting = append(waiting, q.records.get(e.ref))
-		}
-	}
-	for _, rec := range waiting {
+	for _, rec := range slices.Collect(q.waiting()) {
 		q.end(now, rec, stateFailed, fmt.Errorf("%w: shut down before it could start", ErrQueueClosed))
 	}
 }

@@ -12,9 +12,9 @@ import (
 type record[P, T any] struct {
 	req     Request[P]
 	ctx     context.Context
-	seq     uint64 // counts all requests of the queue; 0 while the slot is free
-	created int64  // ns since the queue's epoch
-	last    *attempt
+	seq     uint64   // counts all requests of the queue; 0 while the slot is free
+	created int64    // ns since the queue's epoch
+	account *account // nil while it never started
 	waiters *waiter[T]
 	result  *T // of a finished fire-and-forget request
 	handle  uint32
@@ -77,6 +77,20 @@ type store[P, T any] struct {
 	ids    map[string]ref
 	seq    uint64
 	live   int
+	spare  []*account // for reuse
+}
+
+// maxSpare bounds how many accounts wait for reuse.
+const maxSpare = 1024
+
+// account gives rec an empty account.
+func (s *store[P, T]) account(rec *record[P, T]) *account {
+	if n := len(s.spare); n > 0 {
+		rec.account, s.spare = s.spare[n-1], s.spare[:n-1]
+	} else {
+		rec.account = new(account)
+	}
+	return rec.account
 }
 
 func (s *store[P, T]) at(handle uint32) *record[P, T] {
@@ -135,6 +149,10 @@ func (s *store[P, T]) take(i uint32, p *page[P, T]) *record[P, T] {
 func (s *store[P, T]) forget(rec *record[P, T]) {
 	if rec.named {
 		delete(s.ids, rec.req.ID)
+	}
+	if a := rec.account; a != nil && a.attempt == nil && len(s.spare) < maxSpare {
+		*a = account{}
+		s.spare = append(s.spare, a)
 	}
 	handle := rec.handle
 	*rec = record[P, T]{}

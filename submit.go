@@ -122,7 +122,7 @@ func (q *Queue[P, T]) accept(ctx context.Context, req *Request[P], w *waiter[T])
 	id, r = rec.req.ID, rec.ref()
 	q.count.accepted++
 	if req.MaxWait > 0 {
-		q.deadlines.add(ns+int64(req.MaxWait), r)
+		q.deadlines.add(after(ns, int64(req.MaxWait)), r)
 	}
 	q.joinLine(rec)
 	q.emitFor(rec, Event{Type: EventQueued, Time: now})
@@ -186,7 +186,7 @@ func (q *Queue[P, T]) leaveLine(rec *record[P, T]) {
 // leftLine books that rec is no longer in line.
 func (q *Queue[P, T]) leftLine(rec *record[P, T]) {
 	q.demand.add(rec.req.Priority, -1, rec.req.Estimate, rec.sized)
-	if rec.last == nil && rec.req.MaxWait > 0 {
+	if rec.account == nil && rec.req.MaxWait > 0 {
 		q.deadlines.drop(q.doesNotWaitFirst)
 	}
 	q.announceRoom()
@@ -195,7 +195,7 @@ func (q *Queue[P, T]) leftLine(rec *record[P, T]) {
 // doesNotWaitFirst tells which entries of deadlines are stale.
 func (q *Queue[P, T]) doesNotWaitFirst(r ref) bool {
 	rec := q.records.get(r)
-	return rec == nil || rec.state != stateInLine || rec.last != nil
+	return rec == nil || rec.state != stateInLine || rec.account != nil
 }
 
 // Wait waits for the end of a request that Submit accepted, usually with NoWait,
@@ -307,11 +307,10 @@ func (q *Queue[P, T]) UpdateUsage(requestID string, u Usage) error {
 	switch {
 	case rec.state == stateInLine || rec.state == stateRetrying:
 		q.reestimate(now, rec, u)
-	case rec.last.number > 0:
-		rec.last.revise(u)
-		if !rec.last.running {
-			q.resettle(now, rec.last)
-		}
+	case rec.account.attempt != nil:
+		rec.account.attempt.revise(u)
+	case rec.account.number > 0:
+		q.book(now, rec.account, u)
 	}
 	q.pump(now, nil)
 	return nil

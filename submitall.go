@@ -47,7 +47,7 @@ type batch[P, T any] struct {
 	ctx   context.Context
 	route func(modelID string) (*Queue[P, T], error)
 	sink  *sink[T]
-	room  chan struct{} // a token for each request taken and not yet yielded
+	room  chan struct{} // a token for each request taken and not yet yielded, and for the next
 	stop  chan struct{} // closed when the feeder must not go on
 
 	// mu guards the rest. It is taken before a queue's lock, never after.
@@ -72,23 +72,17 @@ func submitAll[P, T any](ctx context.Context, reqs iter.Seq[Request[P]], outstan
 			room: make(chan struct{}, outstanding), stop: make(chan struct{}),
 			open: make(map[*waiter[T]]place[P, T]),
 		}
-		go b.feed(reqs)
+		defer context.AfterFunc(ctx, b.cancel)()
 		defer b.cancel()
+		go b.feed(reqs)
 		b.drain(yield)
 	}
 }
 
 // drain yields answers until the input has ended and everything is answered.
 func (b *batch[P, T]) drain(yield func(Response[T], error) bool) {
-	ended := b.ctx.Done()
 	var ready []*waiter[T]
-	for {
-		select {
-		case <-b.sink.signal:
-		case <-ended:
-			ended = nil
-			b.cancel()
-		}
+	for range b.sink.signal {
 		b.sink.mu.Lock()
 		ready, b.sink.ready = b.sink.ready, ready[:0]
 		b.sink.mu.Unlock()
@@ -157,15 +151,27 @@ func (b *batch[P, T]) feed(reqs iter.Seq[Request[P]]) {
 		b.mu.Unlock()
 		b.sink.notify()
 	}()
-	for req := range reqs {
-		if !b.take(req) {
-			break
+	if b.mayTake() {
+		for req := range reqs {
+			if !b.take(req) || !b.mayTake() {
+				break
+			}
 		}
 	}
 	returned = true
 }
 
-// take submits one request and waits until another may be taken; false when not.
+// mayTake waits until another request may be taken; false when none may.
+func (b *batch[P, T]) mayTake() bool {
+	select {
+	case b.room <- struct{}{}:
+		return true
+	case <-b.stop:
+		return false
+	}
+}
+
+// take submits one request; false when the batch was stopped.
 func (b *batch[P, T]) take(req Request[P]) bool {
 	w := &waiter[T]{sink: b.sink}
 	b.mu.Lock()
@@ -183,12 +189,7 @@ func (b *batch[P, T]) take(req Request[P]) bool {
 		w.resp = Response[T]{RequestID: req.ID, ModelID: req.ModelID, Status: status, Err: err, Metadata: req.Metadata}
 		b.sink.put(w)
 	}
-	select {
-	case b.room <- struct{}{}:
-		return true
-	case <-b.stop:
-		return false
-	}
+	return true
 }
 
 // submit puts req in its queue, waiting for room there.
