@@ -136,7 +136,7 @@ func showErrors(ctx context.Context, stdout io.Writer, manager *llmqueue.Manager
 		res, err := manager.Submit(callerCtx, c.req)
 		cancel()
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return context.Cause(ctx)
 		}
 		fmt.Fprintf(stdout, "   %-27s %s\n", c.what, explain(res, err))
 	}

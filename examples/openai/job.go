@@ -20,8 +20,8 @@ type job struct {
 	out       *answerFile
 
 	answers  []*Answer // by question; nil where there is none
-	failed   int
-	firstErr error
+	answered int
+	firstErr error // of the questions that failed
 	wall     time.Duration
 }
 
@@ -111,24 +111,28 @@ func (j *job) runWithoutQueue(ctx context.Context, stdout io.Writer) {
 
 func (j *job) record(i int, answer Answer, err error) {
 	if err != nil {
-		j.failed++
 		if j.firstErr == nil {
 			j.firstErr = err
 		}
 		return
 	}
 	j.answers[i] = &answer
+	j.answered++
 	j.out.write(j.questions[i].Text, answer.Text)
 }
+
+// missing is how many questions have no answer: failed, or never sent because the
+// user stopped the run.
+func (j *job) missing() int { return len(j.questions) - j.answered }
 
 // verdict is the program's error, if any. Without the queue failures are what the
 // run is there to show.
 func (j *job) verdict(ctx context.Context) error {
 	switch {
 	case ctx.Err() != nil:
-		return fmt.Errorf("%d of %d questions were answered", len(j.questions)-j.failed, len(j.questions))
-	case j.failed > 0 && !j.noQueue:
-		return fmt.Errorf("%d of %d questions got no answer, the first because: %w", j.failed, len(j.questions), j.firstErr)
+		return fmt.Errorf("%d of %d questions were answered", j.answered, len(j.questions))
+	case j.firstErr != nil && !j.noQueue:
+		return fmt.Errorf("%d of %d questions got no answer, the first because: %w", j.missing(), len(j.questions), j.firstErr)
 	}
 	return nil
 }

@@ -99,7 +99,7 @@ func (j *job) report(stdout io.Writer) {
 	row("accepted by the server", j.accepted.Load())
 	row("refused by the server", j.refused.Load())
 	row("other faults", j.faults.Load())
-	row("questions without an answer", j.failed)
+	row("questions without an answer", j.missing())
 	row("wall time", seconds(j.wall))
 	row("minimum that the limits allow", seconds(least))
 	if least > 0 {
@@ -109,7 +109,7 @@ func (j *job) report(stdout io.Writer) {
 	row("tokens used", thousands(used))
 	fmt.Fprintln(stdout)
 	if j.noQueue && j.refused.Load() > 0 {
-		fmt.Fprintf(stdout, "The server refused %d calls, and %d questions have no answer. Run it without -no-queue to compare.\n", j.refused.Load(), j.failed)
+		fmt.Fprintf(stdout, "The server refused %d calls, and %d questions have no answer. Run it without -no-queue to compare.\n", j.refused.Load(), j.missing())
 	}
 }
 

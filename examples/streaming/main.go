@@ -4,8 +4,8 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -133,7 +133,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		}
 	}
 	fmt.Fprintln(stdout)
-	return errors.Join(errs...)
+	return cmp.Or(errs...)
 }
 
 func ms(d time.Duration) time.Duration { return d.Round(time.Millisecond) }

@@ -97,7 +97,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 
 	fmt.Fprintln(stdout, "Params that break their tags are refused at once, and cost nothing:")
 	wrong := article
-	wrong.Body, wrong.Audience = "Too short.", "cats"
+	wrong.Audience = "cats"
 	_, err = queue.Do(ctx, wrong)
 	if !errors.Is(err, llmqueue.ErrInvalidParams) {
 		return fmt.Errorf("expected invalid params, got %w", err)
