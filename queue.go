@@ -344,6 +344,11 @@ func (q *Queue[P, T]) reservation(rec *record[P, T]) Usage {
 	if rec.sized {
 		return rec.req.Estimate
 	}
+	return q.meanReservation()
+}
+
+// meanReservation is what a request of unknown size takes.
+func (q *Queue[P, T]) meanReservation() Usage {
 	u := capTo(q.limits, q.sizes.mean())
 	for _, m := range q.shared {
 		for range len(kinds) { // a set may bound input, output and both

@@ -22,7 +22,8 @@ type worker[P, T any] struct {
 	attempt *attempt
 	ref     ref
 	req     Request[P]
-	number  int // of the attempt
+	spare   *attempt // for the next job
+	number  int      // of the attempt
 	created time.Time
 	started time.Time
 	result  T    // here because the queue reads it through a pointer
@@ -129,7 +130,16 @@ func (q *Queue[P, T]) start(now time.Time, rec *record[P, T], u Usage, taken win
 		acc.used, acc.reported = Usage{}, false
 		q.count.retries++
 	}
-	a := &attempt{parent: rec.ctx, detached: rec.req.NoWait, account: acc}
+	w := free
+	if w == nil {
+		w = q.worker()
+		w.next, q.wake = q.wake, w
+	}
+	a := w.spare
+	if w.spare = nil; a == nil {
+		a = new(attempt)
+	}
+	a.parent, a.detached, a.account = rec.ctx, rec.req.NoWait, acc
 	acc.attempt, acc.started, acc.charge, acc.shared = a, q.since(now), taken, shared
 	acc.number++
 	if !rec.sized && !q.sizes.open {
@@ -145,11 +155,6 @@ func (q *Queue[P, T]) start(now time.Time, rec *record[P, T], u Usage, taken win
 	q.running++
 	q.count.processing++
 
-	w := free
-	if w == nil {
-		w = q.worker()
-		w.next, q.wake = q.wake, w
-	}
 	w.attempt, w.ref, w.req = a, rec.ref(), rec.req
 	w.req.Estimate = u
 	w.number, w.created, w.started = acc.number, q.epoch.Add(time.Duration(rec.created)), now
@@ -217,6 +222,9 @@ func (q *Queue[P, T]) unlock() {
 func (q *Queue[P, T]) conclude(w *worker[P, T], err error) (busy, retired bool) {
 	a, r, invalid := w.attempt, w.ref, w.invalid
 	a.finish()
+	if w.spare == nil {
+		w.spare = new(attempt) // here, not under the lock
+	}
 	q.mu.Lock()
 	defer q.unlock()
 	now := time.Now()

@@ -302,10 +302,11 @@ func (q *Queue[P, T]) forecast(now time.Time, rec *record[P, T], ahead level) ti
 	if q.paused {
 		return time.Time{}
 	}
-	mean := q.reservation(&record[P, T]{})
-	load := Usage{
-		InputTokens:  ahead.input + ahead.unsized*mean.InputTokens,
-		OutputTokens: ahead.output + ahead.unsized*mean.OutputTokens,
+	load := Usage{InputTokens: ahead.input, OutputTokens: ahead.output}
+	if ahead.unsized > 0 {
+		mean := q.meanReservation()
+		load.InputTokens += ahead.unsized * mean.InputTokens
+		load.OutputTokens += ahead.unsized * mean.OutputTokens
 	}
 	own := q.reservation(rec)
 	all := charge(load)

@@ -2,6 +2,7 @@ package llmqueue
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -72,7 +73,7 @@ type ref struct {
 type store[P, T any] struct {
 	prefix string // of assigned ids, with the dash
 	pages  []*page[P, T]
-	open   []uint32 // pages that may have a free slot; stale entries are skipped
+	open   []uint32 // pages with a free slot; the last is used next
 	closed []uint32 // indexes of pages that were given back
 	ids    map[string]ref
 	seq    uint64
@@ -110,12 +111,9 @@ func (s *store[P, T]) get(r ref) *record[P, T] {
 
 // add takes a free slot.
 func (s *store[P, T]) add() *record[P, T] {
-	for len(s.open) > 0 {
-		i := s.open[len(s.open)-1]
-		if p := s.pages[i]; p != nil && len(p.free) > 0 {
-			return s.take(i, p)
-		}
-		s.open = s.open[:len(s.open)-1]
+	if n := len(s.open); n > 0 {
+		i := s.open[n-1]
+		return s.take(i, s.pages[i])
 	}
 	p := &page[P, T]{free: make([]uint8, pageSize)}
 	for i := range p.free {
@@ -136,7 +134,9 @@ func (s *store[P, T]) add() *record[P, T] {
 func (s *store[P, T]) take(i uint32, p *page[P, T]) *record[P, T] {
 	n := len(p.free) - 1
 	slot := p.free[n]
-	p.free = p.free[:n]
+	if p.free = p.free[:n]; n == 0 {
+		s.open = s.open[:len(s.open)-1]
+	}
 	rec := &p.records[slot]
 	s.seq++
 	s.live++
@@ -144,8 +144,8 @@ func (s *store[P, T]) take(i uint32, p *page[P, T]) *record[P, T] {
 	return rec
 }
 
-// forget frees the record's slot, and its page when that was the last one in it
-// and another page has room.
+// forget frees the record's slot, and its page when nothing else is in it and
+// another page has room.
 func (s *store[P, T]) forget(rec *record[P, T]) {
 	if rec.named {
 		delete(s.ids, rec.req.ID)
@@ -164,21 +164,28 @@ func (s *store[P, T]) forget(rec *record[P, T]) {
 	case 1:
 		s.open = append(s.open, i)
 	case pageSize:
-		if top := s.open[len(s.open)-1]; top != i {
+		if at := len(s.open) - 1; at > 0 {
+			for s.open[at] != i {
+				at-- // near the end: it opened not long ago
+			}
+			s.open = slices.Delete(s.open, at, at+1)
 			s.pages[i] = nil
 			s.closed = append(s.closed, i)
 		}
 	}
 }
 
+// idBase writes the numbers in an id: a power of two costs no division.
+const idBase = 32
+
 // assign makes an id that tells where the record is.
 func (s *store[P, T]) assign(rec *record[P, T]) {
 	for {
 		var buf [40]byte
 		b := append(buf[:0], s.prefix...)
-		b = strconv.AppendUint(b, rec.seq, 36)
+		b = strconv.AppendUint(b, rec.seq, idBase)
 		b = append(b, '-')
-		b = strconv.AppendUint(b, uint64(rec.handle), 36)
+		b = strconv.AppendUint(b, uint64(rec.handle), idBase)
 		rec.req.ID = string(b)
 		if _, taken := s.ids[rec.req.ID]; !taken {
 			return
@@ -212,11 +219,11 @@ func (s *store[P, T]) find(id string) *record[P, T] {
 	if !ok {
 		return nil
 	}
-	n, err := strconv.ParseUint(seq, 36, 64)
+	n, err := strconv.ParseUint(seq, idBase, 64)
 	if err != nil {
 		return nil
 	}
-	h, err := strconv.ParseUint(handle, 36, 32)
+	h, err := strconv.ParseUint(handle, idBase, 32)
 	if err != nil {
 		return nil
 	}
