@@ -3,6 +3,7 @@ package window
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -104,13 +105,7 @@ func (r *run) say(format string, args ...any) {
 	r.log = append(r.log, fmt.Sprintf(format, args...))
 }
 
-func (r *run) story() string {
-	s := "\n"
-	for _, line := range r.log {
-		s += line + "\n"
-	}
-	return s
-}
+func (r *run) story() string { return "\n" + strings.Join(r.log, "\n") }
 
 func runChoices(t require.TestingT, c *choices, steps int, merging bool) {
 	start := pick(c,
@@ -420,6 +415,44 @@ func (f lazy) String() string { return f() }
 // the long way, with random limits (sliding, daily, paced), arrivals, refunds,
 // overruns, calls longer than their windows, Undo, usage from elsewhere,
 // SetLimits and clocks that go wrong.
+//
+// Each of these faults, put into the package, makes it fail:
+//
+//   - a charge expires with > instead of >=
+//   - the margin is left out of the hold
+//   - room is < instead of <=
+//   - a limit without room is passed over, so that some but not all are charged
+//   - a refund is booked as a new entry with today's date
+//   - a refund of a charge that has left is taken off another entry
+//   - an overrun is dropped, with its entry there or gone
+//   - an overrun is measured from the latest figure instead of the highest
+//   - an overrun costs no pacing, or leaves no mark for refunds after it
+//   - a refund gives pacing back in full, or leaves the later marks as they were
+//   - a removed entry takes its mark along
+//   - pacing drains by the hold instead of the period
+//   - a changed rate also applies to the past
+//   - a limit that becomes paced owes nothing for what is in its window
+//   - a charge above Burst starts while something is owed, or never
+//   - Next rounds down, walks one entry too far, or counts from the latest
+//     instant seen instead of now
+//   - Forecast keeps sums from before a settlement
+//   - settling finds entries by distance alone, or touches a limit that never
+//     counted the request
+//   - a new kind does not start empty, a new period starts empty or from the
+//     shortest window, dates are not carried from one clock to the other
+//   - what a shorter margin or a new day lets leave is kept, or forgotten to
+//     have left
+//   - time runs back; limits of an hour ignore the wall clock, or stand still
+//     when it is set back
+//   - a day lasts 24 hours, ignores its margin, never ends, begins again when
+//     limits change, or is wrong where the clocks jump over midnight
+//   - prior usage counts from now, or yesterday's counts today
+//   - Undo keeps the request; Settle reports room that no limit got
+//   - tokens leave out the output
+//
+// And these are caught by TestMergingAdmitsNoMore: a merged entry is dated, or
+// found, by its first charge; a merged charge leaves no mark; Undo removes an
+// entry that holds others' charges too.
 func TestSetAgreesWithBruteForce(t *testing.T) {
 	for seed := range runs() {
 		runChoices(t, &choices{rand: rand.New(rand.NewPCG(uint64(seed), 1))}, 150, false)

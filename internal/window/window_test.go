@@ -161,6 +161,18 @@ func TestUndoLeavesNothing(t *testing.T) {
 	require.Equal(t, at("3s"), next, "35 are owed, 5 of them have to drain")
 }
 
+func TestForecastAfterAnEmptyEntryIsReplaced(t *testing.T) {
+	s := NewSet(noon, []Limit{{Kind: Tokens, Amount: 100, Period: time.Minute}})
+	reserve(t, s, noon, tokens(20))
+	r := reserve(t, s, at("1s"), tokens(20))
+	s.Settle(at("1s"), r, Charge{})
+	require.Equal(t, at("60s"), s.Forecast(at("1s"), tokens(80), tokens(1)))
+	s.Undo(at("1s"), r)
+	reserve(t, s, at("2s"), tokens(50))
+	reserve(t, s, at("3s"), tokens(10))
+	require.Equal(t, at("62s"), s.Forecast(at("3s"), tokens(79), tokens(1)))
+}
+
 func TestZeroReservationIsNone(t *testing.T) {
 	s := NewSet(noon, []Limit{{Kind: Tokens, Amount: 100, Period: time.Minute}})
 	reserve(t, s, noon, tokens(10))
@@ -168,6 +180,21 @@ func TestZeroReservationIsNone(t *testing.T) {
 	require.False(t, s.Settle(noon, &r, tokens(50)))
 	s.Undo(noon, &r)
 	require.Equal(t, []int64{90}, room(s, noon))
+}
+
+func TestCopyOfAnUndoneReservationIsNone(t *testing.T) {
+	s := NewSet(noon, []Limit{{Kind: Tokens, Amount: 100, Period: time.Minute}})
+	r := reserve(t, s, noon, tokens(10))
+	stale := *r
+	s.Undo(noon, r)
+	require.False(t, s.Settle(noon, &stale, tokens(50)))
+	r = reserve(t, s, noon, tokens(10))
+	last := reserve(t, s, noon, tokens(10))
+	stale = *last
+	s.Undo(noon, last)
+	require.False(t, s.Settle(noon, &stale, tokens(50)))
+	require.Equal(t, []int64{90}, room(s, noon))
+	require.True(t, s.Settle(noon, r, tokens(0)))
 }
 
 func TestAddKeepsOrder(t *testing.T) {
