@@ -123,8 +123,6 @@ func (l *log) raw(c *clock) int64 {
 	return c.rawShort
 }
 
-func (s *Set) after(now time.Time, d int64) time.Time { return now.Add(time.Duration(d)) }
-
 // addSat and mulSat stop at the largest duration, some 292 years. Their
 // arguments are not negative.
 func addSat(a, b int64) int64 { return a + min(b, math.MaxInt64-a) }

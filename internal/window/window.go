@@ -243,9 +243,9 @@ func (s *Set) Usage(now time.Time, i int) (used, available int64, resetAt time.T
 	switch {
 	case used == 0:
 	case l.day != nil:
-		resetAt = s.after(now, l.day.reset-s.clock.rawWall)
+		resetAt = now.Add(time.Duration(l.day.reset - s.clock.rawWall))
 	default:
-		resetAt = s.after(now, l.last(w.kind)-l.raw(&s.clock))
+		resetAt = now.Add(time.Duration(l.last(w.kind) - l.raw(&s.clock)))
 	}
 	return used, available, resetAt
 }
