@@ -1,6 +1,7 @@
 package llmqueue
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"strings"
@@ -8,8 +9,8 @@ import (
 	"github.com/go-playground/validator/v10"
 )
 
-// validation checks values of V by their `validate` tags. A nil check costs
-// nothing: V has no tags, or validation is off.
+// newValidation returns a check of values of V by their `validate` tags, nil when there is
+// nothing to check: V has no tags, or validation is off.
 func newValidation[V any](s *settings, sentinel error) (func(V) error, error) {
 	typ := reflect.TypeFor[V]()
 	base := typ
@@ -49,10 +50,32 @@ func newValidation[V any](s *settings, sentinel error) (func(V) error, error) {
 			rv = rv.Elem()
 		}
 		if err := v.Struct(rv.Interface()); err != nil {
-			return fmt.Errorf("%w: %w", sentinel, err)
+			return &validationError{sentinel, err}
 		}
 		return nil
 	}, nil
+}
+
+// validationError says in one line which fields break which rules; errors.As finds the
+// validator's own validator.ValidationErrors in it.
+type validationError struct{ sentinel, err error }
+
+func (e *validationError) Unwrap() []error { return []error{e.sentinel, e.err} }
+
+func (e *validationError) Error() string {
+	var fields validator.ValidationErrors
+	if !errors.As(e.err, &fields) {
+		return fmt.Sprintf("%v: %v", e.sentinel, e.err)
+	}
+	broken := make([]string, len(fields))
+	for i, f := range fields {
+		rule := f.Tag()
+		if f.Param() != "" {
+			rule += "=" + f.Param()
+		}
+		broken[i] = fmt.Sprintf("%s must satisfy %q", f.Namespace(), rule)
+	}
+	return fmt.Sprintf("%v: %s", e.sentinel, strings.Join(broken, ", "))
 }
 
 // collectTagged finds the struct types reachable from t that carry validate tags.
