@@ -62,6 +62,11 @@ var outcomes = []outcome{
 		status:  StatusFailed, is: []error{errBoom}, ran: true, panicked: true, attempts: 1,
 	},
 	{
+		name:    "panic with a marked error is not tried again",
+		process: func(context.Context, Request[int]) (int, error) { panic(Retryable(errBoom)) },
+		status:  StatusFailed, is: []error{errBoom}, ran: true, panicked: true, attempts: 1,
+	},
+	{
 		name: "panic with nil",
 		process: func(context.Context, Request[int]) (int, error) {
 			panic(nil) //nolint:govet // the runtime turns it into an error

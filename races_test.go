@@ -394,3 +394,27 @@ func TestCrashesAroundTheProcessor(t *testing.T) {
 		})
 	}
 }
+
+// A processor returns at the instant at which a MaxWait ends: the request that starts
+// before and the one that starts after the request that leaves both run.
+func TestMaxWaitEndsWhileAWorkerIsFree(t *testing.T) {
+	for range 50 {
+		synctest.Test(t, func(t *testing.T) {
+			q := newQueue(t, func(ctx context.Context, r Request[int]) (int, error) {
+				time.Sleep(time.Second)
+				if r.ID == "refund" {
+					ReportUsage(ctx, in(10))
+				}
+				return r.Params, nil
+			}, WithLimits(TPM(100)), WithMargin(0))
+			post(t, q, Request[int]{ID: "refund", Estimate: in(90)})
+			post(t, q, Request[int]{ID: "a", Estimate: in(20)})
+			post(t, q, Request[int]{ID: "too long", Estimate: in(90), MaxWait: time.Second})
+			post(t, q, Request[int]{ID: "b", Estimate: in(20)})
+			time.Sleep(10 * time.Second)
+			for id, want := range map[string]Status{"refund": StatusCompleted, "a": StatusCompleted, "too long": StatusFailed, "b": StatusCompleted} {
+				assert.Equal(t, want, status(t, q, id).Status, id)
+			}
+		})
+	}
+}

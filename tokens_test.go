@@ -130,9 +130,6 @@ func TestMeanIsCappedAtTheLimits(t *testing.T) {
 			})
 		})
 		t.Run("shared "+name, func(t *testing.T) {
-			if name == "all" {
-				t.Skip("see the shared limits' own test")
-			}
 			synctest.Test(t, func(t *testing.T) {
 				q := newQueue(t, reports, WithSharedLimits(NewSharedLimits(limits...)))
 				for range 3 {
@@ -512,5 +509,21 @@ func TestUpdateUsageOfCanceled(t *testing.T) {
 		assert.Equal(t, in(20), status(t, q, id).Usage)
 		require.NoError(t, q.UpdateUsage(id, in(90)))
 		assert.EqualValues(t, 90, q.Info().Limits[0].Used)
+	})
+}
+
+// Figures that come later than the end teach the size of requests too.
+func TestUpdateUsageTeachesTheMean(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(t, echo, WithLimits(TPM(100)), WithMargin(0))
+		resp, err := q.Submit(t.Context(), Request[int]{})
+		require.NoError(t, err)
+		require.NoError(t, q.UpdateUsage(resp.RequestID, in(70)))
+		require.NoError(t, q.UpdateUsage(resp.RequestID, in(40))) // it replaces
+		post(t, q, Request[int]{})
+		synctest.Wait()
+		assert.EqualValues(t, 80, q.Info().Limits[0].Used)
+		post(t, q, Request[int]{})
+		assert.Equal(t, 1, q.Len())
 	})
 }
