@@ -565,7 +565,7 @@ func TestRetryFreesItsSlot(t *testing.T) {
 }
 
 // What was spent before this process started counts.
-func TestPriorUsage(t *testing.T) {
+func TestChargesFromBefore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		now := time.Now()
 		prior := func(yield func(time.Time, Usage) bool) {
