@@ -44,6 +44,7 @@ type account struct {
 	started  int64    // the last attempt, ns since the queue's epoch
 	ended    int64    // the request
 	failure  error    // the request's
+	result   any      // a *T, of a finished fire-and-forget request
 	timer    *time.Timer
 	charge   window.Reservation
 	shared   []SharedReservation

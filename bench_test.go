@@ -65,8 +65,7 @@ func BenchmarkRoundTrip(b *testing.B) {
 	for _, load := range []struct{ callers, workers int }{{1, 16}, {128, 16}} {
 		name := fmt.Sprintf("callers=%d", load.callers)
 		b.Run(name+"/handoff", func(b *testing.B) {
-			ctx, cancel := context.WithCancel(context.Background())
-			defer cancel()
+			ctx := b.Context()
 			h := newHandoff(load.workers)
 			defer close(h.jobs)
 			b.ReportAllocs()
@@ -76,8 +75,7 @@ func BenchmarkRoundTrip(b *testing.B) {
 			})
 		})
 		b.Run(name+"/queue", func(b *testing.B) {
-			ctx, cancel := context.WithCancel(context.Background())
-			defer cancel()
+			ctx := b.Context()
 			q := newQueue(b, reporting, roomy(int64(load.workers)))
 			b.ReportAllocs()
 			inParallel(b, load.callers, func() func() {
@@ -178,12 +176,13 @@ func BenchmarkBacklog(b *testing.B) {
 				for range n {
 					submit()
 				}
-				b.ReportMetric(float64(heapInUse()-before)/float64(n), "B/waiting")
+				waiting := float64(heapInUse()-before) / float64(n)
 				b.ResetTimer()
 				for range b.N {
 					submit()
 					gate <- struct{}{}
 				}
+				b.ReportMetric(waiting, "B/waiting")
 			})
 		}
 	}

@@ -67,11 +67,20 @@ func (q *Queue[P, T]) expireHistory(ns int64) {
 	}
 }
 
+// kept is the result that the history keeps of rec, nil when it keeps none.
+func kept[T, P any](rec *record[P, T]) *T {
+	if rec.account == nil {
+		return nil
+	}
+	result, _ := rec.account.result.(*T)
+	return result
+}
+
 // response is a snapshot of rec. result is nil where there is none to give.
 func (q *Queue[P, T]) response(now time.Time, rec *record[P, T], result *T) Response[T] {
 	r := Response[T]{
-		RequestID: rec.req.ID, ModelID: q.modelID, Status: rec.state.status(),
-		Metadata: rec.req.Metadata, CreatedAt: q.epoch.Add(time.Duration(rec.created)),
+		RequestID: rec.id, ModelID: q.modelID, Status: rec.state.status(),
+		Metadata: rec.metadata, CreatedAt: q.epoch.Add(time.Duration(rec.created)),
 	}
 	if a := rec.account; a != nil {
 		r.Usage, r.Attempts = a.usage(), a.number
@@ -108,5 +117,5 @@ func (q *Queue[P, T]) retryAt(rec *record[P, T]) time.Time {
 // waitedTooLong is the error of a request whose MaxWait passed.
 func (q *Queue[P, T]) waitedTooLong(rec *record[P, T]) error {
 	return fmt.Errorf("%w: model %q could not start %q within its MaxWait of %v, allow more time or raise the limits",
-		ErrQueueTimeout, q.modelID, rec.req.ID, rec.req.MaxWait)
+		ErrQueueTimeout, q.modelID, rec.id, rec.maxWait)
 }

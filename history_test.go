@@ -78,7 +78,7 @@ func TestHistoryTTL(t *testing.T) {
 		assert.Equal(t, []string{"a", "b"}, known(t, q, "a", "b"))
 		time.Sleep(time.Second - 1)
 		assert.Equal(t, []string{"a", "b"}, known(t, q, "a", "b"))
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		assert.Equal(t, []string{"b"}, known(t, q, "a", "b"))
 		time.Sleep(time.Second)
 		assert.Empty(t, known(t, q, "a", "b"))

@@ -86,8 +86,8 @@ func (q *Queue[P, T]) runningRecords() []*record[P, T] {
 func (q *Queue[P, T]) requestInfo(now time.Time, rec *record[P, T]) RequestInfo {
 	r := q.response(now, rec, nil)
 	info := RequestInfo{
-		ID: r.RequestID, ModelID: r.ModelID, Status: r.Status, Tenant: rec.req.Tenant,
-		Priority: rec.req.Priority, Estimate: rec.req.Estimate, Usage: r.Usage, Attempts: r.Attempts,
+		ID: r.RequestID, ModelID: r.ModelID, Status: r.Status, Tenant: rec.tenant,
+		Priority: rec.priority, Estimate: rec.estimate, Usage: r.Usage, Attempts: r.Attempts,
 		Position: r.Position, EstimatedStart: r.EstimatedStart,
 		CreatedAt: r.CreatedAt, StartedAt: r.StartedAt, FinishedAt: r.FinishedAt,
 	}

@@ -342,7 +342,7 @@ func (q *Queue[P, T]) share(u Usage) float64 {
 // reservation is what rec takes from the limits if it starts now.
 func (q *Queue[P, T]) reservation(rec *record[P, T]) Usage {
 	if rec.sized {
-		return rec.req.Estimate
+		return rec.estimate
 	}
 	return q.meanReservation()
 }
@@ -375,7 +375,7 @@ func (q *Queue[P, T]) emitFor(rec *record[P, T], e Event) {
 	if len(q.observers) == 0 {
 		return
 	}
-	e.RequestID, e.Tenant, e.Priority = rec.req.ID, rec.req.Tenant, rec.req.Priority
+	e.RequestID, e.Tenant, e.Priority = rec.id, rec.tenant, rec.priority
 	if rec.account != nil {
 		e.Attempt = rec.account.number
 	}

@@ -139,7 +139,7 @@ func (q *Queue[P, T]) start(now time.Time, rec *record[P, T], u Usage, taken win
 	if w.spare = nil; a == nil {
 		a = new(attempt)
 	}
-	a.parent, a.detached, a.account = rec.ctx, rec.req.NoWait, acc
+	a.parent, a.detached, a.account = rec.ctx, rec.noWait, acc
 	acc.attempt, acc.started, acc.charge, acc.shared = a, q.since(now), taken, shared
 	acc.number++
 	if !rec.sized && !q.sizes.open {
@@ -155,8 +155,11 @@ func (q *Queue[P, T]) start(now time.Time, rec *record[P, T], u Usage, taken win
 	q.running++
 	q.count.processing++
 
-	w.attempt, w.ref, w.req = a, rec.ref(), rec.req
-	w.req.Estimate = u
+	w.attempt, w.ref = a, rec.ref()
+	w.req = Request[P]{
+		ID: rec.id, ModelID: q.modelID, Params: rec.params, NoWait: rec.noWait, Priority: rec.priority,
+		Tenant: rec.tenant, Estimate: u, MaxWait: rec.maxWait, Metadata: rec.metadata,
+	}
 	w.number, w.created, w.started = acc.number, q.epoch.Add(time.Duration(rec.created)), now
 	q.emitFor(rec, Event{Type: EventStarted, Time: now})
 }
@@ -326,7 +329,7 @@ func (q *Queue[P, T]) heed(now time.Time, acc *account, err error) (mark markKin
 // decide lets the request of a failed attempt wait for the next one, or ends it.
 func (q *Queue[P, T]) decide(now time.Time, rec *record[P, T], err error, mark markKind, delay time.Duration) {
 	switch {
-	case !rec.req.NoWait && rec.ctx.Err() != nil:
+	case !rec.noWait && rec.ctx.Err() != nil:
 		q.finish(now, rec, stateCanceled, nil, canceledBy(rec.ctx))
 		return
 	case mark < markRetryable || rec.account.number >= q.settings.retry.MaxAttempts || q.cut || q.closed && q.paused:
@@ -342,7 +345,7 @@ func (q *Queue[P, T]) decide(now time.Time, rec *record[P, T], err error, mark m
 }
 
 func (q *Queue[P, T]) processingError(rec *record[P, T], err error) error {
-	return &ProcessingError{ModelID: q.modelID, RequestID: rec.req.ID, Attempts: rec.account.number, Err: err}
+	return &ProcessingError{ModelID: q.modelID, RequestID: rec.id, Attempts: rec.account.number, Err: err}
 }
 
 // timeOut fails a request whose attempt took longer than WithTimeout.
@@ -411,11 +414,11 @@ func (q *Queue[P, T]) finish(now time.Time, rec *record[P, T], state recordState
 		event.Usage = rec.account.usage()
 		q.emitFor(rec, event)
 	}
-	if rec.req.NoWait && state == stateCompleted {
+	if rec.noWait && state == stateCompleted {
 		kept := *result
-		rec.result = &kept
+		rec.account.result = &kept
 	}
 	var none P
-	rec.req.Params, rec.ctx = none, nil
+	rec.params, rec.ctx = none, nil
 	q.remember(rec)
 }

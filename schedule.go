@@ -249,7 +249,7 @@ func (d *demand) add(priority int, n int64, u Usage, sized bool) {
 func (q *Queue[P, T]) forecastLast(now time.Time, rec *record[P, T]) time.Time {
 	var ahead level
 	for _, l := range q.demand {
-		if l.priority >= rec.req.Priority {
+		if l.priority >= rec.priority {
 			ahead.requests += l.requests
 			ahead.input += l.input
 			ahead.output += l.output
@@ -258,8 +258,8 @@ func (q *Queue[P, T]) forecastLast(now time.Time, rec *record[P, T]) time.Time {
 	}
 	ahead.requests--
 	if rec.sized {
-		ahead.input -= rec.req.Estimate.InputTokens
-		ahead.output -= rec.req.Estimate.OutputTokens
+		ahead.input -= rec.estimate.InputTokens
+		ahead.output -= rec.estimate.OutputTokens
 	} else {
 		ahead.unsized--
 	}
@@ -280,8 +280,8 @@ func (q *Queue[P, T]) forecastAt(now time.Time, rec *record[P, T], rank int) tim
 		other := q.records.at(handle)
 		ahead.requests++
 		if other.sized {
-			ahead.input += other.req.Estimate.InputTokens
-			ahead.output += other.req.Estimate.OutputTokens
+			ahead.input += other.estimate.InputTokens
+			ahead.output += other.estimate.OutputTokens
 		} else {
 			ahead.unsized++
 		}

@@ -5,23 +5,33 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // record is all a queue knows of one request, from Submit until it is forgotten.
 // Records live in pages that never move, so a handle is an index and a waiting
 // request costs no allocation of its own.
+//
+// The request's fields stand here one by one: without ModelID, which is the queue's,
+// and with the flags together, a million of them take 24 MB less.
 type record[P, T any] struct {
-	req     Request[P]
-	ctx     context.Context
-	seq     uint64   // counts all requests of the queue; 0 while the slot is free
-	created int64    // ns since the queue's epoch
-	account *account // nil while it never started
-	waiters *waiter[T]
-	result  *T // of a finished fire-and-forget request
-	handle  uint32
-	state   recordState
-	sized   bool // req.Estimate is known, not the mean
-	named   bool // the id is the caller's, found through store.ids
+	id       string
+	params   P
+	tenant   string
+	metadata map[string]string
+	estimate Usage
+	priority int
+	maxWait  time.Duration
+	ctx      context.Context
+	seq      uint64   // counts all requests of the queue; 0 while the slot is free
+	created  int64    // ns since the queue's epoch
+	account  *account // nil while it never started
+	waiters  *waiter[T]
+	handle   uint32
+	state    recordState
+	noWait   bool
+	sized    bool // estimate is known, not the mean
+	named    bool // the id is the caller's, found through store.ids
 }
 
 type recordState uint8
@@ -148,7 +158,7 @@ func (s *store[P, T]) take(i uint32, p *page[P, T]) *record[P, T] {
 // another page has room.
 func (s *store[P, T]) forget(rec *record[P, T]) {
 	if rec.named {
-		delete(s.ids, rec.req.ID)
+		delete(s.ids, rec.id)
 	}
 	if a := rec.account; a != nil && a.attempt == nil && len(s.spare) < maxSpare {
 		*a = account{}
@@ -186,8 +196,8 @@ func (s *store[P, T]) assign(rec *record[P, T]) {
 		b = strconv.AppendUint(b, rec.seq, idBase)
 		b = append(b, '-')
 		b = strconv.AppendUint(b, uint64(rec.handle), idBase)
-		rec.req.ID = string(b)
-		if _, taken := s.ids[rec.req.ID]; !taken {
+		rec.id = string(b)
+		if _, taken := s.ids[rec.id]; !taken {
 			return
 		}
 		s.seq++ // a caller chose this very id
@@ -200,7 +210,7 @@ func (s *store[P, T]) name(rec *record[P, T], id string) {
 	if s.ids == nil {
 		s.ids = make(map[string]ref)
 	}
-	rec.req.ID, rec.named = id, true
+	rec.id, rec.named = id, true
 	s.ids[id] = rec.ref()
 }
 
@@ -228,7 +238,7 @@ func (s *store[P, T]) find(id string) *record[P, T] {
 		return nil
 	}
 	// Numbers can be written in several ways; only the id itself counts.
-	if rec := s.get(ref{n, uint32(h)}); rec != nil && rec.req.ID == id {
+	if rec := s.get(ref{n, uint32(h)}); rec != nil && rec.id == id {
 		return rec
 	}
 	return nil

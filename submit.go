@@ -111,15 +111,16 @@ func (q *Queue[P, T]) accept(ctx context.Context, req *Request[P], w *waiter[T])
 	ns := q.since(now)
 	rec := q.records.add()
 	id := req.ID
-	rec.req = *req
+	rec.params, rec.tenant, rec.metadata = req.Params, req.Tenant, req.Metadata
+	rec.estimate, rec.priority, rec.maxWait = req.Estimate, req.Priority, req.MaxWait
 	rec.ctx, rec.created, rec.waiters = ctx, ns, w
-	rec.state, rec.sized = stateInLine, !req.Estimate.isZero()
+	rec.state, rec.noWait, rec.sized = stateInLine, req.NoWait, !req.Estimate.isZero()
 	if id == "" {
 		q.records.assign(rec)
 	} else {
 		q.records.name(rec, id)
 	}
-	id, r = rec.req.ID, rec.ref()
+	id, r = rec.id, rec.ref()
 	q.count.accepted++
 	if req.MaxWait > 0 {
 		q.deadlines.add(after(ns, int64(req.MaxWait)), r)
@@ -168,14 +169,14 @@ func (q *Queue[P, T]) refuse(now time.Time, req *Request[P]) error {
 // joinLine and leaveLine keep the line and the sums over it in step.
 func (q *Queue[P, T]) joinLine(rec *record[P, T]) {
 	u := q.reservation(rec)
-	q.line.Push(rec.handle, rec.req.Priority, rec.req.Tenant, q.share(u))
-	q.demand.add(rec.req.Priority, 1, rec.req.Estimate, rec.sized)
+	q.line.Push(rec.handle, rec.priority, rec.tenant, q.share(u))
+	q.demand.add(rec.priority, 1, rec.estimate, rec.sized)
 }
 
 func (q *Queue[P, T]) returnToLine(rec *record[P, T]) {
 	rec.state = stateInLine
-	q.line.Return(rec.handle, rec.req.Priority, rec.seq)
-	q.demand.add(rec.req.Priority, 1, rec.req.Estimate, rec.sized)
+	q.line.Return(rec.handle, rec.priority, rec.seq)
+	q.demand.add(rec.priority, 1, rec.estimate, rec.sized)
 }
 
 func (q *Queue[P, T]) leaveLine(rec *record[P, T]) {
@@ -185,8 +186,8 @@ func (q *Queue[P, T]) leaveLine(rec *record[P, T]) {
 
 // leftLine books that rec is no longer in line.
 func (q *Queue[P, T]) leftLine(rec *record[P, T]) {
-	q.demand.add(rec.req.Priority, -1, rec.req.Estimate, rec.sized)
-	if rec.account == nil && rec.req.MaxWait > 0 {
+	q.demand.add(rec.priority, -1, rec.estimate, rec.sized)
+	if rec.account == nil && rec.maxWait > 0 {
 		q.deadlines.drop(q.doesNotWaitFirst)
 	}
 	q.announceRoom()
@@ -231,7 +232,7 @@ func (q *Queue[P, T]) await(requestID string) (*waiter[T], Response[T], error) {
 		return nil, Response[T]{}, err
 	}
 	if rec.state.final() {
-		resp := q.response(now, rec, rec.result)
+		resp := q.response(now, rec, kept[T](rec))
 		return nil, resp, resp.Err
 	}
 	w := q.waiters.Get().(*waiter[T])
@@ -268,7 +269,7 @@ func (q *Queue[P, T]) Status(requestID string) (Response[T], error) {
 	if err != nil {
 		return Response[T]{}, err
 	}
-	return q.response(now, rec, rec.result), nil
+	return q.response(now, rec, kept[T](rec)), nil
 }
 
 // Cancel ends a request as canceled. One that waits leaves the line at once; of one
@@ -324,11 +325,11 @@ func (q *Queue[P, T]) reestimate(now time.Time, rec *record[P, T], u Usage) {
 		return
 	}
 	if rec.state == stateInLine {
-		q.demand.add(rec.req.Priority, -1, rec.req.Estimate, rec.sized)
+		q.demand.add(rec.priority, -1, rec.estimate, rec.sized)
 	}
-	rec.req.Estimate, rec.sized = u, !u.isZero()
+	rec.estimate, rec.sized = u, !u.isZero()
 	if rec.state == stateInLine {
-		q.demand.add(rec.req.Priority, 1, rec.req.Estimate, rec.sized)
+		q.demand.add(rec.priority, 1, rec.estimate, rec.sized)
 		q.line.SetCost(rec.handle, q.share(q.reservation(rec)))
 	}
 }
