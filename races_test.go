@@ -3,6 +3,8 @@ package llmqueue
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math/rand/v2"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -417,4 +419,130 @@ func TestMaxWaitEndsWhileAWorkerIsFree(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Everything at once, on queues that share limits: every request ends once, every
+// slot comes back, no limit is exceeded by what was known.
+func TestEverythingAtOnce(t *testing.T) {
+	for seed := range uint64(20) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { everything(t, rand.New(rand.NewPCG(seed, 7))) })
+		})
+		if t.Failed() {
+			return
+		}
+	}
+}
+
+func everything(t *testing.T, rng *rand.Rand) {
+	var mu sync.Mutex // of rng
+	roll := func(n int64) int64 {
+		mu.Lock()
+		defer mu.Unlock()
+		return rng.Int64N(n)
+	}
+	var ax, ay admissions
+	x := NewSharedLimits(RPM(20).Per(10*time.Second), Concurrent(6))
+	y := NewSharedLimits(TPM(1000).Per(10*time.Second).WithBurst(400), Concurrent(5))
+	process := func(inX, inY bool) Processor[int, int] {
+		return func(ctx context.Context, r Request[int]) (int, error) {
+			if inX {
+				ax.note("", r.Estimate)
+			}
+			if inY {
+				ay.note("", r.Estimate)
+			}
+			select {
+			case <-time.After(time.Duration(roll(8000)) * time.Millisecond):
+			case <-ctx.Done():
+				if roll(2) == 0 {
+					time.Sleep(time.Second)
+				}
+			}
+			if roll(3) > 0 { // never an overrun, so that the limits are kept to the token
+				ReportUsage(ctx, in(roll(r.Estimate.Total()+1)))
+			}
+			switch roll(12) {
+			case 0:
+				panic(errBoom)
+			case 1:
+				runtime.Goexit()
+			case 2:
+				return 0, errBoom
+			case 3:
+				return 0, Retryable(errBoom)
+			case 4:
+				return 0, RateLimited(nil, time.Duration(roll(3000))*time.Millisecond)
+			}
+			return 0, nil
+		}
+	}
+	hist := WithHistory(int(roll(30)), time.Minute)
+	queues := []*Queue[int, int]{
+		newQueue(t, process(true, true), WithSharedLimits(x), WithSharedLimits(y), WithLimits(RPM(10).Per(7*time.Second).WithBurst(3)), hist),
+		newQueue(t, process(true, true), WithSharedLimits(y), WithSharedLimits(x), WithTimeout(6*time.Second), hist),
+		newQueue(t, process(true, false), WithSharedLimits(x), WithLimits(TPM(600).Per(5*time.Second), Concurrent(3)), hist),
+		newQueue(t, process(false, true), WithSharedLimits(y), WithMaxQueued(20), hist),
+	}
+	var wg sync.WaitGroup
+	for i, q := range queues {
+		for range 3 {
+			wg.Go(func() {
+				var ids []string
+				for range 40 {
+					req := Request[int]{Priority: int(roll(2)), Tenant: fmt.Sprint(roll(3)), Estimate: in(1 + roll(400)), NoWait: roll(3) > 0}
+					if roll(4) == 0 {
+						req.MaxWait = time.Duration(roll(20)) * time.Second
+					}
+					ctx, cancel := context.WithTimeout(context.Background(), time.Duration(1+roll(60))*time.Second)
+					resp, err := q.Submit(ctx, req)
+					cancel()
+					if err == nil {
+						ids = append(ids, resp.RequestID)
+					}
+					if len(ids) > 0 {
+						id := ids[roll(int64(len(ids)))]
+						switch roll(8) {
+						case 0:
+							_ = q.Cancel(id)
+						case 1:
+							if r, err := q.Status(id); err == nil && r.Status == StatusPending {
+								_ = q.UpdateUsage(id, in(1+roll(500)))
+							}
+						case 2:
+							ctx, cancel := context.WithTimeout(context.Background(), time.Duration(roll(5))*time.Second)
+							_, _ = q.Wait(ctx, id)
+							cancel()
+						}
+					}
+					switch roll(60) {
+					case 0:
+						q.Pause()
+						time.Sleep(time.Duration(roll(5)) * time.Second)
+						q.Resume()
+					case 1:
+						if i == 2 {
+							_ = q.SetLimits(TPM(300+roll(300)).Per(5*time.Second), Concurrent(1+roll(4)))
+						}
+					}
+					time.Sleep(time.Duration(roll(4000)) * time.Millisecond)
+					addsUp(t, q)
+				}
+			})
+		}
+	}
+	wg.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Hour)
+	defer cancel()
+	for i, q := range queues {
+		q.Resume()
+		require.NoError(t, q.Shutdown(ctx), "queue %d hangs: %+v", i, q.Info())
+		info := addsUp(t, q)
+		assert.Zero(t, info.Pending+info.Processing+info.Abandoned)
+	}
+	assert.Zero(t, x.Info()[1].Used, "slots of x")
+	assert.Zero(t, y.Info()[1].Used, "slots of y")
+	assert.Empty(t, x.waiting)
+	assert.Empty(t, y.waiting)
+	ax.within(t, 10*time.Second, 20, one)
 }
