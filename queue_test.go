@@ -2,6 +2,8 @@ package llmqueue
 
 import (
 	"context"
+	"slices"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -72,5 +74,66 @@ func TestConcurrencyRunsInParallel(t *testing.T) {
 		require.NoError(t, q.Shutdown(t.Context()))
 		assert.Equal(t, 500*time.Millisecond, time.Since(begin))
 		assert.EqualValues(t, 10, peak.Load())
+	})
+}
+
+func TestSubmitAllYieldsEveryRequestOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := NewManager[int, int](WithLimits(RPM(50), Concurrent(5)), WithMaxQueued(3), WithMargin(0))
+		for _, model := range []string{"a", "b"} {
+			_, err := m.Register(model, echo)
+			require.NoError(t, err)
+		}
+		input := func(yield func(Request[int]) bool) {
+			for i := range 300 {
+				model := []string{"a", "b", "none"}[i%3]
+				if !yield(Request[int]{ID: strconv.Itoa(i), ModelID: model, Params: i, NoWait: true}) {
+					return
+				}
+			}
+		}
+		var ids []int
+		for resp, err := range m.SubmitAll(t.Context(), input) {
+			id, convErr := strconv.Atoi(resp.RequestID)
+			require.NoError(t, convErr)
+			ids = append(ids, id)
+			if id%3 == 2 {
+				assert.ErrorIs(t, err, ErrModelNotRegistered)
+				continue
+			}
+			assert.NoError(t, err)
+			assert.Equal(t, id, resp.Result)
+		}
+		slices.Sort(ids)
+		assert.Len(t, slices.Compact(ids), 300)
+		require.NoError(t, m.Shutdown(t.Context()))
+	})
+}
+
+func TestSubmitAllContextEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q, err := NewQueue("m", echo, WithLimits(RPM(5)), WithMaxQueued(10))
+		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
+		defer cancel()
+		taken, completed, canceled := 0, 0, 0
+		input := func(yield func(Request[int]) bool) {
+			for yield(Request[int]{Params: taken}) {
+				taken++
+			}
+		}
+		for resp, err := range q.SubmitAll(ctx, input) {
+			switch resp.Status {
+			case StatusCompleted:
+				completed++
+			case StatusCanceled:
+				canceled++
+				assert.ErrorIs(t, err, ErrCanceled)
+				assert.ErrorIs(t, err, context.DeadlineExceeded)
+			}
+		}
+		assert.Equal(t, 10, completed)
+		assert.Positive(t, canceled)
+		require.NoError(t, q.Shutdown(t.Context()))
 	})
 }
