@@ -49,8 +49,9 @@ type Queue[P, T any] struct {
 	own         *window.Set
 	slots       int64 // how many processors may run
 	shared      []SharedMember
-	turn        uint64 // the place in the lines of the shared sets, 0: none
-	tokens      bool   // some limit counts tokens
+	patience    []time.Duration // by shared set, see reserveShared
+	turn        uint64          // the place in the lines of the shared sets, 0: none
+	tokens      bool            // some limit counts tokens
 	sizes       sizes
 	duration    mean  // of processing, ns
 	running     int64 // processors
@@ -113,7 +114,6 @@ func NewQueue[P, T any](modelID string, process Processor[P, T], opts ...Option)
 	q.records.prefix = strings.ToLower(rand.Text()[:8]) + "-"
 	q.history.size, q.history.ttl = s.historySize, int64(s.historyTTL)
 	q.own = window.NewSet(now, windowLimits(s.limits, s.margin))
-	q.setLimits(s.limits)
 	if s.prior != nil {
 		q.chargePrior(now)
 	}
@@ -122,6 +122,7 @@ func NewQueue[P, T any](modelID string, process Processor[P, T], opts ...Option)
 	if err := q.join(); err != nil {
 		return nil, fmt.Errorf("model %q: %w", modelID, err)
 	}
+	q.setLimits(s.limits)
 	handlers := s.observers
 	if s.logger != nil {
 		handlers = append(slices.Clip(handlers), logEvents(s.logger))
@@ -147,11 +148,19 @@ func (q *Queue[P, T]) join() error {
 			return err
 		}
 		q.shared = append(q.shared, m)
-		for _, l := range m.Limits(q.epoch) {
-			q.tokens = q.tokens || tokenLimited([]Limit{l.Limit})
-		}
+		q.patience = append(q.patience, shortestPeriod(m.Limits(q.epoch)))
 	}
 	return nil
+}
+
+// shortestPeriod is that of any of the limits, 0 when none has one.
+func shortestPeriod(limits []LimitInfo) (shortest time.Duration) {
+	for _, l := range limits {
+		if p := l.Limit.period(); p > 0 && (shortest == 0 || p < shortest) {
+			shortest = p
+		}
+	}
+	return shortest
 }
 
 // setLimits takes over validated limits, the windows excepted.

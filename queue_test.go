@@ -77,7 +77,7 @@ func TestConcurrencyRunsInParallel(t *testing.T) {
 	})
 }
 
-func TestSubmitAllYieldsEveryRequestOnce(t *testing.T) {
+func TestSubmitAllOverTwoModels(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := NewManager[int, int](WithLimits(RPM(50), Concurrent(5)), WithMaxQueued(3), WithMargin(0))
 		for _, model := range []string{"a", "b"} {
@@ -110,7 +110,7 @@ func TestSubmitAllYieldsEveryRequestOnce(t *testing.T) {
 	})
 }
 
-func TestSubmitAllContextEnds(t *testing.T) {
+func TestSubmitAllEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q, err := NewQueue("m", echo, WithLimits(RPM(5)), WithMaxQueued(10))
 		require.NoError(t, err)

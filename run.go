@@ -332,8 +332,12 @@ func (q *Queue[P, T]) decide(now time.Time, rec *record[P, T], err error, mark m
 	case !rec.noWait && rec.ctx.Err() != nil:
 		q.finish(now, rec, stateCanceled, nil, canceledBy(rec.ctx))
 		return
-	case mark < markRetryable || rec.account.number >= q.settings.retry.MaxAttempts || q.cut || q.closed && q.paused:
+	case mark < markRetryable || rec.account.number >= q.settings.retry.MaxAttempts:
 		q.finish(now, rec, stateFailed, nil, q.processingError(rec, err))
+		return
+	case q.cut || q.closed && q.paused:
+		err = fmt.Errorf("%w: shut down before another attempt: %w", ErrQueueClosed, q.processingError(rec, err))
+		q.finish(now, rec, stateFailed, nil, err)
 		return
 	case mark == markRateLimited:
 		q.returnToLine(rec)

@@ -111,9 +111,12 @@ func (q *Queue[P, T]) wait(at time.Time) room {
 var turns atomic.Uint64
 
 // reserveShared takes u from all shared sets or from none. Refused, it says when to
-// ask again, if a set knows, and the queue then has a turn in that set's line. It keeps
-// its turn, and so its place everywhere, until it reserves or withdraws: were it to
-// start anew in one line each time another one refuses, two busy sets could starve it.
+// ask again, if a set knows, and the queue then has its place in that set's line. It
+// keeps its turn until it reserves or withdraws, so it comes back to where it was.
+//
+// What it waits for in one set must not idle the others: it leaves their lines, unless
+// it knows to be back within their shortest period. Were it always to leave, two busy
+// sets could starve it, each full whenever the other has room.
 func (q *Queue[P, T]) reserveShared(now time.Time, u Usage) (taken []SharedReservation, at time.Time, ok bool) {
 	if len(q.shared) == 0 {
 		return nil, time.Time{}, true
@@ -122,11 +125,16 @@ func (q *Queue[P, T]) reserveShared(now time.Time, u Usage) (taken []SharedReser
 		q.turn = turns.Add(1)
 	}
 	taken = make([]SharedReservation, 0, len(q.shared))
-	for _, m := range q.shared {
+	for i, m := range q.shared {
 		r, at := m.Reserve(now, u, q.turn)
 		if r == nil {
 			for _, t := range slices.Backward(taken) {
 				t.Undo(now)
+			}
+			for j, other := range q.shared {
+				if j != i && (at.IsZero() || at.Sub(now) > q.patience[j]) {
+					other.Withdraw(now)
+				}
 			}
 			return nil, at, false
 		}
