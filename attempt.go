@@ -134,6 +134,11 @@ func (a *attempt) AfterFunc(f func()) (stop func() bool) {
 func (a *attempt) cancel(err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.end(err)
+}
+
+// end is cancel for who holds mu.
+func (a *attempt) end(err error) {
 	if a.err != nil {
 		return
 	}
@@ -167,9 +172,9 @@ func (a *attempt) reportResult(u Usage) {
 // finish ends the context when the processor returned.
 func (a *attempt) finish() {
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	a.over = true
-	a.mu.Unlock()
-	a.cancel(context.Canceled)
+	a.end(context.Canceled)
 }
 
 // revise is report for UpdateUsage, which also counts after the end.

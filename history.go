@@ -77,11 +77,15 @@ func kept[T, P any](rec *record[P, T]) *T {
 }
 
 // response is a snapshot of rec. result is nil where there is none to give.
-func (q *Queue[P, T]) response(now time.Time, rec *record[P, T], result *T) Response[T] {
-	r := Response[T]{
-		RequestID: rec.id, ModelID: q.modelID, Status: rec.state.status(),
-		Metadata: rec.metadata, CreatedAt: q.epoch.Add(time.Duration(rec.created)),
-	}
+func (q *Queue[P, T]) response(now time.Time, rec *record[P, T], result *T) (r Response[T]) {
+	q.respond(&r, now, rec, result)
+	return r
+}
+
+// respond writes a snapshot of rec into r, which is empty.
+func (q *Queue[P, T]) respond(r *Response[T], now time.Time, rec *record[P, T], result *T) {
+	r.RequestID, r.ModelID, r.Status = rec.id, q.modelID, rec.state.status()
+	r.Metadata, r.CreatedAt = rec.metadata, q.epoch.Add(time.Duration(rec.created))
 	if a := rec.account; a != nil {
 		r.Usage, r.Attempts = a.usage(), a.number
 		if a.number > 0 {
@@ -91,17 +95,17 @@ func (q *Queue[P, T]) response(now time.Time, rec *record[P, T], result *T) Resp
 			r.FinishedAt, r.Err = q.epoch.Add(time.Duration(a.ended)), a.failure
 		}
 	}
-	if result != nil && rec.state == stateCompleted {
-		r.Result = *result
-	}
 	switch rec.state {
+	case stateCompleted:
+		if result != nil {
+			r.Result = *result
+		}
 	case stateInLine:
 		r.Position = q.line.Rank(rec.handle)
 		r.EstimatedStart = q.forecastAt(now, rec, r.Position)
 	case stateRetrying:
 		r.EstimatedStart = q.retryAt(rec)
 	}
-	return r
 }
 
 // retryAt is when a request between two attempts goes back in line.

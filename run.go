@@ -409,7 +409,7 @@ func (q *Queue[P, T]) finish(now time.Time, rec *record[P, T], state recordState
 	}
 	for w := rec.waiters; w != nil; {
 		next := w.next
-		w.resp = q.response(now, rec, result)
+		q.respond(&w.resp, now, rec, result)
 		w.next, q.answer = q.answer, w
 		w = next
 	}

@@ -50,9 +50,8 @@ func (q *Queue[P, T]) Submit(ctx context.Context, req Request[P]) (Response[T], 
 }
 
 // receive takes the response out of a waiter that was answered.
-func (q *Queue[P, T]) receive(w *waiter[T]) (Response[T], error) {
-	resp := w.resp
-	w.resp = Response[T]{}
+func (q *Queue[P, T]) receive(w *waiter[T]) (resp Response[T], err error) {
+	resp, w.resp = w.resp, Response[T]{}
 	q.waiters.Put(w)
 	return resp, resp.Err
 }
