@@ -238,7 +238,7 @@ func TestOptionsAreCopied(t *testing.T) {
 }
 
 // A restart does not exceed the limits: what an earlier process started counts.
-func TestPriorUsage(t *testing.T) {
+func TestPriorUsageCountsAfterARestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begin := time.Now()
 		var prior iter.Seq2[time.Time, Usage] = func(yield func(time.Time, Usage) bool) {
