@@ -117,11 +117,9 @@ func (w *worker[P, T]) callThrough(a *attempt) error {
 	return err
 }
 
-// start takes the head out of line and gives it to a worker: free when there is one
-// that just concluded its job, else an idle one, else a new one.
+// start gives rec, which is in no line, to a worker: free when there is one that just
+// concluded its job, else an idle one, else a new one.
 func (q *Queue[P, T]) start(now time.Time, rec *record[P, T], u Usage, taken window.Reservation, shared []SharedReservation, free *worker[P, T]) {
-	q.line.Pop()
-	q.leftLine(rec)
 	acc := rec.account
 	if acc == nil {
 		acc = q.records.account(rec)

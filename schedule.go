@@ -35,14 +35,14 @@ func (q *Queue[P, T]) pump(now time.Time, free *worker[P, T]) {
 // that is for a shared set.
 func (q *Queue[P, T]) startAll(now time.Time, ns int64, free *worker[P, T]) bool {
 	q.roomAt = 0
-	for q.running < q.slots && !q.paused && ns >= q.pausedUntil {
+	for q.mayStart(ns) {
 		handle, ok := q.line.Head()
 		if !ok {
 			return false
 		}
 		rec := q.records.at(handle)
-		if !rec.sized && q.tokens && !q.sizes.open && q.blind > 0 {
-			return false // the first of unknown size tells how large they are
+		if q.gated(rec) {
+			return false
 		}
 		u := q.reservation(rec)
 		taken, shared, found := q.reserve(now, u)
@@ -58,9 +58,39 @@ func (q *Queue[P, T]) startAll(now time.Time, ns int64, free *worker[P, T]) bool
 		if free != nil && free.attempt != nil {
 			free = nil
 		}
+		q.line.Pop()
+		q.leftLine(rec)
 		q.start(now, rec, u, taken, shared, free)
 	}
 	return false
+}
+
+// startAtOnce starts a new request when nothing waits and there is room: what startAll
+// would do, without the way through the line.
+func (q *Queue[P, T]) startAtOnce(now time.Time, ns int64, rec *record[P, T]) bool {
+	if q.line.Len() > 0 || !q.mayStart(ns) || q.gated(rec) {
+		return false
+	}
+	if due := q.retries.first(); due != 0 && due <= ns {
+		return false // it goes first
+	}
+	u := q.reservation(rec)
+	taken, shared, found := q.reserve(now, u)
+	if found == roomNow {
+		q.start(now, rec, u, taken, shared, nil)
+	}
+	return found == roomNow
+}
+
+// mayStart reports whether a slot is free and nothing pauses the queue.
+func (q *Queue[P, T]) mayStart(ns int64) bool {
+	return q.running < q.slots && !q.paused && ns >= q.pausedUntil
+}
+
+// gated reports whether rec, of unknown size, waits for the first of its kind to tell
+// how large they are.
+func (q *Queue[P, T]) gated(rec *record[P, T]) bool {
+	return !rec.sized && q.tokens && !q.sizes.open && q.blind > 0
 }
 
 // room is what reserve found.

@@ -121,15 +121,17 @@ func (q *Queue[P, T]) accept(ctx context.Context, req *Request[P], w *waiter[T])
 	}
 	id, r = rec.id, rec.ref()
 	q.count.accepted++
-	if req.MaxWait > 0 {
-		q.deadlines.add(after(ns, int64(req.MaxWait)), r)
-	}
-	q.joinLine(rec)
 	q.emitFor(rec, Event{Type: EventQueued, Time: now})
-	if head, _ := q.line.Head(); head == rec.handle {
-		q.pump(now, nil)
-	} else if req.MaxWait > 0 {
-		q.arm(ns)
+	if !q.startAtOnce(now, ns, rec) {
+		q.joinLine(rec)
+		if rec.maxWait > 0 {
+			q.deadlines.add(after(ns, int64(rec.maxWait)), r)
+		}
+		if head, _ := q.line.Head(); head == rec.handle {
+			q.pump(now, nil)
+		} else if rec.maxWait > 0 {
+			q.arm(ns)
+		}
 	}
 	if w == nil {
 		resp = Response[T]{
