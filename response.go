@@ -7,7 +7,8 @@ import (
 )
 
 // Response says where a request is, and how it ended. It is a snapshot: a pending
-// response does not change when the request moves on.
+// response does not change when the request moves on. Beside the error of a refused
+// request it is the zero Response, whose Status is empty.
 type Response[T any] struct {
 	RequestID string
 	ModelID   string

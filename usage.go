@@ -69,6 +69,12 @@ type UsageEstimator interface{ EstimateUsage() Usage }
 // used. It may be called again: each call replaces the attempt's figure. Negative
 // numbers count as zero. Outside an attempt, or after it ended, it does nothing.
 // Safe for concurrent use.
+//
+// The figure settles the reservation, so it should be what the provider counts
+// against the limit. One that charges max_tokens when a request arrives gives
+// nothing back for a short answer (OpenAI's and Azure OpenAI's guides describe it
+// so): report max_tokens as OutputTokens there, or the queue starts what the
+// provider refuses.
 func ReportUsage(ctx context.Context, u Usage) {
 	if a, ok := ctx.Value(attemptKey{}).(*attempt); ok {
 		a.report(u.clamped())

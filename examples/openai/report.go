@@ -101,8 +101,12 @@ func (j *job) report(stdout io.Writer) {
 	row("other faults", j.faults.Load())
 	row("questions without an answer", j.missing())
 	row("wall time", seconds(j.wall))
-	row("minimum that the limits allow", seconds(least))
-	if least > 0 {
+	if j.missing() > 0 {
+		row("minimum for what was answered", seconds(least)) // no measure of the wall time
+	} else {
+		row("minimum that the limits allow", seconds(least))
+	}
+	if least > 0 && j.missing() == 0 {
 		row("wall time / minimum", fmt.Sprintf("%.3f", j.wall.Seconds()/least.Seconds()))
 	}
 	row("tokens charged", thousands(charged))
