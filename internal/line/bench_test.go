@@ -80,7 +80,7 @@ func BenchmarkRemove(b *testing.B) {
 }
 
 // BenchmarkRank is the position of the request that joined last, with others
-// cancelled ahead of it.
+// canceled ahead of it.
 func BenchmarkRank(b *testing.B) {
 	sizes(b, func(b *testing.B, depth int, tenants []string) {
 		l := lined(depth, tenants)

@@ -134,7 +134,7 @@ func TestIdlenessEarnsNoCredit(t *testing.T) {
 	assert.InDelta(t, 500, got["late"], 1, "it may not catch up on what it did not ask for")
 }
 
-func TestCancellingChangesNobodysShare(t *testing.T) {
+func TestCancelingChangesNobodysShare(t *testing.T) {
 	var s story
 	s.submit("backlog", 50_000, 0.5)
 	s.submit("fickle", 1, 0.5)

@@ -29,7 +29,7 @@ import (
 //   - a returned request moves virtual time: its tenants pay again
 //   - a tag may fall behind virtual time when the head becomes cheaper
 //   - whoever cancels its head, or changes its cost, waits anew
-//   - the tag is not computed again when the head is cancelled
+//   - the tag is not computed again when the head is canceled
 //   - the tag is not computed again when the head's cost changes
 //   - tags, or arrival numbers, are compared without regard to wrapping
 //
@@ -62,7 +62,7 @@ func TestLineDoesWhatTheModelDoes(t *testing.T) {
 		removals            int     // of ten steps that take away, how many remove
 	}{
 		{"one tenant", 1, 1, 300, 0.6, 5},
-		{"one tenant, mostly cancelled", 1, 1, 300, 0.7, 10},
+		{"one tenant, mostly canceled", 1, 1, 300, 0.7, 10},
 		{"two tenants", 1, 2, 200, 0.6, 3},
 		{"a few tenants in three priorities", 3, 5, 150, 0.6, 5},
 		{"many tenants", 1, 40, 150, 0.6, 5},
