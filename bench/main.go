@@ -34,13 +34,14 @@ func main() {
 // settings say what is measured and how it is printed.
 type settings struct {
 	passes   int
-	calls    int           // round trips in each scenario
+	calls    int           // round trips in a scenario
+	jobs     int           // to fire and forget
 	period   time.Duration // of the limits
 	markdown bool
 }
 
 func parse(args []string, stdout io.Writer) (settings, error) {
-	s := settings{calls: 200_000, period: time.Second}
+	s := settings{calls: 200_000, jobs: 100_000, period: time.Second}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	flags.IntVar(&s.passes, "passes", 5, "how `often` each cost is measured")
@@ -73,7 +74,7 @@ func run(s settings, stdout io.Writer) error {
 	if _, err := fmt.Fprintf(stdout, "%s\n", machine(s)); err != nil {
 		return err
 	}
-	for _, scenario := range cost.Scenarios(s.calls) {
+	for _, scenario := range cost.Scenarios(s.calls, s.jobs) {
 		summaries, err := cost.Compare(scenario, contender.All, s.passes)
 		if err != nil {
 			return err
@@ -97,7 +98,7 @@ func run(s settings, stdout io.Writer) error {
 }
 
 func costs(title string, summaries []cost.Summary) table.Table {
-	t := table.Table{Title: title, Header: []string{"", "ns per job", "Ratio", "of all passes", "B per job", "Allocations per job"}}
+	t := table.Table{Title: title, Header: []string{"", "ns per job", "Ratio", "lowest–highest", "B per job", "Allocations per job"}}
 	for _, s := range summaries {
 		t.Rows = append(t.Rows, []string{
 			s.Name,

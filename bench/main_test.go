@@ -58,7 +58,7 @@ func TestHelp(t *testing.T) {
 // A run prints a row for everyone in every table, and each row is complete.
 func TestRun(t *testing.T) {
 	var text, markdown strings.Builder
-	s := settings{passes: 1, calls: 200, period: 10 * time.Millisecond}
+	s := settings{passes: 1, calls: 200, jobs: 200, period: 10 * time.Millisecond}
 	if err := run(s, &text); err != nil {
 		t.Fatal(err)
 	}

@@ -27,12 +27,12 @@ type Scenario struct {
 	Run  func(c contender.Contender, work contender.Work) (Cost, error)
 }
 
-// Scenarios are what is measured. Each round trip is made calls times.
-func Scenarios(calls int) []Scenario {
+// Scenarios are what is measured: calls that are waited for, jobs that are not.
+func Scenarios(calls, jobs int) []Scenario {
 	return []Scenario{
 		{"Submit and wait, 1 caller, 16 workers", RoundTrip(1, 16, calls)},
 		{"Submit and wait, 128 callers, 16 workers", RoundTrip(128, 16, calls)},
-		{"Fire and forget, 100,000 jobs, then drain, 16 workers", FireAndForget(100_000, 16)},
+		{fmt.Sprintf("Fire and forget, %d jobs, then drain, 16 workers", jobs), FireAndForget(jobs, 16)},
 	}
 }
 
