@@ -152,8 +152,6 @@ type seen struct {
 	retryAt      map[string]time.Duration // by id and attempt
 	refused      map[string]bool
 	checks       []looked
-	used         []int64 // at the very end, by limit
-	total        Usage
 	info         QueueInfo
 }
 

@@ -66,11 +66,12 @@ func (w *window) forecast(c *clock, ahead, own *amounts) (wait int64) {
 			wait = l.day.nth(days) - c.rawWall
 		} else {
 			// What starts within one hold starts again a hold later, and comes
-			// to Amount: whole cycles, then the way that the charges of now
-			// make room for the rest.
-			cycles := max(demand-1, 0) / w.amount
+			// to nearly Amount: whole cycles, then the way that the charges of
+			// now make room for the rest.
+			cycle := w.amount - ahead.gap(k, w.amount)
+			cycles := max(demand-1, 0) / cycle
 			offset := l.now - l.raw(c)
-			if need := l.sum[k] + demand - cycles*w.amount - w.amount; need > 0 {
+			if need := l.sum[k] + demand - cycles*cycle - w.amount; need > 0 {
 				offset = l.freedBySearch(k, need) - l.raw(c)
 			}
 			wait = addSat(mulSat(cycles, l.hold), offset)
@@ -82,6 +83,19 @@ func (w *window) forecast(c *clock, ahead, own *amounts) (wait int64) {
 		}
 	}
 	return wait
+}
+
+// gap is what stays free at the end of a cycle because the next request does not fit:
+// on average half a request.
+func (ahead *amounts) gap(k Kind, amount int64) int64 {
+	if k == Requests || ahead[Requests] < 2 {
+		return 0
+	}
+	half := ahead[k] / ahead[Requests] / 2
+	if half > amount/2 {
+		return 0 // one at a time
+	}
+	return half
 }
 
 // freedBySearch is freed for a need that may lie thousands of entries ahead.

@@ -1,0 +1,255 @@
+package llmqueue
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// An observer sees each request's events in order, on one goroutine: what it notes
+// needs no lock.
+func TestEventsOfARequestComeInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		events := map[string][]EventType{}
+		var last time.Time
+		q, err := NewQueue("m", func(ctx context.Context, r Request[int]) (int, error) {
+			time.Sleep(time.Second)
+			switch r.Params {
+			case 1:
+				return 0, errBoom
+			case 2:
+				<-ctx.Done()
+				return 0, ctx.Err()
+			case 3:
+				return 0, Retryable(errBoom)
+			}
+			ReportUsage(ctx, in(7))
+			return 0, nil
+		}, WithLimits(RPM(100), Concurrent(2)), WithRetry(RetryPolicy{MaxAttempts: 2}), WithObserver(func(e Event) {
+			assert.Equal(t, "m", e.ModelID)
+			assert.False(t, e.Time.Before(last), "in order of time")
+			last = e.Time
+			events[e.RequestID] = append(events[e.RequestID], e.Type)
+			switch e.Type {
+			case EventCompleted:
+				assert.Equal(t, in(7), e.Usage)
+			case EventFailed, EventRetried:
+				assert.ErrorIs(t, e.Err, errBoom)
+			case EventCanceled:
+				assert.ErrorIs(t, e.Err, ErrCanceled)
+			}
+		}))
+		require.NoError(t, err)
+		for i, id := range []string{"ok", "fails", "canceled", "retried"} {
+			post(t, q, Request[int]{ID: id, Params: i, Tenant: "t", Priority: 2})
+		}
+		time.Sleep(10 * time.Second)
+		require.NoError(t, q.Cancel("canceled"))
+		require.NoError(t, q.Shutdown(t.Context()))
+		assert.Equal(t, map[string][]EventType{
+			"ok":       {EventQueued, EventStarted, EventCompleted},
+			"fails":    {EventQueued, EventStarted, EventFailed},
+			"canceled": {EventQueued, EventStarted, EventCanceled},
+			"retried":  {EventQueued, EventStarted, EventRetried, EventStarted, EventFailed},
+		}, events)
+		assert.Zero(t, q.Info().Dropped)
+	})
+}
+
+// A slow observer stalls neither the queue nor another observer: what its buffer does
+// not hold is dropped and counted.
+func TestSlowObserverLosesEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var slow, quick int
+		release := make(chan struct{})
+		q, err := NewQueue("m", echo, WithUnlimited(),
+			WithObserver(func(Event) { <-release; slow++ }),
+			WithObserver(func(Event) { quick++ }))
+		require.NoError(t, err)
+		const requests = 3000 // 9,000 events
+		for i := range requests {
+			_, err := q.Do(t.Context(), i)
+			require.NoError(t, err)
+			synctest.Wait() // the quick one keeps up
+		}
+		assert.EqualValues(t, requests, q.Info().Completed)
+		assert.EqualValues(t, 3*requests-observerBuffer-1, q.Info().Dropped, "all but the buffer and the one in hand")
+		close(release)
+		require.NoError(t, q.Shutdown(t.Context()))
+		assert.Equal(t, observerBuffer+1, slow)
+		assert.Equal(t, 3*requests, quick)
+	})
+}
+
+func TestObserverThatPanicsOrExits(t *testing.T) {
+	for name, fail := range map[string]func(){"panic": func() { panic("observer") }, "Goexit": runtime.Goexit} {
+		t.Run(name, func(t *testing.T) {
+			var seen atomic.Int64
+			q := newQueue(t, echo, WithUnlimited(), WithObserver(func(e Event) {
+				if seen.Add(1); e.Type == EventStarted {
+					fail()
+				}
+			}))
+			for i := range 100 {
+				got, err := q.Do(t.Context(), i)
+				require.NoError(t, err)
+				require.Equal(t, i, got)
+			}
+			require.NoError(t, q.Shutdown(t.Context()))
+			assert.EqualValues(t, 300, seen.Load(), "a panic costs its event only")
+		})
+	}
+}
+
+// One line for each noteworthy event, with ids and without what the request is about.
+func TestLoggerLines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		q, err := NewQueue("gpt", func(_ context.Context, r Request[string]) (string, error) {
+			time.Sleep(time.Second)
+			if strings.HasPrefix(r.Params, "again") {
+				return "", RateLimited(errBoom, time.Minute)
+			}
+			return "the secret answer", nil
+		}, WithLimits(RPM(100), TPM(100), Concurrent(1)), WithRetry(RetryPolicy{MaxAttempts: 2}),
+			WithLogger(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))))
+		require.NoError(t, err)
+		post(t, q, Request[string]{ID: "a", Params: "again, the secret question", Tenant: "acme", Estimate: in(1)})
+		post(t, q, Request[string]{ID: "b", Params: "the secret question", Estimate: in(1)})
+		q.Pause()
+		time.Sleep(10 * time.Minute)
+		q.Resume()
+		require.NoError(t, q.SetLimits(RPM(50)))
+		require.NoError(t, q.Shutdown(t.Context()))
+		assert.NotContains(t, out.String(), "secret")
+		for _, want := range []string{
+			`level=DEBUG msg="request queued" model=gpt request=a attempt=0 tenant=acme`,
+			`level=WARN msg="request retried" model=gpt request=a attempt=1 tenant=acme until=`,
+			`level=WARN msg="queue paused" model=gpt until=`,
+			`level=WARN msg="queue resumed" model=gpt`,
+			`level=INFO msg="queue limits changed" model=gpt`,
+			`level=ERROR msg="request failed" model=gpt request=a attempt=2 tenant=acme error=`,
+			`level=DEBUG msg="request completed" model=gpt request=b attempt=1`,
+		} {
+			assert.Contains(t, out.String(), want)
+		}
+	})
+}
+
+// A logger above the level is asked once and gets nothing.
+func TestLoggerLevel(t *testing.T) {
+	var out bytes.Buffer
+	q := newQueue(t, echo, WithUnlimited(), WithLogger(slog.New(slog.NewTextHandler(&out, nil))))
+	_, err := q.Do(t.Context(), 1)
+	require.NoError(t, err)
+	require.NoError(t, q.Shutdown(t.Context()))
+	assert.Empty(t, out.String(), "nothing noteworthy happened")
+}
+
+type traceKey struct{}
+
+func TestMiddlewareOrderAndContext(t *testing.T) {
+	var mu sync.Mutex
+	var order []string
+	note := func(s string) {
+		mu.Lock()
+		defer mu.Unlock()
+		order = append(order, s)
+	}
+	layer := func(name string) Middleware {
+		return func(ctx context.Context, a Attempt, next func(context.Context) error) error {
+			note(name + " before")
+			assert.Equal(t, "r", a.RequestID)
+			assert.Equal(t, "v", a.Metadata["k"])
+			assert.Equal(t, 1, a.Number)
+			err := next(context.WithValue(ctx, traceKey{}, name))
+			note(name + " after")
+			return err
+		}
+	}
+	q := newQueue(t, func(ctx context.Context, r Request[int]) (int, error) {
+		note("processor in " + ctx.Value(traceKey{}).(string))
+		ReportUsage(ctx, in(3)) // through a derived context
+		return r.Params, nil
+	}, WithUnlimited(), WithMiddleware(layer("outer")), WithMiddleware(layer("inner")))
+	resp, err := q.Submit(t.Context(), Request[int]{ID: "r", Params: 5, Metadata: map[string]string{"k": "v"}})
+	require.NoError(t, err)
+	assert.Equal(t, 5, resp.Result)
+	assert.Equal(t, in(3), resp.Usage)
+	assert.Equal(t, []string{"outer before", "inner before", "processor in inner", "inner after", "outer after"}, order)
+}
+
+func TestMiddlewareDecidesTheOutcome(t *testing.T) {
+	errOwn := errors.New("own")
+	for _, c := range []struct {
+		name  string
+		mw    Middleware
+		check func(t *testing.T, resp Response[int], err error, calls int64)
+	}{
+		{"refuses", func(context.Context, Attempt, func(context.Context) error) error { return errOwn },
+			func(t *testing.T, _ Response[int], err error, calls int64) {
+				require.ErrorIs(t, err, errOwn)
+				assert.Zero(t, calls)
+			}},
+		{"forgets to call next", func(context.Context, Attempt, func(context.Context) error) error { return nil },
+			func(t *testing.T, _ Response[int], err error, calls int64) {
+				require.ErrorContains(t, err, "without calling next")
+				assert.Zero(t, calls)
+			}},
+		{"panics", func(context.Context, Attempt, func(context.Context) error) error { panic("mw") },
+			func(t *testing.T, _ Response[int], err error, _ int64) {
+				var p *PanicError
+				require.ErrorAs(t, err, &p)
+				assert.Equal(t, "mw", p.Value)
+			}},
+		{"turns a failure into another", func(ctx context.Context, _ Attempt, next func(context.Context) error) error {
+			_ = next(ctx)
+			return Permanent(errOwn)
+		}, func(t *testing.T, _ Response[int], err error, calls int64) {
+			require.ErrorIs(t, err, errOwn)
+			assert.EqualValues(t, 1, calls)
+		}},
+		{"tries twice itself", func(ctx context.Context, _ Attempt, next func(context.Context) error) error {
+			if next(ctx) == nil {
+				return errOwn
+			}
+			return next(ctx)
+		}, func(t *testing.T, resp Response[int], err error, calls int64) {
+			require.NoError(t, err)
+			assert.Equal(t, 2, resp.Result, "the second call's result")
+			assert.EqualValues(t, 2, calls)
+		}},
+		{"calls next on another goroutine", func(ctx context.Context, _ Attempt, next func(context.Context) error) error {
+			done := make(chan error)
+			go func() { done <- next(ctx) }()
+			return <-done
+		}, func(t *testing.T, _ Response[int], err error, calls int64) {
+			require.ErrorIs(t, err, errBoom)
+			assert.EqualValues(t, 1, calls)
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var calls atomic.Int64
+			q := newQueue(t, func(context.Context, Request[int]) (int, error) {
+				if n := calls.Add(1); n == 2 {
+					return int(n), nil
+				}
+				return 0, errBoom
+			}, WithUnlimited(), WithMiddleware(c.mw))
+			resp, err := q.Submit(t.Context(), Request[int]{})
+			c.check(t, resp, err, calls.Load())
+			addsUp(t, q)
+		})
+	}
+}
