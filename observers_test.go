@@ -22,6 +22,7 @@ import (
 func TestEventsOfARequestComeInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		events := map[string][]EventType{}
+		attempts := map[string][]int{}
 		var last time.Time
 		q, err := NewQueue("m", func(ctx context.Context, r Request[int]) (int, error) {
 			time.Sleep(time.Second)
@@ -41,11 +42,18 @@ func TestEventsOfARequestComeInOrder(t *testing.T) {
 			assert.False(t, e.Time.Before(last), "in order of time")
 			last = e.Time
 			events[e.RequestID] = append(events[e.RequestID], e.Type)
+			attempts[e.RequestID] = append(attempts[e.RequestID], e.Attempt)
+			assert.Equal(t, "t", e.Tenant)
+			assert.Equal(t, 2, e.Priority)
+			assert.Equal(t, e.Type == EventRetried, !e.Until.IsZero())
 			switch e.Type {
 			case EventCompleted:
 				assert.Equal(t, in(7), e.Usage)
-			case EventFailed, EventRetried:
+			case EventFailed:
 				assert.ErrorIs(t, e.Err, errBoom)
+			case EventRetried:
+				assert.ErrorIs(t, e.Err, errBoom)
+				assert.False(t, e.Until.Before(e.Time))
 			case EventCanceled:
 				assert.ErrorIs(t, e.Err, ErrCanceled)
 			}
@@ -63,7 +71,45 @@ func TestEventsOfARequestComeInOrder(t *testing.T) {
 			"canceled": {EventQueued, EventStarted, EventCanceled},
 			"retried":  {EventQueued, EventStarted, EventRetried, EventStarted, EventFailed},
 		}, events)
+		assert.Equal(t, map[string][]int{"ok": {0, 1, 1}, "fails": {0, 1, 1}, "canceled": {0, 1, 1}, "retried": {0, 1, 1, 2, 2}}, attempts)
 		assert.Zero(t, q.Info().Dropped)
+	})
+}
+
+// What happens to the queue itself names no request, and what changes nothing is no
+// event.
+func TestEventsOfTheQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin := time.Now()
+		var got []Event
+		q, err := NewQueue("m", func(context.Context, Request[int]) (int, error) {
+			return 0, RateLimited(errBoom, time.Minute)
+		}, WithLimits(RPM(10)), WithRetry(RetryPolicy{MaxAttempts: 1}), WithObserver(func(e Event) {
+			if e.RequestID == "" {
+				got = append(got, e)
+			}
+		}))
+		require.NoError(t, err)
+		q.Resume()
+		q.Pause()
+		q.Pause()
+		time.Sleep(time.Second)
+		q.Resume()
+		require.NoError(t, q.SetLimits(RPM(20)))
+		require.Error(t, q.SetLimits())
+		_, err = q.Do(t.Context(), 1) // the provider pauses the queue
+		require.ErrorIs(t, err, errBoom)
+		require.NoError(t, q.Shutdown(t.Context()))
+		later := begin.Add(time.Second)
+		require.Len(t, got, 4)
+		assert.Equal(t, []Event{
+			{Type: EventPaused, Time: begin, ModelID: "m"},
+			{Type: EventResumed, Time: later, ModelID: "m"},
+			{Type: EventLimitsChanged, Time: later, ModelID: "m"},
+		}, got[:3])
+		assert.Equal(t, EventPaused, got[3].Type)
+		assert.Equal(t, later.Add(time.Minute), got[3].Until)
+		assert.ErrorIs(t, got[3].Err, errBoom)
 	})
 }
 
@@ -116,11 +162,12 @@ func TestObserverThatPanicsOrExits(t *testing.T) {
 func TestLoggerLines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
-		q, err := NewQueue("gpt", func(_ context.Context, r Request[string]) (string, error) {
+		q, err := NewQueue("gpt", func(ctx context.Context, r Request[string]) (string, error) {
 			time.Sleep(time.Second)
 			if strings.HasPrefix(r.Params, "again") {
 				return "", RateLimited(errBoom, time.Minute)
 			}
+			ReportUsage(ctx, in(9))
 			return "the secret answer", nil
 		}, WithLimits(RPM(100), TPM(100), Concurrent(1)), WithRetry(RetryPolicy{MaxAttempts: 2}),
 			WithLogger(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))))
@@ -139,8 +186,9 @@ func TestLoggerLines(t *testing.T) {
 			`level=WARN msg="queue paused" model=gpt until=`,
 			`level=WARN msg="queue resumed" model=gpt`,
 			`level=INFO msg="queue limits changed" model=gpt`,
-			`level=ERROR msg="request failed" model=gpt request=a attempt=2 tenant=acme error=`,
-			`level=DEBUG msg="request completed" model=gpt request=b attempt=1`,
+			`level=ERROR msg="request failed" model=gpt request=a attempt=2 tenant=acme error="`,
+			`level=DEBUG msg="request started" model=gpt request=b attempt=1`,
+			`level=DEBUG msg="request completed" model=gpt request=b attempt=1 tokens=9`,
 		} {
 			assert.Contains(t, out.String(), want)
 		}
@@ -170,9 +218,11 @@ func TestMiddlewareOrderAndContext(t *testing.T) {
 	layer := func(name string) Middleware {
 		return func(ctx context.Context, a Attempt, next func(context.Context) error) error {
 			note(name + " before")
-			assert.Equal(t, "r", a.RequestID)
-			assert.Equal(t, "v", a.Metadata["k"])
-			assert.Equal(t, 1, a.Number)
+			assert.False(t, a.CreatedAt.IsZero())
+			assert.False(t, a.StartedAt.Before(a.CreatedAt))
+			a.CreatedAt, a.StartedAt = time.Time{}, time.Time{}
+			assert.Equal(t, Attempt{ModelID: "m", RequestID: "r", Number: 1, Tenant: "t", Priority: 3,
+				Estimate: in(8), Metadata: map[string]string{"k": "v"}}, a)
 			err := next(context.WithValue(ctx, traceKey{}, name))
 			note(name + " after")
 			return err
@@ -183,7 +233,8 @@ func TestMiddlewareOrderAndContext(t *testing.T) {
 		ReportUsage(ctx, in(3)) // through a derived context
 		return r.Params, nil
 	}, WithUnlimited(), WithMiddleware(layer("outer")), WithMiddleware(layer("inner")))
-	resp, err := q.Submit(t.Context(), Request[int]{ID: "r", Params: 5, Metadata: map[string]string{"k": "v"}})
+	resp, err := q.Submit(t.Context(), Request[int]{ID: "r", Params: 5, Tenant: "t", Priority: 3,
+		Estimate: in(8), Metadata: map[string]string{"k": "v"}})
 	require.NoError(t, err)
 	assert.Equal(t, 5, resp.Result)
 	assert.Equal(t, in(3), resp.Usage)
@@ -213,6 +264,20 @@ func TestMiddlewareDecidesTheOutcome(t *testing.T) {
 				require.ErrorAs(t, err, &p)
 				assert.Equal(t, "mw", p.Value)
 			}},
+		{"exits its goroutine", func(context.Context, Attempt, func(context.Context) error) error { runtime.Goexit(); return nil },
+			func(t *testing.T, _ Response[int], err error, calls int64) {
+				var p *PanicError
+				require.ErrorAs(t, err, &p)
+				assert.Zero(t, calls)
+			}},
+		{"hides a failure", func(ctx context.Context, _ Attempt, next func(context.Context) error) error {
+			_ = next(ctx)
+			return nil
+		}, func(t *testing.T, resp Response[int], err error, calls int64) {
+			require.NoError(t, err)
+			assert.Zero(t, resp.Result)
+			assert.EqualValues(t, 1, calls)
+		}},
 		{"turns a failure into another", func(ctx context.Context, _ Attempt, next func(context.Context) error) error {
 			_ = next(ctx)
 			return Permanent(errOwn)
@@ -252,4 +317,28 @@ func TestMiddlewareDecidesTheOutcome(t *testing.T) {
 			addsUp(t, q)
 		})
 	}
+}
+
+// Each attempt goes through the middleware anew, and what it marks as retryable is
+// retried.
+func TestMiddlewareSeesEachAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var numbers []int
+		var starts []time.Duration
+		begin := time.Now()
+		q := newQueue(t, echo, WithUnlimited(), WithMiddleware(func(ctx context.Context, a Attempt, next func(context.Context) error) error {
+			numbers, starts = append(numbers, a.Number), append(starts, a.StartedAt.Sub(begin))
+			assert.Equal(t, begin, a.CreatedAt)
+			if a.Number < 3 {
+				return RateLimited(errBoom, time.Minute)
+			}
+			return next(ctx)
+		}))
+		resp, err := q.Submit(t.Context(), Request[int]{Params: 4})
+		require.NoError(t, err)
+		assert.Equal(t, 4, resp.Result)
+		assert.Equal(t, 3, resp.Attempts)
+		assert.Equal(t, []int{1, 2, 3}, numbers)
+		assert.Equal(t, []time.Duration{0, time.Minute, 2 * time.Minute}, starts)
+	})
 }

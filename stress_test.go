@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -76,38 +77,62 @@ func TestStressFireAndForget(t *testing.T) {
 	info := addsUp(t, q)
 	assert.EqualValues(t, n, info.Completed)
 	assert.EqualValues(t, 15*n, info.Usage.Total(), "every report is counted once")
-	assert.Less(t, len(q.records.open), 100+historyPages, "no page is listed for ever")
+	assert.LessOrEqual(t, len(q.records.open)+len(q.records.closed), len(q.records.pages), "no page is listed for ever")
 }
 
-// historyPages is how many pages the history can keep open, one for each request.
-const historyPages = 10_000
-
-// Pages that emptied are given back and not listed twice, whatever the order in which
-// requests come and go.
+// Pages that emptied are given back and none is listed twice, in whatever order a
+// million requests come and go.
 func TestStressPagesComeAndGo(t *testing.T) {
-	q := newQueue(t, echo, WithUnlimited(), WithHistory(0, 0))
-	for range much(50) {
-		q.Pause()
-		ids := make([]string, 10*pageSize)
-		for i := range ids {
-			ids[i] = post(t, q, Request[int]{})
-		}
-		for i := range ids { // every third first, so that pages empty out of order
-			require.NoError(t, q.Cancel(ids[i*3%len(ids)]))
-		}
-		require.Zero(t, q.Len())
-		q.Resume()
+	const peak = 5000
+	random := rand.New(rand.NewPCG(1, 2))
+	for name, next := range map[string]func(live int) int{
+		"first come, first gone": func(int) int { return 0 },
+		"last come, first gone":  func(live int) int { return live - 1 },
+		"any order":              random.IntN,
+	} {
+		t.Run(name, func(t *testing.T) {
+			var s store[int, int]
+			var live []ref
+			forget := func(at int) {
+				rec := s.get(live[at])
+				if rec == nil {
+					t.Fatal("a request is gone that nobody forgot")
+				}
+				if s.forget(rec); s.get(live[at]) != nil {
+					t.Fatal("a request is there that was forgotten")
+				}
+				if at > 0 {
+					live[at] = live[len(live)-1]
+					live = live[:len(live)-1]
+				} else {
+					live = live[1:]
+				}
+			}
+			for taken := 0; taken < much(1_000_000); {
+				for target := random.IntN(peak); len(live) <= target; taken++ {
+					live = append(live, s.add().ref())
+				}
+				for target := random.IntN(len(live)); len(live) > target; {
+					forget(next(len(live)))
+				}
+				require.LessOrEqual(t, len(s.pages), peak/pageSize+1)
+				require.LessOrEqual(t, len(s.open)+len(s.closed), len(s.pages), "a page stands in one list")
+			}
+			for len(live) > 0 {
+				forget(next(len(live)))
+			}
+			assert.Zero(t, s.live)
+			assert.Len(t, s.open, 1)
+			assert.Len(t, s.closed, len(s.pages)-1, "all other pages are given back")
+		})
 	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	assert.Zero(t, q.records.live)
-	assert.LessOrEqual(t, len(q.records.open), 1)
-	assert.LessOrEqual(t, len(q.records.pages), 11)
 }
 
 func TestStressCancelWhileDraining(t *testing.T) {
 	n := much(100_000)
+	ran := make([]atomic.Int32, n)
 	q, err := NewQueue("m", func(ctx context.Context, r Request[int]) (int, error) {
+		ran[r.Params].Add(1)
 		runtime.Gosched()
 		return r.Params, ctx.Err()
 	}, wild(), WithHistory(n, time.Hour))
@@ -135,8 +160,10 @@ func TestStressCancelWhileDraining(t *testing.T) {
 		switch r := status(t, q, id); r.Status {
 		case StatusCompleted:
 			require.Equal(t, i, r.Result)
+			require.EqualValues(t, 1, ran[i].Load())
 		case StatusCanceled:
 			require.ErrorIs(t, r.Err, ErrCanceled)
+			require.EqualValues(t, r.Attempts, ran[i].Load())
 		default:
 			t.Fatalf("%s is %s", id, r.Status)
 		}
@@ -145,22 +172,36 @@ func TestStressCancelWhileDraining(t *testing.T) {
 
 func TestStressShutdownUnderLoad(t *testing.T) {
 	for round := range 20 {
+		var ran sync.Map // of params
 		q, err := NewQueue("m", func(ctx context.Context, r Request[int]) (int, error) {
+			if _, again := ran.LoadOrStore(r.Params, true); again {
+				t.Errorf("request %d runs again", r.Params)
+			}
 			runtime.Gosched()
 			return r.Params, ctx.Err()
-		}, wild(), WithHistory(100_000, time.Hour))
+		}, wild(), WithHistory(100_000, time.Hour), WithShutdownGrace(time.Minute))
 		require.NoError(t, err)
 		ctx, cancel := context.WithCancel(context.Background())
 		var all sync.WaitGroup
 		var accepted, refused atomic.Int64
-		for range 8 {
+		const callers = 8
+		posted := make([]map[string]int, callers) // fire-and-forget params by id
+		for c := range callers {
+			posted[c] = map[string]int{}
 			all.Go(func() {
-				for i := 0; ; i++ {
-					resp, err := q.Submit(context.Background(), Request[int]{Params: i, NoWait: i%2 == 0, Estimate: sized})
-					if resp.RequestID == "" {
+				for i := c; ; i += callers {
+					resp, err := q.Submit(context.Background(), Request[int]{Params: i, NoWait: i/callers%2 == 0, Estimate: sized})
+					switch {
+					case resp.RequestID == "":
 						assert.ErrorIs(t, err, ErrQueueClosed)
 						refused.Add(1)
 						return
+					case resp.Status == StatusPending:
+						posted[c][resp.RequestID] = i
+					case err == nil:
+						assert.Equal(t, i, resp.Result)
+					default:
+						assert.ErrorIs(t, err, ErrQueueClosed)
 					}
 					accepted.Add(1)
 				}
@@ -169,15 +210,30 @@ func TestStressShutdownUnderLoad(t *testing.T) {
 		for accepted.Load() < 500 {
 			runtime.Gosched()
 		}
-		if round%2 == 0 {
+		cut := round%2 == 0
+		if cut {
 			cancel() // cut off instead of drained
 		}
-		err = q.Shutdown(ctx)
-		assert.True(t, err == nil || errors.Is(err, context.Canceled), err)
+		if err = q.Shutdown(ctx); err != nil {
+			assert.True(t, cut)
+			assert.Equal(t, context.Canceled, err, "none is left behind")
+		}
 		all.Wait()
 		info := addsUp(t, q)
 		assert.Equal(t, accepted.Load(), info.Completed+info.Failed+info.Canceled)
-		assert.EqualValues(t, 8, refused.Load())
+		assert.EqualValues(t, callers, refused.Load())
+		for _, ids := range posted {
+			for id, i := range ids {
+				switch r := status(t, q, id); r.Status {
+				case StatusCompleted:
+					assert.Equal(t, i, r.Result)
+				default:
+					assert.True(t, cut, "drained, not cut off")
+					assert.Equal(t, StatusFailed, r.Status)
+					assert.ErrorIs(t, r.Err, ErrQueueClosed)
+				}
+			}
+		}
 		cancel()
 	}
 }
@@ -204,7 +260,7 @@ func TestStressPanicsAndObservers(t *testing.T) {
 			if e.Type == EventFailed {
 				panic("observer")
 			}
-		}))
+		}), WithShutdownGrace(time.Minute))
 	require.NoError(t, err)
 	var all sync.WaitGroup
 	var wrong atomic.Int64
