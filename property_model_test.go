@@ -28,7 +28,9 @@ type model struct {
 
 	starts, ends []happened
 	refused      map[string]bool
-	booked       int64 // tokens: reserved, and changed by settling since
+	booked       int64    // tokens: reserved, and changed by settling since
+	reports      []*Usage // of all attempts, in order: what a size unknown is taken for
+	open         bool     // more than one request of unknown size may run
 }
 
 type modelLimit struct {
@@ -48,7 +50,7 @@ type modelRequest struct {
 	*told
 	id       string
 	state    string // line, retrying, running, ended
-	estimate Usage
+	estimate Usage  // zero: unknown
 	cost     uint64
 	seq      int
 	created  time.Duration
@@ -58,14 +60,16 @@ type modelRequest struct {
 }
 
 type modelAttempt struct {
-	req    *modelRequest
-	fate   fate
-	ends   time.Duration
-	booked Usage
-	high   Usage
-	total  int64 // the highest total
-	report *Usage
-	over   bool
+	req     *modelRequest
+	fate    fate
+	ends    time.Duration
+	booked  Usage
+	high    Usage
+	total   int64 // the highest total
+	report  *Usage
+	booking *Usage // its entry in the model's reports
+	blind   bool   // no size was known when it started
+	over    bool
 }
 
 // modelLevel is the fair share of a priority: self-clocked fair queueing, in the
@@ -134,6 +138,39 @@ func (m *model) setLimits(limits []Limit) {
 
 func (m *model) impossible(u Usage) bool {
 	return slices.ContainsFunc(m.limits, func(l *modelLimit) bool { return l.of(u) > l.Amount })
+}
+
+// reserves is what r takes when it starts now: for an unknown size the mean of all
+// reports so far, rounded up and brought under every limit.
+func (m *model) reserves(r *modelRequest) Usage {
+	if r.estimate != (Usage{}) || len(m.reports) == 0 {
+		return r.estimate
+	}
+	var u Usage
+	for _, one := range m.reports {
+		u = u.plus(*one)
+	}
+	n := int64(len(m.reports))
+	u = Usage{InputTokens: (u.InputTokens + n - 1) / n, OutputTokens: (u.OutputTokens + n - 1) / n}
+	for _, l := range m.limits {
+		switch over := l.of(u) - l.Amount; {
+		case over <= 0:
+		case l.Kind == KindITPM:
+			u.InputTokens = l.Amount
+		case l.Kind == KindOTPM:
+			u.OutputTokens = l.Amount
+		default: // output gives way first
+			u.InputTokens -= max(over-u.OutputTokens, 0)
+			u.OutputTokens = l.Amount - u.InputTokens
+		}
+	}
+	return u
+}
+
+// gated: until one report is in, requests of unknown size run one at a time.
+func (m *model) gated(r *modelRequest) bool {
+	return r.estimate == (Usage{}) && !m.open &&
+		slices.ContainsFunc(m.running, func(a *modelAttempt) bool { return a.blind })
 }
 
 func (m *model) cost(u Usage) uint64 {
@@ -223,16 +260,18 @@ func (m *model) decide(t *testing.T) {
 	for {
 		for !m.paused && m.now >= m.until && len(m.running) < m.slots {
 			r := m.head()
-			if r != nil && m.impossible(r.estimate) {
+			if r == nil || m.gated(r) {
+				break
+			}
+			u := m.reserves(r)
+			if m.impossible(u) {
 				m.end(r, EventFailed) // limits changed while it ran, and it came back
 				continue
 			}
-			if r == nil || slices.ContainsFunc(m.limits, func(l *modelLimit) bool {
-				return l.used(m.now)+l.of(r.estimate) > l.Amount
-			}) {
+			if slices.ContainsFunc(m.limits, func(l *modelLimit) bool { return l.used(m.now)+l.of(u) > l.Amount }) {
 				break
 			}
-			m.start(r)
+			m.start(r, u)
 		}
 		late := slices.IndexFunc(m.line, func(r *modelRequest) bool {
 			return r.tries == 0 && r.maxWait > 0 && m.now >= r.created+r.maxWait
@@ -244,7 +283,7 @@ func (m *model) decide(t *testing.T) {
 	}
 }
 
-func (m *model) start(r *modelRequest) {
+func (m *model) start(r *modelRequest, u Usage) {
 	if r.tries == 0 {
 		lv := m.level(r.priority)
 		tag := lv.tag(r)
@@ -256,15 +295,17 @@ func (m *model) start(r *modelRequest) {
 	} else {
 		m.leave(r)
 	}
-	a := &modelAttempt{req: r, fate: r.fates[r.tries], ends: m.now + r.fates[r.tries].lasts, booked: r.estimate, high: r.estimate, total: r.estimate.Total()}
+	f := r.fates[r.tries]
+	a := &modelAttempt{req: r, fate: f, ends: m.now + f.lasts, booked: u, high: u, total: u.Total()}
+	a.blind = r.estimate == (Usage{}) && !m.open
 	r.tries++
 	r.state, r.last = "running", a
 	m.running = append(m.running, a)
 	for _, l := range m.limits {
-		l.charges = append(l.charges, &modelCharge{a, m.now, l.of(r.estimate)})
+		l.charges = append(l.charges, &modelCharge{a, m.now, l.of(u)})
 		l.counted[a] = true
 	}
-	m.booked += r.estimate.Total()
+	m.booked += u.Total()
 	m.starts = append(m.starts, happened{m.now, r.id, EventStarted, r.tries})
 }
 
@@ -281,6 +322,11 @@ func (m *model) end(r *modelRequest, how EventType) {
 }
 
 func (m *model) settle(a *modelAttempt, used Usage) {
+	if m.open = true; a.booking == nil {
+		a.booking = new(Usage)
+		m.reports = append(m.reports, a.booking)
+	}
+	*a.booking = used
 	m.booked += used.Total() - a.booked.Total()
 	over := Usage{InputTokens: max(used.InputTokens-a.high.InputTokens, 0), OutputTokens: max(used.OutputTokens-a.high.OutputTokens, 0)}
 	overTotal := max(used.Total()-a.total, 0)
@@ -315,6 +361,8 @@ func (m *model) conclude(a *modelAttempt) {
 	}
 	if a.report != nil {
 		m.settle(a, *a.report)
+	} else if a.blind && f.ends == "ok" {
+		m.open = true // who never reports cannot be waited for
 	}
 	if f.ends == "limited" {
 		m.until = max(m.until, m.now+f.after)
@@ -349,7 +397,8 @@ func (m *model) step(t *testing.T, s step) {
 			return
 		}
 		m.seq++
-		r := &modelRequest{told: d, id: id, estimate: d.estimate, cost: m.cost(d.estimate), seq: m.seq, created: m.now}
+		r := &modelRequest{told: d, id: id, estimate: d.estimate, seq: m.seq, created: m.now}
+		r.cost = m.cost(m.reserves(r))
 		m.all[id] = r
 		m.join(r)
 	case "cancel", "leave":
@@ -374,7 +423,7 @@ func (m *model) step(t *testing.T, s step) {
 	case "limits":
 		m.setLimits(s.limits)
 		for _, r := range m.all {
-			if (r.state == "line" || r.state == "retrying") && m.impossible(r.estimate) {
+			if (r.state == "line" || r.state == "retrying") && m.impossible(m.reserves(r)) {
 				m.end(r, EventFailed)
 			}
 		}

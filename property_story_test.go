@@ -85,11 +85,15 @@ func tell(seed uint64) *story {
 		s.margin = upTo(time.Second) - 1
 	}
 	span := time.Duration(1+r.IntN(100)) * time.Second
+	unknown := []int{1, 3, 1000, 1000}[r.IntN(4)] // one in so many requests does not know its size
 	tenants, priorities := 1+r.IntN(4), 1+r.IntN(3)
 	for i := range 5 + r.IntN(80) {
 		q := &told{
 			at: upTo(span), priority: r.IntN(priorities), tenant: []string{"", "a", "b", "c"}[r.IntN(tenants)],
 			estimate: usage(14), waited: oneIn(3),
+		}
+		if oneIn(unknown) {
+			q.estimate = Usage{}
 		}
 		if oneIn(6) {
 			q.maxWait = upTo(time.Minute)
@@ -264,7 +268,7 @@ func (f fate) outcome() error {
 	case "fail":
 		return errBoom
 	case "panic":
-		panic(errBoom)
+		panic(Retryable(errBoom)) // a mark means nothing in a panic
 	case "goexit":
 		runtime.Goexit()
 	case "retry":
