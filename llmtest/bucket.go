@@ -73,7 +73,14 @@ func (b *bucket) take(now time.Duration, n int64) {
 	}
 }
 
-func (b *bucket) state(now time.Duration) (int64, time.Duration) {
+func (b *bucket) refund(now, _ time.Duration, n int64) {
 	b.refill(now)
-	return max(b.tokens, 0), b.until(b.amount)
+	if b.tokens += n; b.tokens >= b.amount {
+		b.tokens, b.frac = b.amount, 0
+	}
+}
+
+func (b *bucket) state(now time.Duration) (int64, int64, time.Duration) {
+	b.refill(now)
+	return b.amount, max(b.tokens, 0), b.until(b.amount)
 }

@@ -120,7 +120,8 @@ func ExampleWithOutputTokens() {
 	// 6 tokens: old out ran one old off
 }
 
-// Limits combine: each may have its own period, strategy and model.
+// Limits combine: each may have its own period, strategy and model. At OpenAI a
+// refused request counts as a request.
 func ExampleLimit() {
 	srv, err := llmtest.Start(llmtest.OpenAI(
 		llmtest.RPM(500),
@@ -141,8 +142,8 @@ func ExampleLimit() {
 		fmt.Printf("%v: %d of %d, %d refused\n", l.Limit, l.Peak, l.Limit.Amount, l.Refused)
 	}
 	// Output:
-	// requests per min (RPM): 1 of 500, 0 refused
-	// requests per 1s: 1 of 10, 0 refused
+	// requests per min (RPM): 2 of 500, 0 refused
+	// requests per 1s: 2 of 10, 0 refused
 	// tokens per min (TPM): 105 of 200, 1 refused
 	// concurrent requests: 1 of 4, 0 refused
 }

@@ -201,8 +201,9 @@ func TestRefusalsLookLikeOpenAIs(t *testing.T) {
 		kind       string
 		message    string
 	}{
-		{"requests", RPM(2), 2, chat(1, 0), "30", "requests",
-			"Rate limit reached for gpt-4o-mini on requests per min (RPM): Limit 2, Used 2, Requested 1. Please try again in 30s."},
+		// The refusal counts too, so that two requests have to be there again.
+		{"requests", RPM(2), 2, chat(1, 0), "60", "requests",
+			"Rate limit reached for gpt-4o-mini on requests per min (RPM): Limit 2, Used 2, Requested 1. Please try again in 1m0s."},
 		{"tokens", TPM(1000), 1, chat(10, 600), "14", "tokens",
 			"Rate limit reached for gpt-4o-mini on tokens per min (TPM): Limit 1000, Used 610, Requested 610. Please try again in 13.2s."},
 		{"a day, by window", RPD(1).By(SlidingWindow), 1, chat(1, 0), "86400", "requests",

@@ -31,12 +31,15 @@ type reply struct {
 
 // plan draws the reply to the call. The same seed, body and repetition give the
 // same reply; only scripted faults depend on the order of requests.
-func (c *config) plan(call call, t ticket) reply {
+func (c *config) plan(call *call, t *ticket) reply {
 	r := rand.New(rand.NewPCG(c.seed, call.body+0x9e3779b97f4a7c15*uint64(t.repeat)))
 	p := reply{rand: r}
 	p.fault = c.faults.draw(t.accepted, r)
 	p.timing = c.latency.draw(r)
 	p.tokens = c.output.draw(r)
+	if call.silent {
+		p.tokens = 0
+	}
 	if call.maxTokens > 0 && call.maxTokens < p.tokens {
 		p.tokens, p.cut = call.maxTokens, true
 	}

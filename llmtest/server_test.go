@@ -119,7 +119,7 @@ func TestABrokenOffAnswerLooksBroken(t *testing.T) {
 		}
 	}()
 	req := httptest.NewRequestWithContext(ctx, "POST", "/v1/chat/completions", strings.NewReader(chat(1, 1)))
-	openAI{s}.ServeHTTP(httptest.NewRecorder(), req)
+	s.handle(httptest.NewRecorder(), req)
 }
 
 // TestCloseLeavesNothing closes a server with an answer half streamed, another
