@@ -24,12 +24,17 @@ func post(t testing.TB, s *Server, body string) (*http.Response, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return res, readAll(t, res)
+}
+
+func readAll(t testing.TB, res *http.Response) string {
+	t.Helper()
 	defer res.Body.Close()
 	data, err := io.ReadAll(res.Body)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return res, string(data)
+	return string(data)
 }
 
 // chat is the body of a request of input tokens that asks for at most
