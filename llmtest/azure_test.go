@@ -1,45 +1,11 @@
 package llmtest
 
 import (
-	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 )
-
-// send sends a request to a path of the server and returns the answer with its
-// body read. Headers are pairs of name and value.
-func send(t testing.TB, s *Server, path, body string, headers ...string) (*http.Response, string) {
-	t.Helper()
-	method := http.MethodPost
-	if body == "" {
-		method = http.MethodGet
-	}
-	root := strings.TrimSuffix(s.URL(), s.provider.path)
-	req, err := http.NewRequestWithContext(t.Context(), method, root+path, strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := 0; i < len(headers); i += 2 {
-		req.Header.Set(headers[i], headers[i+1])
-	}
-	res, err := s.Client().Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return res, readAll(t, res)
-}
-
-// wantHeaders checks headers, given as pairs of name and value; "" means none.
-func wantHeaders(t testing.TB, h http.Header, want ...string) {
-	t.Helper()
-	for i := 0; i < len(want); i += 2 {
-		if got := h.Get(want[i]); got != want[i+1] {
-			t.Errorf("header %s is %q, want %q", want[i], got, want[i+1])
-		}
-	}
-}
 
 const azureChat = "/openai/deployments/prod/chat/completions?api-version=2024-10-21"
 

@@ -75,9 +75,7 @@ func (b *bucket) take(now time.Duration, n int64) {
 
 func (b *bucket) refund(now, _ time.Duration, n int64) {
 	b.refill(now)
-	if b.tokens += n; b.tokens >= b.amount {
-		b.tokens, b.frac = b.amount, 0
-	}
+	b.tokens += n // the next refill takes off what is above amount
 }
 
 func (b *bucket) state(now time.Duration) (int64, int64, time.Duration) {

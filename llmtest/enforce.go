@@ -45,8 +45,11 @@ type rule struct {
 	limit   Limit
 	meter   meter
 	refused int64
-	since   time.Duration
-	until   time.Duration // zero while it is in force
+
+	// When it came into force and when it was replaced, and how many charges
+	// there were by then. Until is zero while it is in force.
+	since, until time.Duration
+	first, last  int
 }
 
 func (r *rule) covers(model string) bool {
@@ -233,14 +236,14 @@ func (e *enforcer) setLimits(limits []Limit) {
 			rules, old[l] = append(rules, same[0]), same[1:]
 			continue
 		}
-		r := &rule{limit: l, meter: newMeter(l, e.start), since: now}
+		r := &rule{limit: l, meter: newMeter(l, e.start), since: now, first: len(e.charges)}
 		e.replay(r)
 		rules = append(rules, r)
 	}
 	for _, r := range e.rules {
 		for _, gone := range old[r.limit] {
 			if gone == r {
-				r.until = max(now, 1)
+				r.until, r.last = max(now, 1), len(e.charges)
 				e.retired = append(e.retired, r)
 			}
 		}

@@ -16,25 +16,49 @@ import (
 // post sends a chat completion and returns the answer with its body read.
 func post(t testing.TB, s *Server, body string) (*http.Response, string) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL()+"/chat/completions", strings.NewReader(body))
+	return send(t, s, strings.TrimSuffix(s.provider.path, "/")+"/chat/completions", body)
+}
+
+// send sends a request to a path of the server, a GET if it has no body, and
+// returns the answer with its body read. Headers are pairs of name and value. It
+// may be called on any goroutine: after an error, which fails the test, the
+// answer is empty.
+func send(t testing.TB, s *Server, path, body string, headers ...string) (*http.Response, string) {
+	t.Helper()
+	method := http.MethodPost
+	if body == "" {
+		method = http.MethodGet
+	}
+	root := strings.TrimSuffix(s.URL(), s.provider.path)
+	req, err := http.NewRequestWithContext(t.Context(), method, root+path, strings.NewReader(body))
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
+		return &http.Response{}, ""
+	}
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
 	}
 	res, err := s.Client().Do(req)
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
+		return &http.Response{}, ""
 	}
-	return res, readAll(t, res)
-}
-
-func readAll(t testing.TB, res *http.Response) string {
-	t.Helper()
 	defer res.Body.Close()
 	data, err := io.ReadAll(res.Body)
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
 	}
-	return string(data)
+	return res, string(data)
+}
+
+// wantHeaders checks headers, given as pairs of name and value; "" means none.
+func wantHeaders(t testing.TB, h http.Header, want ...string) {
+	t.Helper()
+	for i := 0; i < len(want); i += 2 {
+		if got := h.Get(want[i]); got != want[i+1] {
+			t.Errorf("header %s is %q, want %q", want[i], got, want[i+1])
+		}
+	}
 }
 
 // chat is the body of a request of input tokens that asks for at most

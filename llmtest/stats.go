@@ -135,18 +135,22 @@ func (e *enforcer) windowPeak(r *rule) (peak int64) {
 	if g, ok := r.meter.(*gauge); ok {
 		return g.peak
 	}
+	charges := e.charges[r.first:]
+	if r.until > 0 {
+		charges = e.charges[r.first:r.last]
+	}
 	amount := func(ch *charge) int64 {
-		if !r.covers(ch.model) || ch.at < r.since || r.until > 0 && ch.at >= r.until {
+		if !r.covers(ch.model) {
 			return 0
 		}
 		return ch.amount(r.limit.Kind)
 	}
 	var sum int64
 	oldest := 0
-	for i := range e.charges {
-		ch := &e.charges[i]
-		for ; ch.at-e.charges[oldest].at >= r.limit.Period; oldest++ {
-			sum -= amount(&e.charges[oldest])
+	for i := range charges {
+		ch := &charges[i]
+		for ; ch.at-charges[oldest].at >= r.limit.Period; oldest++ {
+			sum -= amount(&charges[oldest])
 		}
 		sum += amount(ch)
 		peak = max(peak, sum)
