@@ -73,14 +73,15 @@ func (openAI) headers(h http.Header, t *ticket) {
 // of several limits they describe is not documented; here it is the one with the
 // smallest part left.
 func writeQuota(h http.Header, q quota, reset func(time.Duration) string) {
-	for kind, name := range map[Kind]string{KindRequests: "Requests", KindTokens: "Tokens"} {
-		s, ok := q.tightest(func(l Limit) bool { return l.Kind == kind })
-		if !ok {
-			continue
-		}
-		setInt(h, "X-Ratelimit-Limit-"+name, s.total)
-		setInt(h, "X-Ratelimit-Remaining-"+name, s.remaining)
-		h.Set("X-Ratelimit-Reset-"+name, reset(s.reset))
+	if s, ok := q.tightest(func(l Limit) bool { return l.Kind == KindRequests }); ok {
+		setInt(h, "X-Ratelimit-Limit-Requests", s.total)
+		setInt(h, "X-Ratelimit-Remaining-Requests", s.remaining)
+		h.Set("X-Ratelimit-Reset-Requests", reset(s.reset))
+	}
+	if s, ok := q.tightest(func(l Limit) bool { return l.Kind == KindTokens }); ok {
+		setInt(h, "X-Ratelimit-Limit-Tokens", s.total)
+		setInt(h, "X-Ratelimit-Remaining-Tokens", s.remaining)
+		h.Set("X-Ratelimit-Reset-Tokens", reset(s.reset))
 	}
 }
 

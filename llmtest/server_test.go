@@ -278,20 +278,3 @@ func TestInvalidConfigurationIsRefused(t *testing.T) {
 		}
 	}
 }
-
-// BenchmarkServer measures requests over loopback, client and server in one
-// process: run it with -cpu 1.
-func BenchmarkServer(b *testing.B) {
-	s := NewServer(b, OpenAI(RPM(1<<40), TPM(1<<40), Concurrent(1000)), WithLatency(Latency{}))
-	body := chat(100, 50)
-	b.SetParallelism(16)
-	b.ReportAllocs()
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			if res, _ := post(b, s, body); res.StatusCode != 200 {
-				b.Fatal(res.Status)
-			}
-		}
-	})
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "requests/s")
-}
