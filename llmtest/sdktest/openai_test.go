@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"math"
+	"strings"
 	"testing"
 	"time"
 
@@ -153,17 +154,17 @@ func TestOpenAIResponses(t *testing.T) {
 	inBubble(t, "stream", func(t *testing.T) {
 		client, start := openAIClient(serve(t, llmtest.OpenAI())), time.Now()
 		stream := client.Responses.NewStreaming(t.Context(), params)
-		var text string
+		var text strings.Builder
 		var done bool
 		for stream.Next() {
 			switch e := stream.Current().AsAny().(type) {
 			case responses.ResponseTextDeltaEvent:
-				text += e.Delta
+				text.WriteString(e.Delta)
 			case responses.ResponseCompletedEvent:
 				done = true
 				check(t, &e.Response)
-				if e.Response.OutputText() != text {
-					t.Errorf("streamed %q, and in the end it says %q", text, e.Response.OutputText())
+				if e.Response.OutputText() != text.String() {
+					t.Errorf("streamed %q, and in the end it says %q", text.String(), e.Response.OutputText())
 				}
 			}
 		}
@@ -219,16 +220,16 @@ func TestAzure(t *testing.T) {
 	params := chatParams()
 	params.Model = "prod" // the deployment
 	stream := client.Chat.Completions.NewStreaming(t.Context(), params)
-	text := ""
+	var text strings.Builder
 	for stream.Next() {
 		if chunk := stream.Current(); len(chunk.Choices) > 0 { // the first has none
-			text += chunk.Choices[0].Delta.Content
+			text.WriteString(chunk.Choices[0].Delta.Content)
 		}
 	}
 	if err := stream.Err(); err != nil {
 		t.Fatal(err)
 	}
-	wantWords(t, text, 10)
+	wantWords(t, text.String(), 10)
 	res, err := client.Chat.Completions.New(t.Context(), params)
 	if err != nil || res.Model != "prod" || res.Usage.TotalTokens != 14 {
 		t.Errorf("answer %+v, error %v", res, err)
