@@ -2,6 +2,7 @@ package llmtest
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -158,6 +159,39 @@ func TestReserveAndSettle(t *testing.T) {
 		wantHeaders(t, res.Header, "x-ratelimit-remaining-tokens", "749") // 1,000 − (100 + 5·10) − 101
 		if st := s.Stats(); st.TokensCharged != 150+51 {
 			t.Errorf("%d tokens charged, want 150 and 51", st.TokensCharged)
+		}
+	})
+}
+
+// TestSettlesAcrossNewLimits reserves under one limit and settles under another.
+func TestSettlesAcrossNewLimits(t *testing.T) {
+	for _, strategy := range []Strategy{SlidingWindow, FixedWindow, Daily} {
+		synctest.Test(t, func(t *testing.T) {
+			s := NewServer(t, OpenAI(TPM(1000)), InMemory(), WithBurndown(1), WithOutputTokens(10, 0), WithLatency(Latency{FirstToken: time.Second}))
+			go post(t, s, chat(100, 800))
+			time.Sleep(time.Second / 2)
+			if err := s.SetLimits(TPD(2000).By(strategy)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+			res, _ := post(t, s, chat(1, 100))
+			wantHeaders(t, res.Header, "x-ratelimit-limit-tokens", "2000", "x-ratelimit-remaining-tokens", "1789") // 2,000 − 110 − 101
+		})
+	}
+}
+
+// TestCachedInputIsReserved and given back, where the whole input is reserved.
+func TestCachedInputIsReserved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := NewServer(t, Anthropic(ITPM(10_000).By(SlidingWindow)), InMemory(), WithBurndown(1), WithLatency(Latency{}))
+		prompt := fmt.Sprintf(`{"model":"m","max_tokens":9,"system":[{"type":"text","text":%q,"cache_control":{}}],"messages":[{"role":"user","content":"word"}]}`, strings.Repeat("word", 3000))
+		const left = "anthropic-ratelimit-input-tokens-remaining"
+		for _, want := range []string{"7000", "4000", "4000"} { // 3,001, then 1 and 3,001, then 2 and 3,001 in use
+			res, _ := send(t, s, "/v1/messages", prompt)
+			wantHeaders(t, res.Header, left, want)
+		}
+		if charged := s.Stats().Limits[0].Peak; charged != 3003 {
+			t.Errorf("%d input tokens charged in the end, want 3,001, 1 and 1", charged)
 		}
 	})
 }

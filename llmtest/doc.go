@@ -21,16 +21,16 @@
 //
 // All limits are checked in one step. A limit is enforced as a continuously
 // refilled [TokenBucket], an exact [SlidingWindow], a [FixedWindow], a [Daily]
-// reset at a zone's midnight or in slices ([Quantized]); it counts requests, tokens, input tokens or
-// output tokens over any period, or requests in progress ([Concurrent]). The
-// counting is this package's own: it shares no code with the queue that it is
-// there to test.
+// reset at a zone's midnight or in slices ([Quantized]); it counts requests,
+// tokens, input tokens or output tokens over any period, or requests in progress
+// ([Concurrent]). The counting is this package's own: it shares no code with the
+// queue that it is there to test.
 //
 // Tokens of text are counted as one per four bytes, rounded up. What of them is
 // charged, and when, is up to [WithMaxTokensCharged], [WithActualUsage] and
 // [WithBurndown]; whether requests count that were refused or failed, to
-// [WithRefusedCounted] and [WithFailedFree]. [Server.SetLimits] changes limits while
-// the server runs.
+// [WithRefusedCounted] and [WithFailedFree]. [Server.SetLimits] changes limits
+// while the server runs.
 //
 // # Believable answers
 //

@@ -17,8 +17,9 @@ import (
 //
 // Gemini limits requests and input tokens per minute ([ITPM]) and requests per
 // day, each for every project and model ([Limit.For]). Requests per day reset at
-// midnight Pacific time, as documented. How it enforces a minute is not published: here it is a
-// sliding window, the strictest way. Output is charged as it is produced.
+// midnight Pacific time, as documented. How it enforces a minute is not
+// published: here it is a sliding window, the strictest way. Output is charged as
+// it is produced (inferred).
 func Gemini(limits ...Limit) Provider {
 	return Provider{
 		name:   "Gemini",

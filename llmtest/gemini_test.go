@@ -87,6 +87,20 @@ func TestGeminisDayEndsAtMidnightPacific(t *testing.T) {
 	})
 }
 
+// TestTheShortDayIsShort refuses on the day on which clocks are put forward in
+// California, which has 23 hours.
+func TestTheShortDayIsShort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := NewServer(t, Gemini(RPD(1)), InMemory(), WithLatency(Latency{}))
+		midnight := time.Date(2000, 4, 2, 0, 0, 0, 0, pacific())
+		time.Sleep(time.Until(midnight))
+		send(t, s, geminiPath+"generateContent", contents(1))
+		if res, body := send(t, s, geminiPath+"generateContent", contents(1)); res.StatusCode != 429 || !strings.Contains(body, `"retryDelay":"82800s"`) {
+			t.Errorf("%s: %s", res.Status, body)
+		}
+	})
+}
+
 func TestGeminisOtherErrors(t *testing.T) {
 	s := NewServer(t, Gemini(), InMemory(), WithKey("secret"), WithFaultScript(
 		Fault{Status: 503}, Fault{Status: 500}, Fault{Kind: FaultQuota}, Fault{Status: 429, RetryAfter: 3 * time.Second}, Fault{Kind: FaultSpend}))

@@ -26,8 +26,8 @@ const (
 	question   = "wordwordwordword" // four tokens
 )
 
-// inBubble runs a test in virtual time and closes the server's connections at
-// its end.
+// inBubble runs a test in virtual time. A bubble waits for its goroutines, so
+// that neither the server nor an SDK can leave one behind.
 func inBubble(t *testing.T, name string, test func(t *testing.T)) {
 	t.Run(name, func(t *testing.T) { synctest.Test(t, test) })
 }
