@@ -87,6 +87,7 @@ func TestLimitsChangeWhileItRuns(t *testing.T) {
 func TestConcurrencyChangesWhileItRuns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := NewServer(t, OpenAI(Concurrent(5)), InMemory(), WithLatency(Latency{FirstToken: time.Second}))
+		statuses(t, s, 4) // no longer in progress
 		var wg sync.WaitGroup
 		for range 3 {
 			wg.Go(func() { post(t, s, chat(1, 1)) })
@@ -97,6 +98,12 @@ func TestConcurrencyChangesWhileItRuns(t *testing.T) {
 		}
 		if _, refused := statuses(t, s, 1); refused != 1 {
 			t.Error("accepted although three of two run")
+		}
+		if err := s.SetLimits(Concurrent(4)); err != nil {
+			t.Fatal(err)
+		}
+		if ok, _ := statuses(t, s, 1); ok != 1 {
+			t.Error("refused although three of four run")
 		}
 		wg.Wait()
 		if ok, _ := statuses(t, s, 1); ok != 1 {
@@ -112,11 +119,12 @@ func TestLoadSlowsDownAndThenTurnsAway(t *testing.T) {
 		path, body string
 		status     int
 	}{
-		{OpenAI(RPM(1000)), "/v1/chat/completions", chat(1, 1), 503},
+		{OpenAI(RPM(1000)), "/v1/chat/completions", chat(1, 0), 503},
 		{Anthropic(RPM(1000)), "/v1/messages", toClaude(1, ""), 529},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			s := NewServer(t, tt.provider, InMemory(), WithLatency(Latency{FirstToken: time.Second}), WithLoad(Load{Knee: 2, Capacity: 6}))
+			s := NewServer(t, tt.provider, InMemory(), WithOutputTokens(3, 0), // a second each
+				WithLatency(Latency{FirstToken: 500 * time.Millisecond, PerToken: 250 * time.Millisecond}), WithLoad(Load{Knee: 2, Capacity: 6}))
 			var wg sync.WaitGroup
 			start := time.Now()
 			for i := range 8 {
