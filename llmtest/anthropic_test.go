@@ -111,6 +111,7 @@ func TestCachedInputDoesNotCount(t *testing.T) {
 			{0, `"input_tokens":2,"cache_creation_input_tokens":6000,"cache_read_input_tokens":0`, "4000"},
 			{0, `"input_tokens":2,"cache_creation_input_tokens":0,"cache_read_input_tokens":6000`, "4000"},
 			{5*time.Minute - 1, `"input_tokens":2,"cache_creation_input_tokens":0,"cache_read_input_tokens":6000`, "10000"},
+			{5*time.Minute - 1, `"input_tokens":2,"cache_creation_input_tokens":0,"cache_read_input_tokens":6000`, "10000"}, // since its last use
 			{5 * time.Minute, `"input_tokens":2,"cache_creation_input_tokens":6000,"cache_read_input_tokens":0`, "4000"},
 		} {
 			time.Sleep(step.after)

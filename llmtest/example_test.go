@@ -181,7 +181,7 @@ func ExampleAnthropic() {
 
 // A provider may lower a limit at any time. What was used stays used.
 func ExampleServer_SetLimits() {
-	srv, err := llmtest.Start(llmtest.OpenAI(llmtest.RPM(100)))
+	srv, err := llmtest.Start(llmtest.OpenAI(llmtest.RPD(100)))
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -191,7 +191,7 @@ func ExampleServer_SetLimits() {
 	for range 3 {
 		ask(srv, "Why is the sky blue?").Body.Close()
 	}
-	if err := srv.SetLimits(llmtest.RPM(3)); err != nil {
+	if err := srv.SetLimits(llmtest.RPD(3)); err != nil {
 		fmt.Println(err)
 	}
 	res := ask(srv, "Why is the sky blue?")

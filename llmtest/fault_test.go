@@ -176,28 +176,32 @@ func TestResetOverTCP(t *testing.T) {
 func TestWrongHeaders(t *testing.T) {
 	const name = "x-ratelimit-remaining-requests"
 	t.Run("some answers", func(t *testing.T) {
-		s := NewServer(t, OpenAI(RPM(10)), InMemory(), WithFaultScript(Fault{Kind: FaultHeaders, Value: "-1"}, Fault{Kind: FaultHeaders}))
-		for _, want := range []string{"-1", "", "7"} {
-			res, _ := post(t, s, chat(1, 1))
-			wantHeaders(t, res.Header, name, want)
-			if res.StatusCode != 200 || res.Header.Get("X-Request-Id") == "" {
-				t.Errorf("%s, %v: only the limits' headers are wrong", res.Status, res.Header)
+		synctest.Test(t, func(t *testing.T) {
+			s := NewServer(t, OpenAI(RPM(10)), InMemory(), WithLatency(Latency{}), WithFaultScript(Fault{Kind: FaultHeaders, Value: "-1"}, Fault{Kind: FaultHeaders}))
+			for _, want := range []string{"-1", "", "7"} {
+				res, _ := post(t, s, chat(1, 1))
+				wantHeaders(t, res.Header, name, want)
+				if res.StatusCode != 200 || res.Header.Get("X-Request-Id") == "" {
+					t.Errorf("%s, %v: only the limits' headers are wrong", res.Status, res.Header)
+				}
 			}
-		}
+		})
 	})
 	for _, value := range []string{"0", "soon", ""} {
 		t.Run("all answers "+value, func(t *testing.T) {
-			s := NewServer(t, AzureOpenAI(RPM(6)), InMemory(), WithBadHeaders(value))
-			for _, status := range []int{200, 429} {
-				res, body := send(t, s, azureChat, chat(1, 1))
-				if res.StatusCode != status {
-					t.Fatalf("%s: %s", res.Status, body)
+			synctest.Test(t, func(t *testing.T) {
+				s := NewServer(t, AzureOpenAI(RPM(6)), InMemory(), WithBadHeaders(value))
+				for _, status := range []int{200, 429} {
+					res, body := send(t, s, azureChat, chat(1, 1))
+					if res.StatusCode != status {
+						t.Fatalf("%s: %s", res.Status, body)
+					}
+					wantHeaders(t, res.Header, name, value)
+					if status == 429 {
+						wantHeaders(t, res.Header, "retry-after", value, "retry-after-ms", value)
+					}
 				}
-				wantHeaders(t, res.Header, name, value)
-				if status == 429 {
-					wantHeaders(t, res.Header, "retry-after", value, "retry-after-ms", value)
-				}
-			}
+			})
 		})
 	}
 }

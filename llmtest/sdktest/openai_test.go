@@ -211,7 +211,7 @@ func TestOpenAIEmbeddings(t *testing.T) {
 
 // TestAzure goes over loopback: the SDK wants a connection of its own there.
 func TestAzure(t *testing.T) {
-	srv := llmtest.NewServer(t, llmtest.AzureOpenAI(llmtest.TPM(30)), llmtest.WithKey("secret"), llmtest.WithOutputTokens(12, 0))
+	srv := llmtest.NewServer(t, llmtest.AzureOpenAI(llmtest.TPM(30).Per(time.Hour)), llmtest.WithKey("secret"), llmtest.WithOutputTokens(12, 0))
 	client := openai.NewClient(
 		azure.WithEndpoint(srv.URL(), "2024-10-21"),
 		azure.WithAPIKey("secret"),
