@@ -73,7 +73,12 @@ func (b *bucket) take(now time.Duration, n int64) {
 	}
 }
 
-func (b *bucket) state(now time.Duration) (int64, time.Duration) {
+func (b *bucket) refund(now, _ time.Duration, n int64) {
 	b.refill(now)
-	return max(b.tokens, 0), b.until(b.amount)
+	b.tokens += n // the next refill takes off what is above amount
+}
+
+func (b *bucket) state(now time.Duration) (int64, int64, time.Duration) {
+	b.refill(now)
+	return b.amount, max(b.tokens, 0), b.until(b.amount)
 }

@@ -5,9 +5,8 @@
 // # A server that refuses
 //
 // A test that never meets a 429 says nothing about how a program behaves when
-// it does. [NewServer] starts a server that answers as OpenAI's chat
-// completions do, unary and streaming, and counts every request against the
-// limits it was given:
+// it does. [NewServer] starts a server that answers as a provider does, unary
+// and streaming, and counts every request against the limits it was given:
 //
 //	srv := llmtest.NewServer(t, llmtest.OpenAI(llmtest.RPM(500), llmtest.TPM(100_000)))
 //	client := openai.NewClient(
@@ -15,28 +14,36 @@
 //		option.WithHTTPClient(srv.Client()),
 //		option.WithAPIKey("any"))
 //
-// All limits are checked in one step. A request that breaks one is answered
-// with 429, Retry-After and the provider's error body, and charges nothing
-// unless [WithRefusedCounted] says so. Each limit is enforced as a continuously
-// refilled [TokenBucket] (the default), an exact [SlidingWindow] or a
-// [FixedWindow]; limits count requests or tokens over any period, or requests
-// in progress ([Concurrent]). The counting is this package's own: it shares no
-// code with the queue that it is there to test.
+// The providers are [OpenAI], [AzureOpenAI], [Anthropic], [Gemini], [Groq],
+// [Mistral] and [Ollama]. Each has its own paths, streams, headers and errors,
+// and its own way to enforce limits, which their comments tell with where it is
+// known from. Options override it.
 //
-// Tokens are charged when a request arrives: one per four bytes of its message
-// contents, rounded up, plus its max_completion_tokens or max_tokens.
-// [WithActualUsage] charges the answer's real length when it ends instead.
+// All limits are checked in one step. A limit is enforced as a continuously
+// refilled [TokenBucket], an exact [SlidingWindow], a [FixedWindow], a [Daily]
+// reset at a zone's midnight or in slices ([Quantized]); it counts requests,
+// tokens, input tokens or output tokens over any period, or requests in progress
+// ([Concurrent]). The counting is this package's own: it shares no code with the
+// queue that it is there to test.
+//
+// Tokens of text are counted as one per four bytes, rounded up. What of them is
+// charged, and when, is up to [WithMaxTokensCharged], [WithActualUsage] and
+// [WithBurndown]; whether requests count that were refused or failed, to
+// [WithRefusedCounted] and [WithFailedFree]. [Server.SetLimits] changes limits
+// while the server runs.
 //
 // # Believable answers
 //
 // Answers have a length, a time to the first token and a time per token, drawn
 // from distributions ([WithOutputTokens], [WithLatency]) and a seed
 // ([WithSeed]). The n-th time that a server accepts the same request body it
-// gives the same answer, whatever else goes on. [WithFaultShare] and
-// [WithFaultScript] make some answers fail, to see retries work.
+// gives the same answer, whatever else goes on. [WithLoad] makes a server slower
+// the more it has to do, and then overloaded. [WithFaultShare] and
+// [WithFaultScript] make some answers go wrong: see [Fault] for the ways.
 //
 // [Server.Stats] tells what the server accepted and refused and the most that
-// any window saw; [Server.Arrivals] lists every request with its verdict.
+// any window saw; [Server.Arrivals] lists every request with its verdict, and
+// [Server.WriteTimeline] writes both for people.
 //
 // # Over loopback and in memory
 //

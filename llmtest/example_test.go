@@ -120,7 +120,8 @@ func ExampleWithOutputTokens() {
 	// 6 tokens: old out ran one old off
 }
 
-// Limits combine: each may have its own period, strategy and model.
+// Limits combine: each may have its own period, strategy and model. At OpenAI a
+// refused request counts as a request.
 func ExampleLimit() {
 	srv, err := llmtest.Start(llmtest.OpenAI(
 		llmtest.RPM(500),
@@ -141,8 +142,77 @@ func ExampleLimit() {
 		fmt.Printf("%v: %d of %d, %d refused\n", l.Limit, l.Peak, l.Limit.Amount, l.Refused)
 	}
 	// Output:
-	// requests per min (RPM): 1 of 500, 0 refused
-	// requests per 1s: 1 of 10, 0 refused
+	// requests per min (RPM): 2 of 500, 0 refused
+	// requests per 1s: 2 of 10, 0 refused
 	// tokens per min (TPM): 105 of 200, 1 refused
 	// concurrent requests: 1 of 4, 0 refused
+}
+
+// Every provider has its own paths, headers and errors, and enforces and charges
+// in its own way. Anthropic counts output as it is produced, and max_tokens does
+// not count.
+func ExampleAnthropic() {
+	srv, err := llmtest.Start(llmtest.Anthropic(llmtest.RPM(50), llmtest.OTPM(1000)), llmtest.WithOutputTokens(900, 0))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer srv.Close()
+
+	for range 3 {
+		res, err := srv.Client().Post(srv.URL()+"/v1/messages", "application/json", strings.NewReader(
+			`{"model":"claude-sonnet-4-5","max_tokens":4096,"messages":[{"role":"user","content":"Why is the sky blue?"}]}`))
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		var body struct {
+			Error struct{ Message string }
+		}
+		_ = json.NewDecoder(res.Body).Decode(&body)
+		res.Body.Close()
+		fmt.Printf("%d %q\n", res.StatusCode, body.Error.Message)
+	}
+	// Output:
+	// 200 ""
+	// 200 ""
+	// 429 "This request would exceed your organization's rate limit of 1,000 output tokens per minute."
+}
+
+// A provider may lower a limit at any time. What was used stays used.
+func ExampleServer_SetLimits() {
+	srv, err := llmtest.Start(llmtest.OpenAI(llmtest.RPD(100)))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer srv.Close()
+
+	for range 3 {
+		ask(srv, "Why is the sky blue?").Body.Close()
+	}
+	if err := srv.SetLimits(llmtest.RPD(3)); err != nil {
+		fmt.Println(err)
+	}
+	res := ask(srv, "Why is the sky blue?")
+	res.Body.Close()
+	fmt.Println(res.Status, "of", res.Header.Get("x-ratelimit-limit-requests"))
+	// Output:
+	// 429 Too Many Requests of 3
+}
+
+// A timeline shows people what happened, here in virtual time.
+func ExampleServer_WriteTimeline() {
+	TestTimeline := func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			srv := llmtest.NewServer(t, llmtest.OpenAI(llmtest.RPM(60)), llmtest.InMemory())
+			for range 100 {
+				ask(srv, "Why is the sky blue?").Body.Close()
+			}
+			if err := srv.WriteTimeline(t.Output(), time.Second); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	_ = TestTimeline // go test finds it by its name at the top level
 }

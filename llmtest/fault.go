@@ -4,36 +4,99 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"strings"
 	"time"
+)
+
+// A FaultKind is what goes wrong.
+type FaultKind string
+
+// The kinds of faults. Those of an answer's body happen in its middle.
+const (
+	FaultStatus  FaultKind = ""        // Status is answered instead, with the provider's error body for it
+	FaultSlow    FaultKind = "slow"    // the headers come Delay late, or never if it is zero
+	FaultStall   FaultKind = "stall"   // the body stops for Delay, or for good if it is zero
+	FaultCut     FaultKind = "cut"     // the body ends and the connection with it
+	FaultReset   FaultKind = "reset"   // the connection is reset before the headers
+	FaultStream  FaultKind = "stream"  // an error event after a 200; a unary answer gets Status instead
+	FaultQuota   FaultKind = "quota"   // the account has no money left: OpenAI's insufficient_quota
+	FaultSpend   FaultKind = "spend"   // a spend limit is reached
+	FaultHeaders FaultKind = "headers" // rate limit headers say Value, or are missing if it is empty
 )
 
 // A Fault is one way for a server to fail a request that its limits let in.
 // The zero Fault is none: the request is answered as usual.
 type Fault struct {
-	Status     int           // the answer's status, 400 to 599, with the provider's error body for it
-	RetryAfter time.Duration // sent as Retry-After in whole seconds, rounded up; 0 sends none
+	Kind       FaultKind
+	Status     int           // of FaultStatus and FaultStream: 400 to 599; FaultStream defaults to the provider's status for overload
+	RetryAfter time.Duration // of answers with an error status: sent as the provider does it, rounded up; 0 sends none
+	Delay      time.Duration // of FaultSlow and FaultStall
+	Value      string        // of FaultHeaders, such as "-1", "0" or "soon"
+}
+
+// String returns the fault in a few words, and nothing for the zero Fault.
+func (f Fault) String() string {
+	switch {
+	case f == Fault{}:
+		return ""
+	case f.Kind == FaultStatus:
+		return fmt.Sprint("status ", f.Status)
+	case f.Status != 0:
+		return fmt.Sprintf("%s %d", f.Kind, f.Status)
+	case f.Delay != 0:
+		return fmt.Sprintf("%s %v", f.Kind, f.Delay)
+	case f.Kind == FaultHeaders:
+		return fmt.Sprintf("%s %q", f.Kind, f.Value)
+	}
+	return string(f.Kind)
 }
 
 func (f Fault) check() error {
-	if f == (Fault{}) || f.Status >= 400 && f.Status <= 599 {
+	switch {
+	case f == Fault{}:
+		return nil
+	case f.Delay < 0 || f.RetryAfter < 0:
+		return fmt.Errorf("llmtest: fault %q has a negative duration", f.Kind)
+	case f.Kind == FaultStatus || f.Kind == FaultStream && f.Status != 0:
+		if f.Status < 400 || f.Status > 599 {
+			return fmt.Errorf("llmtest: fault has status %d: want 400 to 599", f.Status)
+		}
+	}
+	switch f.Kind {
+	case FaultStatus, FaultSlow, FaultStall, FaultCut, FaultReset, FaultStream, FaultQuota, FaultSpend, FaultHeaders:
 		return nil
 	}
-	return fmt.Errorf("llmtest: fault has status %d: want 400 to 599", f.Status)
+	return fmt.Errorf("llmtest: unknown kind of fault %q", f.Kind)
 }
 
-// code returns the type and code of OpenAI's error body for the status.
-// server_is_overloaded and rate_limit_exceeded are documented by OpenAI; the
-// others follow the same pattern.
-func (f Fault) code() (kind, code string) {
-	switch {
-	case f.Status == http.StatusTooManyRequests:
-		return "requests", "rate_limit_exceeded"
-	case f.Status == http.StatusServiceUnavailable:
-		return "service_unavailable_error", "server_is_overloaded"
-	case f.Status >= 500:
-		return "server_error", ""
+// problem returns the error that is answered instead, or nil if the fault is
+// another one.
+func (f Fault) problem(stream bool) *problem {
+	switch f.Kind {
+	case FaultStatus:
+		if f.Status == 0 {
+			return nil
+		}
+		return &problem{reason: injected, status: f.Status, retryAfter: f.RetryAfter}
+	case FaultStream:
+		if stream {
+			return nil
+		}
+		return f.event()
+	case FaultQuota:
+		return &problem{reason: outOfQuota, retryAfter: f.RetryAfter}
+	case FaultSpend:
+		return &problem{reason: spendLimited, retryAfter: f.RetryAfter}
 	}
-	return "invalid_request_error", ""
+	return nil
+}
+
+// event returns the error of FaultStream.
+func (f Fault) event() *problem {
+	if f.Status == 0 {
+		return &problem{reason: overloaded, retryAfter: f.RetryAfter}
+	}
+	return &problem{reason: injected, status: f.Status, retryAfter: f.RetryAfter}
 }
 
 // faultShare fails a share of all accepted requests.
@@ -64,3 +127,27 @@ func (f faults) draw(n int64, r *rand.Rand) Fault {
 	}
 	return Fault{}
 }
+
+// A spoiler is a response whose rate limit headers are wrong.
+type spoiler struct {
+	http.ResponseWriter
+	value string // empty removes them
+}
+
+func (s spoiler) WriteHeader(status int) {
+	h := s.Header()
+	for name := range h {
+		if !strings.Contains(name, "Ratelimit") && !strings.HasPrefix(name, "Retry-After") {
+			continue
+		}
+		if s.value == "" {
+			delete(h, name)
+		} else {
+			h[name] = []string{s.value}
+		}
+	}
+	s.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap lets http.ResponseController flush and hijack.
+func (s spoiler) Unwrap() http.ResponseWriter { return s.ResponseWriter }

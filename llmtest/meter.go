@@ -1,6 +1,9 @@
 package llmtest
 
-import "time"
+import (
+	"sort"
+	"time"
+)
 
 // A meter counts charges against one limit. Times are durations since the
 // server's start and never go back. A meter is not safe for concurrent use:
@@ -14,19 +17,29 @@ type meter interface {
 	// take charges n, whether or not it fits.
 	take(now time.Duration, n int64)
 
-	// state returns what is left now, never below zero, and how long it takes
-	// until all of it is there again.
-	state(now time.Duration) (remaining int64, reset time.Duration)
+	// refund gives back n of what was taken at a time. What no longer counts
+	// cannot be given back.
+	refund(now, at time.Duration, n int64)
+
+	// state returns the limit that counts now, what is left of it, never below
+	// zero, and how long it takes until all of it is there again.
+	state(now time.Duration) (limit, remaining int64, reset time.Duration)
 }
 
-func newMeter(l Limit) meter {
-	switch {
-	case l.Kind == KindConcurrent:
+// newMeter returns the meter of a limit on a server that started at start.
+func newMeter(l Limit, start time.Time) meter {
+	if l.Kind == KindConcurrent {
 		return &gauge{amount: l.Amount}
-	case l.Strategy == SlidingWindow:
+	}
+	switch l.Strategy {
+	case SlidingWindow:
 		return &slidingWindow{amount: l.Amount, period: l.Period}
-	case l.Strategy == FixedWindow:
-		return &fixedWindow{amount: l.Amount, period: l.Period}
+	case FixedWindow:
+		return &fixedWindow{amount: l.Amount, bounds: everyPeriod(l.Period)}
+	case Daily:
+		return &fixedWindow{amount: l.Amount, bounds: everyDay(start, l.Zone)}
+	case Quantized:
+		return &quantized{amount: l.Amount, slice: l.Slice, slices: int64(l.Period / l.Slice)}
 	}
 	return newBucket(l.Amount, l.Period)
 }
@@ -75,57 +88,38 @@ func (w *slidingWindow) wait(now time.Duration, n int64) (time.Duration, bool) {
 
 func (w *slidingWindow) take(now time.Duration, n int64) {
 	w.expire(now)
+	if n == 0 {
+		return
+	}
 	w.entries = append(w.entries, entry{now, n})
 	w.used += n
 }
 
-func (w *slidingWindow) state(now time.Duration) (int64, time.Duration) {
+func (w *slidingWindow) refund(now, at time.Duration, n int64) {
 	w.expire(now)
-	if w.head == len(w.entries) {
-		return w.amount, 0
-	}
-	return max(w.amount-w.used, 0), w.entries[len(w.entries)-1].at + w.period - now
-}
-
-// A fixedWindow counts from zero in each period since the server's start.
-type fixedWindow struct {
-	amount int64
-	period time.Duration
-	index  int64 // which period used belongs to
-	used   int64
-}
-
-func (w *fixedWindow) roll(now time.Duration) {
-	if i := int64(now / w.period); i != w.index {
-		w.index, w.used = i, 0
+	live := w.entries[w.head:]
+	i := sort.Search(len(live), func(i int) bool { return live[i].at >= at })
+	for ; n > 0 && i < len(live) && live[i].at == at; i++ {
+		back := min(n, live[i].n)
+		live[i].n -= back
+		w.used -= back
+		n -= back
 	}
 }
 
-func (w *fixedWindow) wait(now time.Duration, n int64) (time.Duration, bool) {
-	if n > w.amount {
-		return 0, false
+func (w *slidingWindow) state(now time.Duration) (int64, int64, time.Duration) {
+	w.expire(now)
+	last := len(w.entries) - 1
+	for last >= w.head && w.entries[last].n == 0 { // given back
+		last--
 	}
-	w.roll(now)
-	if w.used+n <= w.amount {
-		return 0, true
+	if last < w.head {
+		return w.amount, w.amount, 0
 	}
-	return w.period - now%w.period, true
+	return w.amount, max(w.amount-w.used, 0), w.entries[last].at + w.period - now
 }
 
-func (w *fixedWindow) take(now time.Duration, n int64) {
-	w.roll(now)
-	w.used += n
-}
-
-func (w *fixedWindow) state(now time.Duration) (int64, time.Duration) {
-	w.roll(now)
-	if w.used == 0 {
-		return w.amount, 0
-	}
-	return max(w.amount-w.used, 0), w.period - now%w.period
-}
-
-// A gauge counts what is in progress: a take of -1 ends what a take of 1 began.
+// A gauge counts what is in progress: a refund ends what a take began.
 type gauge struct {
 	amount, used, peak int64
 }
@@ -146,6 +140,8 @@ func (g *gauge) take(_ time.Duration, n int64) {
 	g.peak = max(g.peak, g.used)
 }
 
-func (g *gauge) state(time.Duration) (int64, time.Duration) {
-	return max(g.amount-g.used, 0), 0
+func (g *gauge) refund(_, _ time.Duration, n int64) { g.used -= n }
+
+func (g *gauge) state(time.Duration) (int64, int64, time.Duration) {
+	return g.amount, max(g.amount-g.used, 0), 0
 }

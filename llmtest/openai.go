@@ -1,197 +1,184 @@
 package llmtest
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
-	"hash/fnv"
-	"io"
 	"net/http"
 	"strings"
 	"time"
 )
 
-// OpenAI is a provider that speaks OpenAI's chat completions protocol and
-// enforces the limits given, for all models together unless a limit says
-// otherwise ([Limit.For]). It serves
+// OpenAI is a provider that speaks OpenAI's protocols and enforces the limits
+// given, for all models together unless a limit says otherwise ([Limit.For]). It
+// serves
 //
 //   - POST /v1/chat/completions, unary and as a stream of server-sent events,
 //     with a usage chunk when stream_options.include_usage asks for one;
+//   - POST /v1/responses, unary and as a stream of typed events;
+//   - POST /v1/embeddings, as numbers and as base64;
 //   - GET /v1/models: the models that limits name, or else gpt-4o-mini.
 //
-// Both also without the /v1. Any model name is accepted, and answers have one
-// choice. Every answer to a completion carries x-ratelimit headers, whose resets
-// are Go durations until the limit is whole again. Names and formats are those
-// of OpenAI's public API reference and rate limit guide.
+// All also without the /v1. Any model name is accepted, and answers have one
+// choice of text. Every answer that the limits count carries x-ratelimit
+// headers, whose resets are Go durations until the limit is whole again.
+//
+// Limits are token buckets unless they say otherwise (inferred from OpenAI's
+// documented samples); tokens are charged with max_tokens up front, and refused
+// requests count (both documented by OpenAI).
 func OpenAI(limits ...Limit) Provider {
-	return Provider{limits: limits, handler: func(s *Server) http.Handler { return openAI{s} }}
+	return Provider{
+		name:    "OpenAI",
+		path:    "/v1",
+		limits:  limits,
+		options: []Option{WithMaxTokensCharged(), WithRefusedCounted()},
+		dialect: func(s *Server) dialect { return openAI{s} },
+	}
 }
 
-// openAI is the HTTP side of the provider.
 type openAI struct{ *Server }
 
-func (s openAI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Content-Type", "application/json")
-	path := strings.TrimPrefix(r.URL.Path, "/v1")
+func (openAI) key(r *http.Request) string { return bearer(r) }
+
+// bearer returns the bearer token of a request.
+func bearer(r *http.Request) string {
+	key, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	return key
+}
+
+func (d openAI) route(r *http.Request) (route, *problem) {
+	switch strings.TrimPrefix(r.URL.Path, "/v1") {
+	case "/chat/completions":
+		return route{generate: chatStyle{}.read}, method(r, http.MethodPost)
+	case "/responses":
+		return route{generate: readResponse}, method(r, http.MethodPost)
+	case "/embeddings":
+		return route{generate: d.embeddings("")}, method(r, http.MethodPost)
+	case "/models":
+		return route{page: d.list("gpt-4o-mini")}, method(r, http.MethodGet)
+	}
+	return route{}, notServed(r)
+}
+
+func notServed(r *http.Request) *problem {
+	return &problem{reason: unknownPath, message: "Invalid URL (" + r.Method + " " + r.URL.Path + ")"}
+}
+
+func (openAI) status(r reason) int { return usualStatus(r) }
+
+func (openAI) headers(h http.Header, t *ticket) {
+	h.Set("X-Request-Id", fmt.Sprintf("req_%08x", t.arrival))
+	writeQuota(h, t.quota, func(d time.Duration) string { return wholeMillis(d).String() })
+}
+
+// writeQuota sets the rate limit headers of the kinds that have a limit. Which
+// of several limits they describe is not documented; here it is the one with the
+// smallest part left.
+func writeQuota(h http.Header, q quota, reset func(time.Duration) string) {
+	if s, ok := q.tightest(func(l Limit) bool { return l.Kind == KindRequests }); ok {
+		setInt(h, "X-Ratelimit-Limit-Requests", s.total)
+		setInt(h, "X-Ratelimit-Remaining-Requests", s.remaining)
+		h.Set("X-Ratelimit-Reset-Requests", reset(s.reset))
+	}
+	if s, ok := q.tightest(func(l Limit) bool { return l.Kind == KindTokens }); ok {
+		setInt(h, "X-Ratelimit-Limit-Tokens", s.total)
+		setInt(h, "X-Ratelimit-Remaining-Tokens", s.remaining)
+		h.Set("X-Ratelimit-Reset-Tokens", reset(s.reset))
+	}
+}
+
+// fail writes an error. A request that is larger than a limit gets no
+// Retry-After: waiting would not help it.
+func (openAI) fail(w http.ResponseWriter, p *problem) {
+	setRetryAfter(w.Header(), p.retryAfter)
+	writeJSON(w, p.status, openAIErrorOf(p))
+}
+
+// openAIError is the body of an error, in which an absent param or code is null.
+type openAIError struct {
+	Error struct {
+		Message string  `json:"message"`
+		Type    string  `json:"type"`
+		Param   *string `json:"param"`
+		Code    *string `json:"code"`
+	} `json:"error"`
+}
+
+func newOpenAIError(message, kind, param, code string) (e openAIError) {
+	e.Error.Message, e.Error.Type = message, kind
+	if param != "" {
+		e.Error.Param = &param
+	}
+	if code != "" {
+		e.Error.Code = &code
+	}
+	return e
+}
+
+// openAIErrorOf puts a problem into OpenAI's words. rate_limit_exceeded,
+// insufficient_quota, organization_spend_limit_exceeded and server_is_overloaded
+// are documented codes; the type of server errors follows the same pattern.
+func openAIErrorOf(p *problem) openAIError {
+	switch p.reason {
+	case wrongKey:
+		return newOpenAIError("Incorrect API key provided.", "invalid_request_error", "", "invalid_api_key")
+	case unknownMethod:
+		return newOpenAIError(p.message, "invalid_request_error", "", "method_not_allowed")
+	case rateLimited:
+		return newOpenAIError(fmt.Sprintf("Rate limit reached for %s on %v: Limit %d, Used %d, Requested %d. Please try again in %v.",
+			p.model, p.refusal.limit, p.refusal.limit.Amount, p.refusal.used, p.refusal.requested, wholeMillis(p.refusal.wait)),
+			limitType(p.refusal.limit), "", "rate_limit_exceeded")
+	case tooLarge:
+		return newOpenAIError(fmt.Sprintf("Request too large for %s on %v: Limit %d, Requested %d. The input or output tokens must be reduced in order to run successfully.",
+			p.model, p.refusal.limit, p.refusal.limit.Amount, p.refusal.requested),
+			limitType(p.refusal.limit), "", "rate_limit_exceeded")
+	case outOfQuota:
+		return newOpenAIError("You exceeded your current quota, please check your plan and billing details.", "insufficient_quota", "", "insufficient_quota")
+	case spendLimited:
+		return newOpenAIError("Your organization has reached its spend limit.", "insufficient_quota", "", "organization_spend_limit_exceeded")
+	case overloaded:
+		return newOpenAIError("The server is overloaded. Please try again later.", "service_unavailable_error", "", "server_is_overloaded")
+	case injected:
+		kind, code := injectedCode(p.status)
+		return newOpenAIError(injectedMessage, kind, "", code)
+	}
+	return newOpenAIError(p.message, "invalid_request_error", p.param, "")
+}
+
+func injectedCode(status int) (kind, code string) {
 	switch {
-	case s.config.key != "" && r.Header.Get("Authorization") != "Bearer "+s.config.key:
-		s.invalid(w, http.StatusUnauthorized, "Incorrect API key provided.", "", "invalid_api_key")
-	case path == "/chat/completions" && r.Method == http.MethodPost:
-		s.complete(w, r)
-	case path == "/models" && r.Method == http.MethodGet:
-		s.models(w)
-	case path == "/chat/completions" || path == "/models":
-		s.invalid(w, http.StatusMethodNotAllowed, "Not allowed to "+r.Method+" on "+r.URL.Path+".", "", "method_not_allowed")
-	default:
-		s.invalid(w, http.StatusNotFound, "Invalid URL ("+r.Method+" "+r.URL.Path+")", "", "")
+	case status == http.StatusTooManyRequests:
+		return "requests", "rate_limit_exceeded"
+	case status == http.StatusServiceUnavailable:
+		return "service_unavailable_error", "server_is_overloaded"
+	case status >= 500:
+		return "server_error", ""
 	}
+	return "invalid_request_error", ""
 }
 
-// chatRequest is what the server reads of a request's body.
-type chatRequest struct {
-	Model    string `json:"model"`
-	Messages []struct {
-		Content content `json:"content"`
-	} `json:"messages"`
-	MaxTokens           *int64 `json:"max_tokens"`
-	MaxCompletionTokens *int64 `json:"max_completion_tokens"`
-	Stream              bool   `json:"stream"`
-	StreamOptions       struct {
-		IncludeUsage bool `json:"include_usage"`
-	} `json:"stream_options"`
+// limitType is the type of the error about a limit.
+func limitType(l Limit) string {
+	if l.Kind == KindRequests || l.Kind == KindConcurrent {
+		return "requests"
+	}
+	return "tokens"
 }
 
-// content is the number of bytes of text in a message's content, which is a
-// string, null, or an array of parts of which some have a text.
-type content int64
-
-func (c *content) UnmarshalJSON(data []byte) error {
-	var text string
-	if json.Unmarshal(data, &text) == nil {
-		*c = content(len(text))
-		return nil
-	}
-	var parts []struct {
-		Text string `json:"text"`
-	}
-	if err := json.Unmarshal(data, &parts); err != nil {
-		return errors.New("message content is neither a string nor an array of content parts")
-	}
-	for _, p := range parts {
-		*c += content(len(p.Text))
-	}
-	return nil
-}
-
-// maxTokensBound is above any model's and far below an overflow.
-const maxTokensBound = 1 << 40
-
-// parse returns the request and what it asks of the limits. Its errors are
-// *badRequest.
-func parse(body []byte) (req chatRequest, c call, err error) {
-	if err := json.Unmarshal(body, &req); err != nil {
-		return req, c, &badRequest{"We could not parse the JSON body of your request: " + err.Error(), ""}
-	}
-	if req.Model == "" {
-		return req, c, &badRequest{"you must provide a model parameter", "model"}
-	}
-	if len(req.Messages) == 0 {
-		return req, c, &badRequest{"Missing required parameter: 'messages'.", "messages"}
-	}
-	c.model = req.Model
-	for _, m := range []struct {
-		name  string
-		value *int64
-	}{{"max_tokens", req.MaxTokens}, {"max_completion_tokens", req.MaxCompletionTokens}} {
-		if m.value == nil {
-			continue
-		}
-		if *m.value < 1 || *m.value > maxTokensBound {
-			return req, c, &badRequest{fmt.Sprintf("Invalid '%s': %d is out of range.", m.name, *m.value), m.name}
-		}
-		c.maxTokens = *m.value // the newer name, checked last, wins
-	}
-	var bytes int64
-	for _, m := range req.Messages {
-		bytes += int64(m.Content)
-	}
-	c.input = (bytes + 3) / 4
-	h := fnv.New64a()
-	_, _ = h.Write(body)
-	c.body = h.Sum64()
-	return req, c, nil
-}
-
-type badRequest struct{ message, param string }
-
-func (b *badRequest) Error() string { return b.message }
-
-// complete answers a chat completion.
-func (s openAI) complete(w http.ResponseWriter, r *http.Request) {
-	// Reading to the end also lets net/http notice when the client goes away.
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 32<<20))
-	if err != nil {
-		s.invalid(w, http.StatusBadRequest, "The request's body could not be read: "+err.Error(), "", "")
-		return
-	}
-	req, call, err := parse(body)
-	if bad := (*badRequest)(nil); errors.As(err, &bad) {
-		s.invalid(w, http.StatusBadRequest, bad.message, bad.param, "")
-		return
-	}
-	began := time.Now()
-	t := s.enforcer.admit(call)
-	writeQuota(w.Header(), t.quota)
-	w.Header().Set("X-Request-Id", fmt.Sprintf("req_%08x", t.arrival))
-	if t.refusal != nil {
-		writeRefusal(w, call.model, t.refusal)
-		return
-	}
-	a := answer{
-		w:     w,
-		req:   &req,
-		call:  call,
-		reply: s.config.plan(call, t),
-		id:    fmt.Sprintf("chatcmpl-%08x", t.arrival),
-		began: began,
-	}
-	verdict, output := a.write(r.Context())
-	s.enforcer.finish(t, verdict, output)
-	if verdict == Canceled {
-		// Returning would end the answer properly: an empty 200, or a stream that
-		// seems complete. This cuts the connection, as net/http documents it.
-		panic(http.ErrAbortHandler)
-	}
-}
-
-// models lists the models that the server knows of.
-func (s openAI) models(w http.ResponseWriter) {
+// list serves a list of models.
+func (d openAI) list(otherwise string) http.HandlerFunc {
 	type model struct {
 		ID      string `json:"id"`
 		Object  string `json:"object"`
 		Created int64  `json:"created"`
 		OwnedBy string `json:"owned_by"`
 	}
-	var list struct {
-		Object string  `json:"object"`
-		Data   []model `json:"data"`
-	}
-	list.Object = "list"
-	seen := map[string]bool{"": true}
-	for _, l := range s.config.limits {
-		if !seen[l.Model] {
-			seen[l.Model] = true
-			list.Data = append(list.Data, model{l.Model, "model", s.enforcer.start.Unix(), "llmtest"})
+	return func(w http.ResponseWriter, _ *http.Request) {
+		list := struct {
+			Object string  `json:"object"`
+			Data   []model `json:"data"`
+		}{Object: "list"}
+		for _, name := range d.models(otherwise) {
+			list.Data = append(list.Data, model{name, "model", d.enforcer.start.Unix(), "llmtest"})
 		}
+		writeJSON(w, http.StatusOK, list)
 	}
-	if list.Data == nil {
-		list.Data = []model{{"gpt-4o-mini", "model", s.enforcer.start.Unix(), "llmtest"}}
-	}
-	writeJSON(w, http.StatusOK, list)
-}
-
-// invalid answers a request that never reaches the limits.
-func (s openAI) invalid(w http.ResponseWriter, status int, message, param, code string) {
-	s.enforcer.reject()
-	writeError(w, status, message, "invalid_request_error", param, code)
 }

@@ -16,20 +16,49 @@ import (
 // post sends a chat completion and returns the answer with its body read.
 func post(t testing.TB, s *Server, body string) (*http.Response, string) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL()+"/chat/completions", strings.NewReader(body))
+	return send(t, s, strings.TrimSuffix(s.provider.path, "/")+"/chat/completions", body)
+}
+
+// send sends a request to a path of the server, a GET if it has no body, and
+// returns the answer with its body read. Headers are pairs of name and value. It
+// may be called on any goroutine: after an error, which fails the test, the
+// answer is empty.
+func send(t testing.TB, s *Server, path, body string, headers ...string) (*http.Response, string) {
+	t.Helper()
+	method := http.MethodPost
+	if body == "" {
+		method = http.MethodGet
+	}
+	root := strings.TrimSuffix(s.URL(), s.provider.path)
+	req, err := http.NewRequestWithContext(t.Context(), method, root+path, strings.NewReader(body))
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
+		return &http.Response{}, ""
+	}
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
 	}
 	res, err := s.Client().Do(req)
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
+		return &http.Response{}, ""
 	}
 	defer res.Body.Close()
 	data, err := io.ReadAll(res.Body)
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
 	}
 	return res, string(data)
+}
+
+// wantHeaders checks headers, given as pairs of name and value; "" means none.
+func wantHeaders(t testing.TB, h http.Header, want ...string) {
+	t.Helper()
+	for i := 0; i < len(want); i += 2 {
+		if got := h.Get(want[i]); got != want[i+1] {
+			t.Errorf("header %s is %q, want %q", want[i], got, want[i+1])
+		}
+	}
 }
 
 // chat is the body of a request of input tokens that asks for at most
@@ -201,8 +230,9 @@ func TestRefusalsLookLikeOpenAIs(t *testing.T) {
 		kind       string
 		message    string
 	}{
-		{"requests", RPM(2), 2, chat(1, 0), "30", "requests",
-			"Rate limit reached for gpt-4o-mini on requests per min (RPM): Limit 2, Used 2, Requested 1. Please try again in 30s."},
+		// The refusal counts too, so that two requests have to be there again.
+		{"requests", RPM(2), 2, chat(1, 0), "60", "requests",
+			"Rate limit reached for gpt-4o-mini on requests per min (RPM): Limit 2, Used 2, Requested 1. Please try again in 1m0s."},
 		{"tokens", TPM(1000), 1, chat(10, 600), "14", "tokens",
 			"Rate limit reached for gpt-4o-mini on tokens per min (TPM): Limit 1000, Used 610, Requested 610. Please try again in 13.2s."},
 		{"a day, by window", RPD(1).By(SlidingWindow), 1, chat(1, 0), "86400", "requests",

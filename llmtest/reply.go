@@ -31,12 +31,15 @@ type reply struct {
 
 // plan draws the reply to the call. The same seed, body and repetition give the
 // same reply; only scripted faults depend on the order of requests.
-func (c *config) plan(call call, t ticket) reply {
+func (c *config) plan(call *call, t *ticket) reply {
 	r := rand.New(rand.NewPCG(c.seed, call.body+0x9e3779b97f4a7c15*uint64(t.repeat)))
 	p := reply{rand: r}
 	p.fault = c.faults.draw(t.accepted, r)
 	p.timing = c.latency.draw(r)
 	p.tokens = c.output.draw(r)
+	if call.silent {
+		p.tokens = 0
+	}
 	if call.maxTokens > 0 && call.maxTokens < p.tokens {
 		p.tokens, p.cut = call.maxTokens, true
 	}
@@ -49,13 +52,22 @@ var words = strings.Fields(`the sun set far out and one old red fox ran off for 
 	who had sat all day per the law but not yet was she her own top egg now
 	any wet dog may see`)
 
+// spaced are the words with the space before them.
+var spaced = func() []string {
+	list := make([]string, len(words))
+	for i, w := range words {
+		list[i] = " " + w
+	}
+	return list
+}()
+
 // word returns the answer's i-th token, counted from zero, as text.
 func (p *reply) word(i int64) string {
-	w := words[p.rand.IntN(len(words))]
+	n := p.rand.IntN(len(words))
 	if i > 0 {
-		return " " + w
+		return spaced[n]
 	}
-	return w
+	return words[n]
 }
 
 // text returns the whole answer. It and word draw from the same sequence: use

@@ -15,18 +15,14 @@ import (
 // methods are safe for concurrent use.
 type Server struct {
 	config   config
+	provider Provider
+	dialect  dialect
 	enforcer *enforcer
+	slots    slots
 	url      string
 	client   *http.Client
 	http     *http.Server
 	close    func()
-}
-
-// A Provider is whose protocol a server speaks, with the limits that it
-// enforces: see [OpenAI].
-type Provider struct {
-	limits  []Limit
-	handler func(*Server) http.Handler
 }
 
 // NewServer starts a server for a test and closes it when the test ends. The
@@ -44,28 +40,30 @@ func NewServer(tb testing.TB, p Provider, opts ...Option) *Server {
 // Start starts a server for a program, which must Close it. It returns an error
 // if a limit or an option is invalid or no port can be had.
 func Start(p Provider, opts ...Option) (*Server, error) {
-	if p.handler == nil {
-		return nil, fmt.Errorf("llmtest: the zero Provider serves nothing: use OpenAI")
+	if p.dialect == nil {
+		return nil, fmt.Errorf("llmtest: the zero Provider serves nothing: use OpenAI or another one")
 	}
-	c, err := newConfig(p.limits, opts)
+	c, err := newConfig(p, opts)
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{config: c, enforcer: newEnforcer(c)}
+	s := &Server{config: c, provider: p, slots: newSlots(c.load)}
+	s.enforcer = newEnforcer(&s.config)
+	s.dialect = p.dialect(s)
 	transport := &http.Transport{MaxIdleConnsPerHost: maxIdleConns}
 	var listener net.Listener
 	if c.inMemory {
 		pipes := newPipeListener()
 		listener, transport.DialContext = pipes, pipes.dial
-		s.url = "http://llmtest.invalid/v1"
+		s.url = "http://llmtest.invalid" + p.path
 	} else {
-		if listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
-			return nil, fmt.Errorf("llmtest: no loopback port for the server: %w", err)
+		if listener, err = net.Listen("tcp", c.address); err != nil {
+			return nil, fmt.Errorf("llmtest: the server cannot listen: %w", err)
 		}
-		s.url = "http://" + listener.Addr().String() + "/v1"
+		s.url = "http://" + listener.Addr().String() + p.path
 	}
 	s.client = &http.Client{Transport: transport}
-	s.serve(p.handler(s), listener)
+	s.serve(http.HandlerFunc(s.handle), listener)
 	return s, nil
 }
 
@@ -101,9 +99,9 @@ func (s *Server) serve(h http.Handler, l net.Listener) {
 	})
 }
 
-// URL returns the base URL to configure a client with, such as
-// "http://127.0.0.1:41235/v1". An in-memory server's leads nowhere without
-// [Server.Client].
+// URL returns the base URL to configure the provider's SDK with, such as
+// "http://127.0.0.1:41235/v1" for OpenAI: each provider's SDK wants another
+// path in it. An in-memory server's leads nowhere without [Server.Client].
 func (s *Server) URL() string { return s.url }
 
 // Client returns the client whose connections reach the server. It is always
@@ -114,3 +112,16 @@ func (s *Server) Client() *http.Client { return s.client }
 // goroutine of the server has ended. Calling it again does nothing. Stats and
 // Arrivals stay readable.
 func (s *Server) Close() { s.close() }
+
+// SetLimits replaces the limits from now on, as a provider does that raises or
+// lowers them. What was charged stays charged: a new limit stands as if it had
+// been in force from the start. It returns an error, and changes nothing, if a
+// limit is invalid.
+func (s *Server) SetLimits(limits ...Limit) error {
+	limits, err := s.config.complete(s.provider, limits)
+	if err != nil {
+		return err
+	}
+	s.enforcer.setLimits(limits)
+	return nil
+}

@@ -119,7 +119,7 @@ func TestABrokenOffAnswerLooksBroken(t *testing.T) {
 		}
 	}()
 	req := httptest.NewRequestWithContext(ctx, "POST", "/v1/chat/completions", strings.NewReader(chat(1, 1)))
-	openAI{s}.ServeHTTP(httptest.NewRecorder(), req)
+	s.handle(httptest.NewRecorder(), req)
 }
 
 // TestCloseLeavesNothing closes a server with an answer half streamed, another
@@ -277,21 +277,4 @@ func TestInvalidConfigurationIsRefused(t *testing.T) {
 			t.Errorf("error %v, want one that says %q", err, want)
 		}
 	}
-}
-
-// BenchmarkServer measures requests over loopback, client and server in one
-// process: run it with -cpu 1.
-func BenchmarkServer(b *testing.B) {
-	s := NewServer(b, OpenAI(RPM(1<<40), TPM(1<<40), Concurrent(1000)), WithLatency(Latency{}))
-	body := chat(100, 50)
-	b.SetParallelism(16)
-	b.ReportAllocs()
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			if res, _ := post(b, s, body); res.StatusCode != 200 {
-				b.Fatal(res.Status)
-			}
-		}
-	})
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "requests/s")
 }
