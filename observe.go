@@ -54,8 +54,17 @@ type ObservedLimit struct {
 // be called several times in an attempt and takes effect at once. Outside an
 // attempt, or after it ended, it does nothing. Safe for concurrent use.
 func Observe(ctx context.Context, o Observation) {
+	if a, ok := ctx.Value(attemptKey{}).(*attempt); ok && a.observe(o) {
+		a.queue.heedObservation(a, o)
+	}
+}
+
+// Streamed says, from inside a processor, that it has handed on part of the answer:
+// when the attempt fails, the request fails with it and is not tried again, because
+// whoever read the first part cannot take it back. Safe for concurrent use.
+func Streamed(ctx context.Context) {
 	if a, ok := ctx.Value(attemptKey{}).(*attempt); ok {
-		a.observe(o)
+		a.stream()
 	}
 }
 

@@ -202,7 +202,8 @@ func (m *sharedMember) Forecast(now time.Time, requests int64, ahead, own Usage)
 	defer s.mu.Unlock()
 	all := charge(ahead)
 	all.Requests = requests
-	return s.set.Forecast(now, all, charge(own))
+	at, _ := s.set.Forecast(now, all, charge(own))
+	return at
 }
 
 func (m *sharedMember) Limits(now time.Time) []LimitInfo {

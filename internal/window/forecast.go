@@ -47,16 +47,18 @@ func (w *window) wait(c *clock, n *amounts) (wait int64) {
 
 // Forecast returns when a request that charges own is expected to start, if
 // requests that charge ahead in total start before it, in order, and nothing
-// else arrives. It costs little enough to be asked for every request of a
-// long line.
-func (s *Set) Forecast(now time.Time, ahead, own Charge) time.Time {
+// else arrives, and the index of the limit that binds, or -1. It costs little
+// enough to be asked for every request of a long line.
+func (s *Set) Forecast(now time.Time, ahead, own Charge) (at time.Time, limit int) {
 	a, o := ahead.capped().amounts(), own.capped().amounts()
 	s.advance(now)
-	wait := int64(0)
+	wait, limit := int64(0), -1
 	for i := range s.windows {
-		wait = max(wait, s.windows[i].forecast(&s.clock, &a, &o))
+		if d := s.windows[i].forecast(&s.clock, &a, &o); d > wait {
+			wait, limit = d, i
+		}
 	}
-	return now.Add(time.Duration(wait))
+	return now.Add(time.Duration(wait)), limit
 }
 
 func (w *window) forecast(c *clock, ahead, own *amounts) (wait int64) {

@@ -23,14 +23,23 @@ func (s *Set) Others(now time.Time, i int, n int64, until time.Time, evenly bool
 	}
 }
 
-// Charged returns what was charged to limit i after one instant and not after
-// another, as far as it still counts.
-func (s *Set) Charged(i int, after, until time.Time) int64 {
+// Booked appends what is charged to each limit as of the latest call, others left
+// out.
+func (s *Set) Booked(to []int64) []int64 {
+	for i := range s.windows {
+		to = append(to, s.windows[i].log.sum[s.windows[i].kind])
+	}
+	return to
+}
+
+// ChargedAfter returns what was charged to limit i after r and not after the given
+// instant, as far as it still counts. It may include what r was merged with.
+func (s *Set) ChargedAfter(i int, r *Reservation, until time.Time) int64 {
 	w := &s.windows[i]
 	l := w.log
-	from, to := l.scale(&s.clock, after), l.scale(&s.clock, until)
+	to := l.scale(&s.clock, until)
 	var sum int64
-	for pos := l.tail; pos != l.head && l.at(pos-1).at > from; pos-- {
+	for pos := l.tail; pos != l.head && l.at(pos-1).seq > r.seq; pos-- {
 		if e := l.at(pos - 1); e.at <= to {
 			sum += e.n[w.kind]
 		}

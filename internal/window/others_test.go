@@ -60,7 +60,7 @@ func TestOthersLeaveRoomWhenTheySaid(t *testing.T) {
 			}
 			require.Equal(t, first, at, "seed %d: of %d, room for %d beside %+v", seed, amount, n, others)
 			require.Equal(t, first.Equal(now), limit < 0, "seed %d", seed)
-			require.False(t, s.Forecast(now, Charge{}, charge(n)).Before(first), "seed %d", seed)
+			require.False(t, forecast(s, now, Charge{}, charge(n)).Before(first), "seed %d", seed)
 
 			_, ok := s.Reserve(now, charge(n))
 			require.Equal(t, first.Equal(now), ok, "seed %d", seed)
@@ -106,12 +106,16 @@ func TestOthersOfADay(t *testing.T) {
 	require.Equal(t, midnight.Add(time.Hour), at)
 }
 
-func TestChargedCountsBetweenTwoInstants(t *testing.T) {
+func TestChargedAfterAReservation(t *testing.T) {
 	s := NewSet(noon, []Limit{{Kind: Tokens, Amount: 100, Period: time.Minute}})
-	for i := range 5 {
-		_, ok := s.Reserve(noon.Add(time.Duration(i)*time.Second), Charge{1, 10, 0})
+	var r [5]Reservation
+	for i := range r {
+		var ok bool
+		r[i], ok = s.Reserve(noon.Add(time.Duration(i/2)*time.Second), Charge{1, 10, 0})
 		require.True(t, ok)
 	}
-	require.EqualValues(t, 20, s.Charged(0, noon.Add(time.Second), noon.Add(3*time.Second)))
-	require.EqualValues(t, 0, s.Charged(0, noon.Add(4*time.Second), noon.Add(time.Hour)))
+	require.EqualValues(t, 30, s.ChargedAfter(0, &r[0], noon.Add(time.Second)), "the one of the same instant, and two")
+	require.EqualValues(t, 40, s.ChargedAfter(0, &r[0], noon.Add(time.Hour)))
+	require.Zero(t, s.ChargedAfter(0, &r[4], noon.Add(time.Hour)))
+	require.Equal(t, []int64{50}, s.Booked(nil))
 }
