@@ -16,6 +16,14 @@ type learned struct {
 	none    bool    // it answers without stating any
 	watched bool    // some answer stated limits: attempts note what was booked before them
 	version int     // of the limits in force
+	others  []share // by window, of this version
+}
+
+// share is the most of a limit that others were seen to hold in this period and in the
+// one before.
+type share struct {
+	most, last int64
+	since      time.Time // when this period began
 }
 
 // like reports whether a and b count the same over the same period.
@@ -42,6 +50,14 @@ func (o ObservedLimit) limit() (Limit, error) {
 // it runs one request at a time.
 func (q *Queue[P, T]) ignorant() bool {
 	return q.settings.learn && len(q.limits) == 0 && len(q.shared) == 0 && !q.learned.none
+}
+
+// noneStated notes that an answer came without limits: waiting for one helps nobody.
+func (q *Queue[P, T]) noneStated(now time.Time) {
+	if q.ignorant() {
+		q.learned.none = true
+		q.emit(Event{Type: EventNoLimits, Time: now})
+	}
 }
 
 // learn takes over what an answer says about the limits.
@@ -108,6 +124,7 @@ func (q *Queue[P, T]) adopt(now time.Time) bool {
 	q.own.SetLimits(now, windowLimits(limits, q.settings.margin))
 	q.setLimits(limits)
 	q.learned.version++
+	q.learned.others = nil
 	var impossible []*record[P, T]
 	for rec := range q.waiting() {
 		if q.impossible(q.reservation(rec)) != nil {
@@ -147,6 +164,9 @@ func (q *Queue[P, T]) heedOthers(now time.Time, w *worker[P, T], o Observation, 
 			sent = w.started
 		}
 		own = w.booked[i] + q.own.ChargedAfter(i, &w.attempt.account.charge, sent.Add(reordering))
+		if o.Outcome == OutcomeRateLimited || o.Outcome == OutcomeSlowDown {
+			own = min(own, q.own.Booked(nil)[i])
+		}
 	}
 	taken := seen.Amount - seen.Remaining
 	others := taken - own
@@ -154,6 +174,10 @@ func (q *Queue[P, T]) heedOthers(now time.Time, w *worker[P, T], o Observation, 
 		others = 0
 	}
 	period := l.period()
+	if period <= steady {
+		q.heedShare(now, i, others, period)
+		return
+	}
 	until, evenly := min(seen.Reset, period), false
 	if until == 0 {
 		until = period
@@ -164,6 +188,29 @@ func (q *Queue[P, T]) heedOthers(now time.Time, w *worker[P, T], o Observation, 
 		evenly = (seen.Reset - whole).Abs() <= time.Second+whole/20
 	}
 	q.own.Others(now, i, others, now.Add(until), evenly)
+}
+
+// steady bounds the periods over which others are expected to go on as they did: they
+// get in the next minute what they took in the last one. Were they only given what
+// they hold now, all who share a key would start at once when a window opens, each as
+// if alone.
+const steady = time.Hour
+
+// heedShare expects others, who took n just now, to go on with the most that they took
+// in this period and the last one.
+func (q *Queue[P, T]) heedShare(now time.Time, i int, n int64, period time.Duration) {
+	for len(q.learned.others) <= i {
+		q.learned.others = append(q.learned.others, share{})
+	}
+	s := &q.learned.others[i]
+	switch age := now.Sub(s.since); {
+	case age >= 2*period:
+		*s = share{since: now}
+	case age >= period:
+		*s = share{last: s.most, since: now}
+	}
+	s.most = max(s.most, n)
+	q.own.Others(now, i, max(s.most, s.last), now.Add(2*period), false)
 }
 
 // windowOf is the index of l among the queue's windows, or -1.

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/llmqueue/llmqueue/internal/window"
 )
 
 // This file decides what an outcome means for the queue. It runs under the queue's
@@ -141,9 +143,8 @@ func (w *worker[P, T]) heedObservation(a *attempt, o Observation) {
 	switch o.Outcome {
 	case OutcomeServed:
 		q.relax(now)
-		if len(o.Limits) == 0 && len(q.learned.limits) == 0 && q.ignorant() {
-			q.learned.none = true
-			q.emit(Event{Type: EventNoLimits, Time: now})
+		if len(o.Limits) == 0 {
+			q.noneStated(now)
 		}
 	case OutcomeRateLimited:
 		q.pauseFor(now, a, o)
@@ -159,6 +160,10 @@ func (w *worker[P, T]) heedObservation(a *attempt, o Observation) {
 		q.exhaust(now, o)
 	}
 	if len(o.Limits) > 0 {
+		if o.Outcome == OutcomeRateLimited || o.Outcome == OutcomeSlowDown {
+			// Whether it counted the refused call, the provider's own figures tell.
+			q.own.Settle(now, &a.account.charge, window.Charge{})
+		}
 		q.learn(now, w, o)
 		w.observed = true
 	}

@@ -258,6 +258,7 @@ func (q *Queue[P, T]) conclude(w *worker[P, T], err error) (busy, retired bool) 
 		switch {
 		case err == nil:
 			q.bound.succeed(q.slots)
+			q.noneStated(now)
 			q.finish(now, rec, stateCompleted, &w.result, nil)
 		case invalid:
 			q.finish(now, rec, stateFailed, nil, err)
