@@ -70,6 +70,7 @@ func (q *Queue[P, T]) learn(now time.Time, w *worker[P, T], o Observation) {
 			continue
 		}
 		switch i := indexLike(q.learned.limits, l); {
+		case indexLike(q.configured, l) < 0 && q.learnShared(now, l, seen):
 		case i < 0:
 			q.learned.limits = append(q.learned.limits, l)
 			changed = true
@@ -87,6 +88,22 @@ func (q *Queue[P, T]) learn(now time.Time, w *worker[P, T], o Observation) {
 		}
 	}
 	q.learned.watched = q.learned.watched || len(o.Limits) > 0
+}
+
+// learnShared tells a shared set that has this limit.
+func (q *Queue[P, T]) learnShared(now time.Time, l Limit, seen ObservedLimit) (has bool) {
+	for _, m := range q.shared {
+		if learner, ok := m.(limitLearner); ok && learner.learn(now, l, seen) {
+			has = true
+		}
+	}
+	return has
+}
+
+// limitLearner is a shared set that answers correct: it lowers the limit that is like
+// l, and reports whether it has one.
+type limitLearner interface {
+	learn(now time.Time, l Limit, seen ObservedLimit) bool
 }
 
 // inForce is what the configured limits come to: corrected by what was learned, and
@@ -153,7 +170,7 @@ const noise = 0.01
 // started, later ones with what is booked now, which may hide others but never
 // invents any.
 func (q *Queue[P, T]) heedOthers(now time.Time, w *worker[P, T], o Observation, l Limit, seen ObservedLimit) {
-	i := q.windowOf(l)
+	i := windowOf(q.limits, l)
 	if i < 0 {
 		return
 	}
@@ -213,10 +230,10 @@ func (q *Queue[P, T]) heedShare(now time.Time, i int, n int64, period time.Durat
 	q.own.Others(now, i, max(s.most, s.last), now.Add(2*period), false)
 }
 
-// windowOf is the index of l among the queue's windows, or -1.
-func (q *Queue[P, T]) windowOf(l Limit) int {
-	i := indexLike(q.limits, l)
-	for _, before := range q.limits[:max(i, 0)] {
+// windowOf is the index among the windows of limits of the one that is like l, or -1.
+func windowOf(limits []Limit, l Limit) int {
+	i := indexLike(limits, l)
+	for _, before := range limits[:max(i, 0)] {
 		if before.Kind == KindConcurrent {
 			i--
 		}

@@ -276,3 +276,34 @@ func TestQueuesShareAKeyByHeaders(t *testing.T) {
 		})
 	}
 }
+
+// A shared set is corrected too, for all its queues, and never above what it was
+// configured with.
+func TestAnswersCorrectSharedLimits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shared := NewSharedLimits(Concurrent(1000), RPM(100))
+		stated := states(10, 9, time.Minute)
+		q := newQueue(t, func(ctx context.Context, _ Request[int]) (int, error) {
+			Observe(ctx, stated)
+			return 0, nil
+		}, WithSharedLimits(shared), WithLearnedLimits())
+		var starts startsOf
+		other := newQueue(t, func(context.Context, Request[int]) (int, error) { return starts.note(), nil }, WithSharedLimits(shared))
+		_, err := q.Do(t.Context(), 0)
+		require.NoError(t, err)
+		for range 50 {
+			post(t, other, Request[int]{})
+		}
+		time.Sleep(time.Second)
+		assert.Equal(t, 9, starts.count(), "after the one that learned it")
+		assert.EqualValues(t, 10, shared.Info()[0].Limit.Amount)
+		assert.Empty(t, q.Info().Limits, "the limit is the set's, not the queue's as well")
+
+		time.Sleep(10 * time.Minute)
+		stated = states(500, 100, time.Minute)
+		_, err = q.Do(t.Context(), 0)
+		require.NoError(t, err)
+		assert.EqualValues(t, 100, shared.Info()[0].Limit.Amount, "as configured")
+		assert.Zero(t, shared.Info()[0].Available, "others hold the rest")
+	})
+}
