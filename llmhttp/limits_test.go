@@ -28,11 +28,14 @@ func header(lines string) http.Header {
 
 const day = 24 * time.Hour
 
+func lim(kind llmqueue.LimitKind, period time.Duration, amount, remaining int64, reset time.Duration) llmqueue.ObservedLimit {
+	return llmqueue.ObservedLimit{Kind: kind, Period: period, Amount: amount, Remaining: remaining, Reset: reset}
+}
+
 func TestParseLimits(t *testing.T) {
-	type limit = llmqueue.ObservedLimit
 	for _, c := range []struct {
 		name, headers string
-		want          []limit
+		want          []llmqueue.ObservedLimit
 	}{
 		{"no headers", ``, nil},
 		{"openai", `
@@ -42,15 +45,15 @@ func TestParseLimits(t *testing.T) {
 			x-ratelimit-limit-tokens: 10000
 			x-ratelimit-remaining-tokens: 9481
 			x-ratelimit-reset-tokens: 3.114s`,
-			[]limit{
-				{llmqueue.KindRPM, time.Minute, 500, 499, 120 * time.Millisecond},
-				{llmqueue.KindTPM, time.Minute, 10_000, 9_481, 3114 * time.Millisecond},
+			[]llmqueue.ObservedLimit{
+				lim(llmqueue.KindRPM, time.Minute, 500, 499, 120*time.Millisecond),
+				lim(llmqueue.KindTPM, time.Minute, 10_000, 9_481, 3114*time.Millisecond),
 			}},
 		{"openai, requests per day", `
 			x-ratelimit-limit-requests: 10000
 			x-ratelimit-remaining-requests: 9999
 			x-ratelimit-reset-requests: 8.64s`,
-			[]limit{{llmqueue.KindRPD, day, 10_000, 9_999, 8640 * time.Millisecond}}},
+			[]llmqueue.ObservedLimit{lim(llmqueue.KindRPD, day, 10_000, 9_999, 8640*time.Millisecond)}},
 		{"openai, a smaller project limit", `
 			x-ratelimit-limit-tokens: 200000
 			x-ratelimit-remaining-tokens: 5000
@@ -58,37 +61,37 @@ func TestParseLimits(t *testing.T) {
 			x-ratelimit-limit-project-tokens: 100000
 			x-ratelimit-remaining-project-tokens: 90000
 			x-ratelimit-reset-project-tokens: 6s`,
-			[]limit{{llmqueue.KindTPM, time.Minute, 100_000, 5_000, 58500 * time.Millisecond}}},
+			[]llmqueue.ObservedLimit{lim(llmqueue.KindTPM, time.Minute, 100_000, 5_000, 58500*time.Millisecond)}},
 		{"nothing used tells no period", `
 			x-ratelimit-limit-requests: 500
 			x-ratelimit-remaining-requests: 500
 			x-ratelimit-reset-requests: 0s`,
-			[]limit{{llmqueue.KindRPM, 0, 500, 500, 0}}},
+			[]llmqueue.ObservedLimit{lim(llmqueue.KindRPM, 0, 500, 500, 0)}},
 		{"all used, and little time left, tells no period", `
 			x-ratelimit-limit-requests: 500
 			x-ratelimit-remaining-requests: 0
 			x-ratelimit-reset-requests: 10s`,
-			[]limit{{llmqueue.KindRPM, 0, 500, 0, 10 * time.Second}}},
+			[]llmqueue.ObservedLimit{lim(llmqueue.KindRPM, 0, 500, 0, 10*time.Second)}},
 		{"a minute counted from minute to minute is no hour", `
 			x-ratelimit-limit-requests: 500
 			x-ratelimit-remaining-requests: 499
 			x-ratelimit-reset-requests: 7s`,
-			[]limit{{llmqueue.KindRPM, 0, 500, 499, 7 * time.Second}}},
+			[]llmqueue.ObservedLimit{lim(llmqueue.KindRPM, 0, 500, 499, 7*time.Second)}},
 		{"azure, bare integers", `
 			x-ratelimit-limit-requests: 20
 			x-ratelimit-remaining-requests: 19
 			x-ratelimit-reset-requests: 10
 			x-ratelimit-limit-tokens: 20000
 			x-ratelimit-remaining-tokens: 18000`,
-			[]limit{
-				{llmqueue.KindRPM, 0, 20, 19, 10 * time.Second},
-				{llmqueue.KindTPM, 0, 20_000, 18_000, 0},
+			[]llmqueue.ObservedLimit{
+				lim(llmqueue.KindRPM, 0, 20, 19, 10*time.Second),
+				lim(llmqueue.KindTPM, 0, 20_000, 18_000, 0),
 			}},
 		{"azure, by ten seconds", `
 			x-ratelimit-limit-requests: 20
 			x-ratelimit-remaining-requests: 10
 			x-ratelimit-reset-requests: 5`,
-			[]limit{{llmqueue.KindRPM, 10 * time.Second, 20, 10, 5 * time.Second}}},
+			[]llmqueue.ObservedLimit{lim(llmqueue.KindRPM, 10*time.Second, 20, 10, 5*time.Second)}},
 		{"azure, unknown", `
 			x-ratelimit-limit-requests: -1
 			x-ratelimit-remaining-requests: -1
@@ -96,7 +99,7 @@ func TestParseLimits(t *testing.T) {
 		{"remaining unknown", `
 			x-ratelimit-limit-tokens: 1000
 			x-ratelimit-remaining-tokens: -1`,
-			[]limit{{llmqueue.KindTPM, 0, 1_000, -1, 0}}},
+			[]llmqueue.ObservedLimit{lim(llmqueue.KindTPM, 0, 1_000, -1, 0)}},
 		{"nonsense", `
 			x-ratelimit-limit-requests: 0
 			x-ratelimit-limit-tokens: 9223372036854775807
@@ -105,7 +108,7 @@ func TestParseLimits(t *testing.T) {
 			x-ratelimit-limit-requests: 10
 			x-ratelimit-remaining-requests: 15
 			x-ratelimit-reset-requests: -3s`,
-			[]limit{{llmqueue.KindRPM, 0, 10, 10, 0}}},
+			[]llmqueue.ObservedLimit{lim(llmqueue.KindRPM, 0, 10, 10, 0)}},
 		{"anthropic", `
 			anthropic-ratelimit-requests-limit: 4000
 			anthropic-ratelimit-requests-remaining: 3999
@@ -121,35 +124,35 @@ func TestParseLimits(t *testing.T) {
 			anthropic-ratelimit-tokens-reset: 2025-08-21T12:41:00Z
 			anthropic-priority-input-tokens-limit: 5
 			anthropic-fast-input-tokens-limit: 5`,
-			[]limit{
-				{llmqueue.KindRPM, time.Minute, 4_000, 3_999, time.Second},
-				{llmqueue.KindITPM, time.Minute, 80_000, 40_000, 30 * time.Second},
-				{llmqueue.KindOTPM, time.Minute, 16_000, 16_000, 0},
+			[]llmqueue.ObservedLimit{
+				lim(llmqueue.KindRPM, time.Minute, 4_000, 3_999, time.Second),
+				lim(llmqueue.KindITPM, time.Minute, 80_000, 40_000, 30*time.Second),
+				lim(llmqueue.KindOTPM, time.Minute, 16_000, 16_000, 0),
 			}},
 		{"anthropic, tokens repeats the input limit", `
 			anthropic-ratelimit-input-tokens-limit: 80000
 			anthropic-ratelimit-output-tokens-limit: 16000
 			anthropic-ratelimit-tokens-limit: 80000`,
-			[]limit{
-				{llmqueue.KindITPM, time.Minute, 80_000, -1, 0},
-				{llmqueue.KindOTPM, time.Minute, 16_000, -1, 0},
+			[]llmqueue.ObservedLimit{
+				lim(llmqueue.KindITPM, time.Minute, 80_000, -1, 0),
+				lim(llmqueue.KindOTPM, time.Minute, 16_000, -1, 0),
 			}},
 		{"anthropic, a workspace's limit", `
 			anthropic-ratelimit-input-tokens-limit: 80000
 			anthropic-ratelimit-output-tokens-limit: 16000
 			anthropic-ratelimit-tokens-limit: 50000
 			anthropic-ratelimit-tokens-remaining: 49000`,
-			[]limit{
-				{llmqueue.KindITPM, time.Minute, 80_000, -1, 0},
-				{llmqueue.KindOTPM, time.Minute, 16_000, -1, 0},
-				{llmqueue.KindTPM, time.Minute, 50_000, 49_000, 0},
+			[]llmqueue.ObservedLimit{
+				lim(llmqueue.KindITPM, time.Minute, 80_000, -1, 0),
+				lim(llmqueue.KindOTPM, time.Minute, 16_000, -1, 0),
+				lim(llmqueue.KindTPM, time.Minute, 50_000, 49_000, 0),
 			}},
 		{"a clock that is an hour off", `
 			date: Thu, 21 Aug 2025 11:40:30 GMT
 			anthropic-ratelimit-requests-limit: 50
 			anthropic-ratelimit-requests-remaining: 0
 			anthropic-ratelimit-requests-reset: 2025-08-21T11:41:30Z`,
-			[]limit{{llmqueue.KindRPM, time.Minute, 50, 0, time.Minute}}},
+			[]llmqueue.ObservedLimit{lim(llmqueue.KindRPM, time.Minute, 50, 0, time.Minute)}},
 		{"groq, requests per day", `
 			x-ratelimit-limit-requests: 14400
 			x-ratelimit-remaining-requests: 14370
@@ -157,9 +160,9 @@ func TestParseLimits(t *testing.T) {
 			x-ratelimit-limit-tokens: 18000
 			x-ratelimit-remaining-tokens: 15702
 			x-ratelimit-reset-tokens: 7.66s`,
-			[]limit{
-				{llmqueue.KindRPD, day, 14_400, 14_370, 179560 * time.Millisecond},
-				{llmqueue.KindTPM, time.Minute, 18_000, 15_702, 7660 * time.Millisecond},
+			[]llmqueue.ObservedLimit{
+				lim(llmqueue.KindRPD, day, 14_400, 14_370, 179560*time.Millisecond),
+				lim(llmqueue.KindTPM, time.Minute, 18_000, 15_702, 7660*time.Millisecond),
 			}},
 		{"mistral", `
 			x-ratelimit-limit-req-minute: 60
@@ -167,9 +170,9 @@ func TestParseLimits(t *testing.T) {
 			x-ratelimit-limit-tokens-minute: 500000
 			x-ratelimit-remaining-tokens-minute: 499000
 			x-ratelimit-tokens-query-cost: 1000`,
-			[]limit{
-				{llmqueue.KindRPM, time.Minute, 60, 59, 0},
-				{llmqueue.KindTPM, time.Minute, 500_000, 499_000, 0},
+			[]llmqueue.ObservedLimit{
+				lim(llmqueue.KindRPM, time.Minute, 60, 59, 0),
+				lim(llmqueue.KindTPM, time.Minute, 500_000, 499_000, 0),
 			}},
 		{"together, the dynamic limit binds", `
 			x-ratelimit-limit: 10
@@ -179,20 +182,20 @@ func TestParseLimits(t *testing.T) {
 			x-tokenlimit-remaining: 2900
 			x-ratelimit-limit-dynamic: 5
 			x-ratelimit-remaining-dynamic: 4`,
-			[]limit{
-				{llmqueue.KindRPM, time.Second, 5, 4, 0},
-				{llmqueue.KindTPM, time.Second, 3_000, 2_900, 0},
+			[]llmqueue.ObservedLimit{
+				lim(llmqueue.KindRPM, time.Second, 5, 4, 0),
+				lim(llmqueue.KindTPM, time.Second, 3_000, 2_900, 0),
 			}},
 		{"openrouter, per minute", `
 			X-RateLimit-Limit: 20
 			X-RateLimit-Remaining: 0
 			X-RateLimit-Reset: 1755780060000`,
-			[]limit{{llmqueue.KindRPM, time.Minute, 20, 0, 30 * time.Second}}},
+			[]llmqueue.ObservedLimit{lim(llmqueue.KindRPM, time.Minute, 20, 0, 30*time.Second)}},
 		{"openrouter, per day", `
 			X-RateLimit-Limit: 50
 			X-RateLimit-Remaining: 0
 			X-RateLimit-Reset: 1755820800000`,
-			[]limit{{llmqueue.KindRPD, day, 50, 0, 11*time.Hour + 19*time.Minute + 30*time.Second}}},
+			[]llmqueue.ObservedLimit{lim(llmqueue.KindRPD, day, 50, 0, 11*time.Hour+19*time.Minute+30*time.Second)}},
 		{"bare names that reveal no period", `
 			X-RateLimit-Limit: 5000
 			X-RateLimit-Remaining: 4000
@@ -201,18 +204,18 @@ func TestParseLimits(t *testing.T) {
 			x-trial-endpoint-call-limit: 20
 			x-trial-endpoint-call-remaining: 19
 			x-endpoint-monthly-call-limit: 1000`,
-			[]limit{
-				{llmqueue.KindRPM, time.Minute, 20, 19, 0},
-				{llmqueue.KindRPM, 31 * day, 1_000, -1, 0},
+			[]llmqueue.ObservedLimit{
+				lim(llmqueue.KindRPM, time.Minute, 20, 19, 0),
+				lim(llmqueue.KindRPM, 31*day, 1_000, -1, 0),
 			}},
 		{"ietf draft", `
 			RateLimit-Policy: "burst";q=100;w=60,"daily";q=1000;w=86400
 			RateLimit-Policy: "daily tokens, all";q=5000;w=86400, "bytes";q=9;w=1;qu="content-bytes", "none";w=60, "open";q=5
 			RateLimit: "burst";r=50;t=30, "daily";r=999`,
-			[]limit{
-				{llmqueue.KindRPM, time.Minute, 100, 50, 30 * time.Second},
-				{llmqueue.KindRPD, day, 1_000, 999, 0},
-				{llmqueue.KindTPD, day, 5_000, -1, 0},
+			[]llmqueue.ObservedLimit{
+				lim(llmqueue.KindRPM, time.Minute, 100, 50, 30*time.Second),
+				lim(llmqueue.KindRPD, day, 1_000, 999, 0),
+				lim(llmqueue.KindTPD, day, 5_000, -1, 0),
 			}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
