@@ -202,6 +202,9 @@ const maxAmount = 1 << 48
 
 // integer reads a header's number. Some servers add more of them, or parameters.
 func integer(s string) (int64, bool) {
+	if s == "" {
+		return 0, false
+	}
 	if i := strings.IndexAny(s, ",;"); i >= 0 {
 		s = s[:i]
 	}

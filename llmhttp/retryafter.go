@@ -65,24 +65,19 @@ func resetDelay(h http.Header, limits []llmqueue.ObservedLimit, now time.Time) t
 // answered is the time at which dates in an answer are to be seen: now, or when the
 // clocks differ, that of the server.
 func answered(h http.Header, now time.Time) time.Time {
-	if date, err := http.ParseTime(h.Get("Date")); err == nil && now.Sub(date).Abs() > 2*time.Second {
+	date, err := http.ParseTime(h.Get("Date"))
+	if err == nil && now.Sub(date).Abs() > 2*time.Second {
 		return date
 	}
 	return now
 }
 
-// wait reads a wait in any form: RFC 3339, a duration, a number (seconds, or since
-// 1970 in seconds or milliseconds), an HTTP date. What lies in the past or further off
-// than maxWait is 0. dated tells that it named a time, not a wait.
+// wait reads a wait in any form: a number (seconds, or since 1970 in seconds or
+// milliseconds), a duration, RFC 3339, an HTTP date. What lies in the past or further
+// off than maxWait is 0. dated tells that it named a time, not a wait.
 func wait(s string, now time.Time) (d time.Duration, dated bool) {
 	if s = strings.TrimSpace(s); s == "" {
 		return 0, false
-	}
-	if at, err := time.Parse(time.RFC3339, s); err == nil {
-		return sane(at.Sub(now)), true
-	}
-	if d, err := time.ParseDuration(s); err == nil {
-		return sane(d), false
 	}
 	if n, ok := number(s); ok {
 		switch {
@@ -95,10 +90,17 @@ func wait(s string, now time.Time) (d time.Duration, dated bool) {
 		}
 		return seconds(n), false
 	}
-	if at, err := http.ParseTime(s); err == nil {
-		return sane(at.Sub(now)), true
+	if d, err := time.ParseDuration(s); err == nil {
+		return sane(d), false
 	}
-	return 0, false
+	at, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		at, err = http.ParseTime(s)
+	}
+	if err != nil {
+		return 0, false
+	}
+	return sane(at.Sub(now)), true
 }
 
 func sane(d time.Duration) time.Duration {
@@ -120,7 +122,7 @@ func seconds(n float64) time.Duration {
 // strconv takes.
 func number(s string) (float64, bool) {
 	s = strings.TrimSpace(s)
-	if strings.Trim(s, "0123456789.") != "" {
+	if s == "" || strings.Trim(s, "0123456789.") != "" {
 		return 0, false
 	}
 	n, err := strconv.ParseFloat(s, 64)
