@@ -62,6 +62,14 @@ func TestParseLimits(t *testing.T) {
 			x-ratelimit-remaining-project-tokens: 90000
 			x-ratelimit-reset-project-tokens: 6s`,
 			[]llmqueue.ObservedLimit{lim(llmqueue.KindTPM, time.Minute, 100_000, 5_000, 58500*time.Millisecond)}},
+		{"openai, a project limit that is nearly used up", `
+			x-ratelimit-limit-tokens: 200000
+			x-ratelimit-remaining-tokens: 150000
+			x-ratelimit-reset-tokens: 15s
+			x-ratelimit-limit-project-tokens: 100000
+			x-ratelimit-remaining-project-tokens: 1000
+			x-ratelimit-reset-project-tokens: 59.4s`,
+			[]llmqueue.ObservedLimit{lim(llmqueue.KindTPM, time.Minute, 100_000, 1_000, 59400*time.Millisecond)}},
 		{"nothing used tells no period", `
 			x-ratelimit-limit-requests: 500
 			x-ratelimit-remaining-requests: 500
@@ -77,6 +85,16 @@ func TestParseLimits(t *testing.T) {
 			x-ratelimit-remaining-requests: 499
 			x-ratelimit-reset-requests: 7s`,
 			[]llmqueue.ObservedLimit{lim(llmqueue.KindRPM, 0, 500, 499, 7*time.Second)}},
+		{"openai, a reset that was rounded", `
+			x-ratelimit-limit-requests: 9000
+			x-ratelimit-remaining-requests: 8999
+			x-ratelimit-reset-requests: 7ms`,
+			[]llmqueue.ObservedLimit{lim(llmqueue.KindRPM, time.Minute, 9_000, 8_999, 7*time.Millisecond)}},
+		{"a date is too coarse to tell a period", `
+			x-ratelimit-limit-requests: 100
+			x-ratelimit-remaining-requests: 99
+			x-ratelimit-reset-requests: 2025-08-21T12:41:06Z`,
+			[]llmqueue.ObservedLimit{lim(llmqueue.KindRPM, 0, 100, 99, 36*time.Second)}},
 		{"azure, bare integers", `
 			x-ratelimit-limit-requests: 20
 			x-ratelimit-remaining-requests: 19
@@ -137,6 +155,9 @@ func TestParseLimits(t *testing.T) {
 				lim(llmqueue.KindITPM, time.Minute, 80_000, -1, 0),
 				lim(llmqueue.KindOTPM, time.Minute, 16_000, -1, 0),
 			}},
+		{"anthropic, tokens alone", `
+			anthropic-ratelimit-tokens-limit: 80000`,
+			[]llmqueue.ObservedLimit{lim(llmqueue.KindTPM, time.Minute, 80_000, -1, 0)}},
 		{"anthropic, a workspace's limit", `
 			anthropic-ratelimit-input-tokens-limit: 80000
 			anthropic-ratelimit-output-tokens-limit: 16000
@@ -165,7 +186,7 @@ func TestParseLimits(t *testing.T) {
 				lim(llmqueue.KindTPM, time.Minute, 18_000, 15_702, 7660*time.Millisecond),
 			}},
 		{"mistral", `
-			x-ratelimit-limit-req-minute: 60
+			x-ratelimit-limit-req-minute: 60, 60;w=60
 			x-ratelimit-remaining-req-minute: 59
 			x-ratelimit-limit-tokens-minute: 500000
 			x-ratelimit-remaining-tokens-minute: 499000
@@ -196,6 +217,14 @@ func TestParseLimits(t *testing.T) {
 			X-RateLimit-Remaining: 0
 			X-RateLimit-Reset: 1755820800000`,
 			[]llmqueue.ObservedLimit{lim(llmqueue.KindRPD, day, 50, 0, 11*time.Hour+19*time.Minute+30*time.Second)}},
+		{"openrouter, some other date", `
+			X-RateLimit-Limit: 50
+			X-RateLimit-Remaining: 0
+			X-RateLimit-Reset: 1755790000000`, nil},
+		{"openrouter, a date in the past", `
+			X-RateLimit-Limit: 50
+			X-RateLimit-Remaining: 0
+			X-RateLimit-Reset: 1755700000000`, nil},
 		{"bare names that reveal no period", `
 			X-RateLimit-Limit: 5000
 			X-RateLimit-Remaining: 4000

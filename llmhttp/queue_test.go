@@ -3,6 +3,7 @@ package llmhttp_test
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -62,6 +63,7 @@ func TestQueueTriesPassingFaultsAgain(t *testing.T) {
 			return response(200, "", iotest.DataErrReader(&broken{strings.NewReader(`{"choices":[`), reset}))
 		})},
 		{"overloaded, within a stream", answers(says(200, "", anthropicStart+"event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"Overloaded\"}}\n\n"))},
+		{"an error without an object, within a stream", answers(says(200, "", "data: {\"type\":\"error\",\"code\":\"server_error\",\"message\":\"m\"}\n\n"))},
 		{"an error in the body of a 200", answers(says(200, "", `{"id":"gen-1","error":{"code":502,"message":"Provider disconnected"}}`))},
 		{"a response that failed", answers(says(200, "", "event: response.failed\ndata: {\"type\":\"response.failed\",\"response\":{\"status\":\"failed\",\"error\":{\"code\":\"server_error\",\"message\":\"m\"}}}\n\n"))},
 	} {
@@ -157,6 +159,47 @@ func TestCallsThatEndWithTheirContext(t *testing.T) {
 		require.Error(t, err)
 		assert.Equal(t, 1, res.Attempts)
 	})
+}
+
+// An error of the processor's own, after the provider served it, says nothing about
+// the provider.
+func TestErrorsAfterAnAnswer(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		read func(io.ReadCloser) error
+	}{
+		{"read to the end", func(body io.ReadCloser) error { _, err := io.ReadAll(body); return err }},
+		{"closed early", func(body io.ReadCloser) error { return body.Close() }},
+		{"read after it was closed", func(body io.ReadCloser) error {
+			_ = body.Close()
+			_, err := io.ReadAll(body)
+			assert.ErrorIs(t, err, io.ErrClosedPipe)
+			return nil
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			client := &http.Client{Transport: llmhttp.NewTransport(answers(func() *http.Response {
+				r, w := io.Pipe()
+				go func() {
+					_, _ = io.WriteString(w, answered)
+					_ = w.Close()
+				}()
+				return response(200, "", r)
+			}))}
+			own := errors.New("the answer is not what was asked for")
+			q := newQueue(t, func(ctx context.Context) (string, error) {
+				req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://x", nil)
+				require.NoError(t, err)
+				res, err := client.Do(req)
+				require.NoError(t, err)
+				require.NoError(t, c.read(res.Body))
+				return "", own
+			})
+			res, err := q.Submit(t.Context(), llmqueue.Request[string]{})
+			require.ErrorIs(t, err, own)
+			assert.Equal(t, 1, res.Attempts)
+		})
+	}
 }
 
 // What was handed on of a stream that its reader closes early is no usage: the

@@ -81,8 +81,6 @@ func wait(s string, now time.Time) (d time.Duration, dated bool) {
 	}
 	if n, ok := number(s); ok {
 		switch {
-		case n > 1e15:
-			return 0, true
 		case n > 1e12:
 			return sane(time.UnixMilli(int64(n)).Sub(now)), true
 		case n > 1e9:

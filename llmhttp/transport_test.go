@@ -115,15 +115,18 @@ func TestSDKRetries(t *testing.T) {
 	}
 }
 
-// The body of a protocol switch is a connection and must stay writable.
-func TestProtocolSwitch(t *testing.T) {
+// The body of a protocol switch is a connection and must stay writable. A redirect
+// is no answer.
+func TestBodiesThatAreNoAnswers(t *testing.T) {
 	ours, theirs := net.Pipe()
 	defer theirs.Close()
-	exchange(t, llmhttp.NewTransport(answers(func() *http.Response { return response(101, "", ours) })), func(res *http.Response, err error) {
-		require.NoError(t, err)
-		assert.Equal(t, net.Conn(ours), res.Body)
-	})
-	ours.Close()
+	defer ours.Close()
+	for _, status := range []int{101, 307} {
+		exchange(t, llmhttp.NewTransport(answers(func() *http.Response { return response(status, "", ours) })), func(res *http.Response, err error) {
+			require.NoError(t, err)
+			assert.Equal(t, net.Conn(ours), res.Body, "status %d", status)
+		})
+	}
 }
 
 func TestEmptyAnswers(t *testing.T) {
@@ -171,6 +174,13 @@ func TestCompressedBody(t *testing.T) {
 	got, usage = call(func(*http.Request) {}) // net/http asks for compression by itself
 	assert.Contains(t, string(got), "prompt_tokens")
 	assert.Equal(t, used(4, 2, 0), usage)
+
+	res, err := asked(t, answers(says(200, "Content-Encoding: br", `{"usage":{"prompt_tokens":4}}`))) // looks like JSON by chance
+	require.NoError(t, err)
+	assert.Zero(t, res.Usage)
+	res, err = asked(t, answers(says(429, "Content-Encoding: br", openAIQuota), says(200, "", "")), llmqueue.WithRetry(llmqueue.RetryPolicy{BaseDelay: 1, MaxDelay: 1}))
+	require.NoError(t, err, "the status alone counts")
+	assert.Equal(t, 2, res.Attempts)
 }
 
 // The events of a stream arrive one by one: the server sends the next only when the

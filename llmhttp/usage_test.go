@@ -54,12 +54,15 @@ var recordings = []struct {
 	{"one gateway, two shapes", `{"usage":{"prompt_tokens":100,"completion_tokens":5,"input_tokens":100,"output_tokens":5,"cache_read_input_tokens":60}}`, used(100, 5, 60)},
 
 	{"events with carriage returns alone", "id: 1\rdata: {\"usage\":\rdata: {\"prompt_tokens\":4,\rdata: \"completion_tokens\":2}}\r\r", used(4, 2, 0)},
+	{"events of several lines that end in two characters", "data: {\"usage\":\r\ndata: {\"prompt_tokens\":4,\r\ndata: \"completion_tokens\":2}}\r\n\r\n", used(4, 2, 0)},
 	{"an event that breaks off", "data: {\"usage\":{\"prompt_tokens\":99\n\ndata: {\"usage\":{\"prompt_tokens\":4,\"completion_tokens\":2}}\n\n", used(4, 2, 0)},
 	{"a byte order mark", "\xef\xbb\xbf{\"usage\":{\"prompt_tokens\":4,\"completion_tokens\":2}}", used(4, 2, 0)},
 	{"quotes and braces in texts", `{"a\"}b":"}\\\"{","x":["]\"",{"y":"\\"}],"usage":{"prompt_tokens":4,"completion_tokens":2}}`, used(4, 2, 0)},
-	{"figures that cannot be", `{"usage":{"prompt_tokens":-4,"completion_tokens":1e300,"input_tokens":"many","output_tokens":[1]}}`, used(0, 0, 0)},
+	{"a name with quotes and a colon", `{"k\":{":1,"usage":{"prompt_tokens":4,"completion_tokens":2}}`, used(4, 2, 0)},
+	{"figures that cannot be", `{"usage":{"prompt_tokens":-4,"completion_tokens":1e300,"promptTokenCount":1e13,"input_tokens":"many","output_tokens":[1]}}`, used(0, 0, 0)},
 	{"cached more than there is", `{"usage":{"prompt_tokens":4,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":9}}}`, used(4, 2, 4)},
 	{"usage elsewhere", `{"data":{"usage":{"prompt_tokens":4}},"choices":[{"usage":{"prompt_tokens":5}}],"error":{"usage":{"prompt_tokens":6}}}`, used(0, 0, 0)},
+	{"usage deeper", `{"message":{"delta":{"usage":{"prompt_tokens":9}}},"usage":{"prompt_tokens":4,"completion_tokens":2}}`, used(4, 2, 0)},
 	{"html", "<html>{\"usage\":{\"prompt_tokens\":4}}", used(0, 0, 0)},
 	{"nothing", "", used(0, 0, 0)},
 }
@@ -154,46 +157,44 @@ func TestUsageOfAnAttempt(t *testing.T) {
 	assert.Equal(t, used(1, 1, 0), res.Usage)
 }
 
-// large is an answer of many megabytes with its usage at the end.
-func large(megabytes int) io.Reader {
+// large is an answer of many megabytes with its usage at the end. The bytes stand
+// between start and end.
+func large(megabytes int, start, end string) io.Reader {
 	text := bytes.Repeat([]byte(`0123456789abcde\"`), 1<<16)
-	readers := []io.Reader{strings.NewReader(`{"data":[{"b64_json":"`)}
+	readers := []io.Reader{strings.NewReader(start)}
 	for range megabytes {
 		readers = append(readers, bytes.NewReader(text))
 	}
-	readers = append(readers, strings.NewReader(`"}],"usage":{"input_tokens":50,"output_tokens":4000}}`))
+	readers = append(readers, strings.NewReader(end+`,"usage":{"input_tokens":50,"output_tokens":4000}}`))
 	return io.MultiReader(readers...)
 }
 
-// An answer of any size passes without being held.
+// An answer of any size passes without being held, even if what is large has a name
+// that counts.
 func TestLargeAnswerIsNotHeld(t *testing.T) {
-	client := &http.Client{Transport: llmhttp.NewTransport(answers(func() *http.Response { return response(200, "", large(64)) }))}
-	var allocated uint64
-	q := newQueue(t, func(ctx context.Context) (string, error) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://x", nil)
+	for _, c := range [][2]string{{`{"data":[{"b64_json":"`, `"}]`}, {`{"message":"`, `"`}, {`{"error":null,"message":{"error":["`, `"]}`}} {
+		client := &http.Client{Transport: llmhttp.NewTransport(answers(func() *http.Response { return response(200, "", large(16, c[0], c[1])) }))}
+		var allocated uint64
+		q := newQueue(t, func(ctx context.Context) (string, error) {
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://x", nil)
+			require.NoError(t, err)
+			res, err := client.Do(req)
+			require.NoError(t, err)
+			defer res.Body.Close()
+			buf := make([]byte, 32<<10)
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			for err == nil {
+				_, err = res.Body.Read(buf)
+			}
+			runtime.ReadMemStats(&after)
+			require.Equal(t, io.EOF, err)
+			allocated = after.TotalAlloc - before.TotalAlloc
+			return "", nil
+		})
+		res, err := q.Submit(t.Context(), llmqueue.Request[string]{})
 		require.NoError(t, err)
-		res, err := client.Do(req)
-		require.NoError(t, err)
-		defer res.Body.Close()
-		buf := make([]byte, 32<<10)
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		for err == nil {
-			_, err = res.Body.Read(buf)
-		}
-		runtime.ReadMemStats(&after)
-		require.Equal(t, io.EOF, err)
-		allocated = after.TotalAlloc - before.TotalAlloc
-		return "", nil
-	})
-	res, err := q.Submit(t.Context(), llmqueue.Request[string]{})
-	require.NoError(t, err)
-	assert.Equal(t, used(50, 4000, 0), res.Usage)
-	assert.Less(t, allocated, uint64(1<<20), "bytes allocated while 64 MB were read")
-}
-
-// A member of interest that is too large is left out, not held.
-func TestLargeMemberIsLeftOut(t *testing.T) {
-	body := `{"message":"` + strings.Repeat("x", 1<<20) + `","usage":{"prompt_tokens":4,"completion_tokens":2}}`
-	assert.Equal(t, used(4, 2, 0), llmhttp.ParseUsage([]byte(body)))
+		assert.Equal(t, used(50, 4000, 0), res.Usage)
+		assert.Less(t, allocated, uint64(1<<20), "bytes allocated while 16 MB were read after %s", c[0])
+	}
 }

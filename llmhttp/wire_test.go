@@ -59,7 +59,7 @@ func ask(ctx context.Context, client *http.Client) (string, error) {
 		return "", fmt.Errorf("status %d", res.StatusCode)
 	}
 	body, err := io.ReadAll(res.Body)
-	if err == nil && strings.Contains(string(body), `"error":{`) {
+	if err == nil && (strings.Contains(string(body), `"error":{`) || strings.Contains(string(body), `"type":"error"`)) {
 		err = errors.New("an error in the body")
 	}
 	return string(body), err
