@@ -140,14 +140,14 @@ func (e *apiError) google() bool {
 
 var googleRefusal = names("RESOURCE_EXHAUSTED")
 
-// never reports whether a broken quota is zero.
+// never reports whether a broken quota of Google's is zero.
 func (e *apiError) never() bool {
 	for _, v := range e.violations {
 		if v.QuotaValue == "0" {
 			return true
 		}
 	}
-	return e.google() && neverAnyUse.MatchString(e.message)
+	return neverAnyUse.MatchString(e.message)
 }
 
 func (e *apiError) perDay() bool {

@@ -61,6 +61,8 @@ func TestParseError(t *testing.T) {
 
 		{"anthropic rate limit", 429, "retry-after: 13", anthropic429, rateLimited, 13 * time.Second, "rate_limit_error"},
 		{"anthropic without a wait", 429, "anthropic-ratelimit-requests-limit: 50\nanthropic-ratelimit-requests-remaining: 49", anthropic429, exhausted, 0, "rate_limit_error"},
+		{"anthropic rate limit within a stream, which has no headers", 200, "", anthropic429, rateLimited, 0, "rate_limit_error"},
+		{"the same type from someone else", 429, "", `{"error":{"type":"rate_limit_error","message":"m"}}`, rateLimited, 0, "rate_limit_error"},
 		{"anthropic behind a gateway that drops the wait", 429, "anthropic-ratelimit-requests-limit: 50\nanthropic-ratelimit-requests-remaining: 0\nanthropic-ratelimit-requests-reset: 2025-08-21T12:40:37Z", anthropic429, rateLimited, 7 * time.Second, "rate_limit_error"},
 		{"anthropic spend limit", 429, "", `{"type":"error","error":{"type":"rate_limit_error","message":"m","details":{"error_code":"enforced_spend_limit_reached"}}}`, exhausted, 0, "enforced_spend_limit_reached"},
 		{"anthropic self-set limit", 400, "", `{"type":"error","error":{"type":"invalid_request_error","message":"You have reached your specified API usage limits. You will regain access on 2025-09-01 at 00:00 UTC."}}`, exhausted, 10*day + 11*time.Hour + 19*time.Minute + 30*time.Second, "invalid_request_error"},
@@ -87,6 +89,7 @@ func TestParseError(t *testing.T) {
 		{"openrouter credits that come back", 402, "Retry-After: 60", `{"error":{"code":402,"message":"Insufficient credits"}}`, rateLimited, time.Minute, "402"},
 		{"openrouter, the upstream's headers", 429, "", `{"error":{"code":429,"message":"Rate limit exceeded: free-models-per-min.","metadata":{"headers":{"X-RateLimit-Limit":"20","X-RateLimit-Remaining":"0","X-RateLimit-Reset":"1755780060000"}}}}`, rateLimited, 30 * time.Second, "429"},
 		{"openrouter error in a 200", 200, "", `{"error":{"code":502,"message":"Provider returned error"}}`, retryable, 0, "502"},
+		{"openrouter rate limit in a 200", 200, "", `{"error":{"code":429,"message":"m"}}`, rateLimited, 0, "429"},
 		{"bedrock throttling", 429, "X-Amzn-Errortype: ThrottlingException:http://internal.amazon.com/coral/", `{"message":"Too many requests, please wait before trying again."}`, rateLimited, 0, "ThrottlingException"},
 		{"bedrock per day", 429, "X-Amzn-Errortype: ThrottlingException", `{"message":"Too many tokens per day, please wait before trying again."}`, exhausted, 0, "ThrottlingException"},
 		{"bedrock unavailable", 503, "", `{"__type":"com.amazon.coral.service#ServiceUnavailableException","Message":"x"}`, overloaded, 0, "ServiceUnavailableException"},
@@ -95,6 +98,9 @@ func TestParseError(t *testing.T) {
 		{"llama.cpp", 503, "", `{"error":{"code":503,"message":"Loading model","type":"unavailable_error"}}`, overloaded, 0, "unavailable_error"},
 		{"vllm", 503, "", `{"object":"error","message":"m","type":"ServiceUnavailableError","param":null,"code":503}`, overloaded, 0, "ServiceUnavailableError"},
 		{"vllm bad request", 400, "", `{"object":"error","message":"m","type":"BadRequestError","param":null,"code":400}`, fatal, 0, "BadRequestError"},
+
+		{"vllm bad request within a stream", 200, "", `{"object":"error","message":"m","type":"BadRequestError","param":null,"code":400}`, fatal, 0, "BadRequestError"},
+		{"no word at all", 500, "", `{"type":"error","error":{"message":"m"}}`, retryable, 0, ""},
 
 		{"408", 408, "", "", retryable, 0, ""},
 		{"409", 409, "", "", retryable, 0, ""},
@@ -132,8 +138,11 @@ func TestParseErrorFindsLimitsInTheBody(t *testing.T) {
 	assert.Equal(t, []llmqueue.ObservedLimit{{Kind: llmqueue.KindRPM, Period: time.Minute, Amount: 15}}, limits(geminiPerMinute))
 	assert.Equal(t, []llmqueue.ObservedLimit{{Kind: llmqueue.KindRPD, Period: day, Amount: 200}}, limits(geminiPerDay))
 	assert.Empty(t, limits(geminiNever))
+	assert.Empty(t, limits(gemini+`RequestsPerSomething","quotaValue":"9"}]}]}}`))
 	assert.Equal(t, []llmqueue.ObservedLimit{{Kind: llmqueue.KindITPM, Period: time.Minute, Amount: 250_000, Remaining: -1}},
 		limits(gemini+`GenerateContentInputTokensPerModelPerMinute-FreeTier","quotaValue":"250000"}]}]}}`))
 	assert.Equal(t, []llmqueue.ObservedLimit{{Kind: llmqueue.KindRPM, Period: time.Minute, Amount: 20, Reset: 30 * time.Second}},
 		limits(`{"error":{"code":429,"metadata":{"headers":{"X-RateLimit-Limit":20,"X-RateLimit-Remaining":"0","X-RateLimit-Reset":"1755780060000"}}}}`))
+	assert.EqualValues(t, 10, llmhttp.ParseError(429, header("X-RateLimit-Limit: 10\nX-RateLimit-Reset: 1755780060000"),
+		[]byte(`{"error":{"code":429,"metadata":{"headers":{"X-RateLimit-Limit":"20"}}}}`), now).Limits[0].Amount, "the answer's own headers come first")
 }

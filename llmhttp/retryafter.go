@@ -44,7 +44,7 @@ func (e *apiError) delay(h http.Header, now time.Time) time.Duration {
 	if d, _ := wait(h.Get("Retry-After"), answered(h, now)); d > 0 {
 		return d
 	}
-	if d, dated := wait(e.retryDelay, now); d > 0 && !dated {
+	if d, _ := wait(e.retryDelay, now); d > 0 {
 		return d
 	}
 	return textDelay(e.message)
