@@ -27,8 +27,8 @@ func ParseError(status int, h http.Header, body []byte, now time.Time) llmqueue.
 	return e.observation(status, h, now)
 }
 
-// statuses gives what stands in an error that has no status of its own, because it
-// comes in the body of an answer that began well, the status it would have had.
+// statuses gives the words of an error that comes in the body of an answer that began
+// well the status that it would have had otherwise.
 var statuses = map[string]int{
 	"rate_limit_exceeded": 429, "rate_limit_error": 429, "rate_limited": 429, "RESOURCE_EXHAUSTED": 429,
 	"ThrottlingException": 429, "throttlingException": 429, "slow_down": 429, "dynamic_request_limited": 429, "dynamic_token_limited": 429,

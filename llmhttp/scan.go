@@ -216,8 +216,7 @@ func (s *scanner) valueEnd(p []byte) (end int, ended bool) {
 		}
 		return len(p), false
 	}
-	for i := 0; i < len(p); i++ {
-		c := p[i]
+	for i, c := range p {
 		if s.quoted {
 			switch {
 			case s.escaped:
