@@ -19,6 +19,9 @@ type attempt struct {
 	detached bool      // fire and forget: the parent gives values only
 	deadline time.Time // of this attempt, from WithTimeout
 	account  *account
+	queue    interface {
+		heedObservation(*attempt, Observation)
+	}
 
 	// mu guards the rest. It is taken after the queue's lock, never before, and no
 	// user code runs under it.
@@ -28,6 +31,9 @@ type attempt struct {
 	children map[*afterFunc]struct{}
 	usage    Usage
 	reported bool
+	observed Usage       // by Observe, for want of a report
+	said     Observation // the latest with an outcome
+	streamed bool
 	over     bool // the processor returned: what it reports now comes too late
 }
 
@@ -184,9 +190,40 @@ func (a *attempt) revise(u Usage) {
 	a.usage, a.reported = u, true
 }
 
-// used is what this attempt reported, and whether it did.
+// used is what this attempt reported, or what was observed, and whether there is any.
 func (a *attempt) used() (Usage, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if !a.reported && !a.observed.isZero() {
+		return a.observed, true
+	}
 	return a.usage, a.reported
+}
+
+// observe notes what the provider said. It reports false when that comes too late.
+func (a *attempt) observe(o Observation) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.over {
+		return false
+	}
+	a.observed = a.observed.plus(o.Usage.clamped())
+	if o.Outcome != "" {
+		a.said = o
+	}
+	return true
+}
+
+// verdict is the latest outcome that was observed, and whether streamed output was
+// handed on.
+func (a *attempt) verdict() (said Observation, streamed bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.said, a.streamed
+}
+
+func (a *attempt) stream() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.streamed = true
 }

@@ -263,7 +263,7 @@ func TestPriorUsageCountsAfterARestart(t *testing.T) {
 
 func TestRetryPolicyDefaults(t *testing.T) {
 	p := RetryPolicy{}.withDefaults()
-	assert.Equal(t, RetryPolicy{MaxAttempts: 5, BaseDelay: 500 * time.Millisecond, MaxDelay: time.Minute}, p)
+	assert.Equal(t, RetryPolicy{MaxAttempts: 5, BaseDelay: 500 * time.Millisecond, MaxDelay: time.Minute, Budget: 0.2}, p)
 	assert.Equal(t, time.Hour, RetryPolicy{BaseDelay: time.Hour}.withDefaults().MaxDelay)
 	for n := 1; n < 200; n++ {
 		ceiling := time.Minute

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // The errors that callers tell apart with errors.Is. What a function returns
@@ -21,6 +22,7 @@ var (
 	ErrQueueTimeout         = errors.New("llmqueue: request waited too long")
 	ErrRateLimitExceeded    = errors.New("llmqueue: request exceeds a rate limit")
 	ErrCanceled             = errors.New("llmqueue: request canceled")
+	ErrQuotaExhausted       = errors.New("llmqueue: provider quota exhausted")
 )
 
 // ProcessingError says that a processor ran and the request failed. Unwrap gives
@@ -42,6 +44,30 @@ func (e *ProcessingError) Error() string {
 }
 
 func (e *ProcessingError) Unwrap() error { return e.Err }
+
+// DeadlineError refuses a request whose deadline or MaxWait ends before its limits let
+// it start, as far as that is certain when it is submitted. It is an ErrQueueTimeout,
+// and context.DeadlineExceeded when the deadline is the context's.
+type DeadlineError struct {
+	ModelID        string
+	Deadline       time.Time // the sooner of the context's and MaxWait's
+	EstimatedStart time.Time
+	WaitsFor       string // what holds it longest: see Forecast
+
+	cause error
+}
+
+func (e *DeadlineError) Error() string {
+	return fmt.Sprintf("llmqueue: model %q could start this request only %v after its deadline (it waits for: %s): allow more time or raise the limits",
+		e.ModelID, e.EstimatedStart.Sub(e.Deadline).Round(time.Millisecond), e.WaitsFor)
+}
+
+func (e *DeadlineError) Unwrap() []error {
+	if e.cause == nil {
+		return []error{ErrQueueTimeout}
+	}
+	return []error{ErrQueueTimeout, e.cause}
+}
 
 // PanicError is the error of a request whose processor, middleware or result
 // method panicked or called runtime.Goexit. Unwrap gives Value when it is an error.
@@ -76,6 +102,7 @@ var errorCodes = []struct {
 	{"queue_timeout", ErrQueueTimeout},
 	{"queue_full", ErrQueueFull},
 	{"rate_limit_exceeded", ErrRateLimitExceeded},
+	{"quota_exhausted", ErrQuotaExhausted},
 	{"invalid_result", ErrInvalidResult},
 	{"invalid_params", ErrInvalidParams},
 	{"invalid_configuration", ErrInvalidConfiguration},

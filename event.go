@@ -22,6 +22,9 @@ const (
 	EventPaused        EventType = "paused"         // the queue starts nothing before Until, or before Resume when Until is zero
 	EventResumed       EventType = "resumed"        // Resume ended a manual pause
 	EventLimitsChanged EventType = "limits_changed" // SetLimits
+	EventLimitLearned  EventType = "limit_learned"  // an answer changed the limits in force, now Limits
+	EventLimitIgnored  EventType = "limit_ignored"  // an answer stated a limit that makes no sense: Err says which
+	EventNoLimits      EventType = "no_limits"      // limits were to be learned, but the provider states none; sent once
 	EventNoUsage       EventType = "no_usage"       // token limits are set but nothing reports usage; sent once
 )
 
@@ -37,6 +40,7 @@ type Event struct {
 	Usage     Usage     // of all attempts together, at the end
 	Err       error     // why it failed, was canceled, retried or paused
 	Until     time.Time // for EventRetried and EventPaused
+	Limits    []Limit   // for EventLimitLearned and EventLimitsChanged: those in force
 }
 
 // observer hands events to one function, in order, on a goroutine of its own. A
@@ -106,6 +110,12 @@ func logEvents(l *slog.Logger) func(Event) {
 			level, msg = slog.LevelWarn, "queue "+string(e.Type)
 		case EventLimitsChanged:
 			level, msg = slog.LevelInfo, "queue limits changed"
+		case EventLimitLearned:
+			level, msg = slog.LevelInfo, "queue limits learned"
+		case EventLimitIgnored:
+			msg = "limit in an answer ignored"
+		case EventNoLimits:
+			level, msg = slog.LevelWarn, "limits were to be learned but the provider states none: use WithLimits"
 		case EventNoUsage:
 			level, msg = slog.LevelWarn, "token limits are set but no attempt reports its usage: call ReportUsage in the processor, or set Request.Estimate"
 		}
@@ -124,6 +134,9 @@ func logEvents(l *slog.Logger) func(Event) {
 		}
 		if e.Err != nil {
 			attrs = append(attrs, slog.String("error", e.Err.Error()))
+		}
+		for _, limit := range e.Limits {
+			attrs = append(attrs, slog.String("limit", limit.String()))
 		}
 		if e.Type == EventCompleted {
 			attrs = append(attrs, slog.Int64("tokens", e.Usage.Total()))

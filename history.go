@@ -102,7 +102,8 @@ func (q *Queue[P, T]) respond(r *Response[T], now time.Time, rec *record[P, T], 
 		}
 	case stateInLine:
 		r.Position = q.line.Rank(rec.handle)
-		r.EstimatedStart = q.forecastAt(now, rec, r.Position)
+		f := q.forecastAt(now, rec, r.Position)
+		r.EstimatedStart, r.WaitsFor = f.at, f.waitsFor
 	case stateRetrying:
 		r.EstimatedStart = q.retryAt(rec)
 	}

@@ -19,12 +19,14 @@ type QueueInfo struct {
 	// Abandoned counts processors that still run although their request ended
 	// (canceled or timed out). Each holds its slot until it returns.
 	Abandoned   int         `json:"abandoned"`
-	Paused      bool        `json:"paused"`                // by Pause
-	PausedUntil time.Time   `json:"paused_until,omitzero"` // by a provider, in the future
-	Closed      bool        `json:"closed"`                // Shutdown was called
-	Dropped     int64       `json:"dropped_events"`        // events that observers were too slow for
-	Usage       Usage       `json:"usage"`                 // reported by all attempts so far
-	Limits      []LimitInfo `json:"limits"`                // the queue's own, concurrency last
+	Paused      bool        `json:"paused"`                 // by Pause
+	PausedUntil time.Time   `json:"paused_until,omitzero"`  // by a provider, in the future
+	PauseReason string      `json:"pause_reason,omitempty"` // what it said
+	Slots       int64       `json:"slots"`                  // processors that may run at present, at most the concurrent limit
+	Closed      bool        `json:"closed"`                 // Shutdown was called
+	Dropped     int64       `json:"dropped_events"`         // events that observers were too slow for
+	Usage       Usage       `json:"usage"`                  // reported by all attempts so far
+	Limits      []LimitInfo `json:"limits"`                 // the queue's own, concurrency last
 	Shared      []LimitInfo `json:"shared_limits,omitempty"`
 }
 
@@ -49,6 +51,7 @@ type RequestInfo struct {
 	Attempts       int       `json:"attempts"`
 	Position       int       `json:"position,omitempty"`
 	EstimatedStart time.Time `json:"estimated_start,omitzero"`
+	WaitsFor       string    `json:"waits_for,omitempty"`
 	CreatedAt      time.Time `json:"created_at"`
 	StartedAt      time.Time `json:"started_at,omitzero"`
 	FinishedAt     time.Time `json:"finished_at,omitzero"`

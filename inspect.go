@@ -16,10 +16,13 @@ func (q *Queue[P, T]) Info() QueueInfo {
 		Accepted: q.count.accepted, Completed: q.count.completed, Failed: q.count.failed,
 		Canceled: q.count.canceled, Retries: q.count.retries, Abandoned: q.count.abandoned,
 		Paused: q.paused, Closed: q.closed, Dropped: q.dropped.Load(), Usage: q.count.usage,
-		Limits: limitInfos(now, q.limits, q.own, q.running),
+		Limits: limitInfos(now, q.limits, q.own, q.running), Slots: q.slotsNow(),
 	}
 	if q.pausedUntil > q.since(now) {
 		info.PausedUntil = q.date(q.pausedUntil)
+		if q.pausedBy != nil {
+			info.PauseReason = q.pausedBy.Error()
+		}
 	}
 	for _, m := range q.shared {
 		info.Shared = append(info.Shared, m.Limits(now)...)
@@ -88,7 +91,7 @@ func (q *Queue[P, T]) requestInfo(now time.Time, rec *record[P, T]) RequestInfo 
 	info := RequestInfo{
 		ID: r.RequestID, ModelID: r.ModelID, Status: r.Status, Tenant: rec.tenant,
 		Priority: rec.priority, Estimate: rec.estimate, Usage: r.Usage, Attempts: r.Attempts,
-		Position: r.Position, EstimatedStart: r.EstimatedStart,
+		Position: r.Position, EstimatedStart: r.EstimatedStart, WaitsFor: r.WaitsFor,
 		CreatedAt: r.CreatedAt, StartedAt: r.StartedAt, FinishedAt: r.FinishedAt,
 	}
 	if r.Err != nil {

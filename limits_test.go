@@ -611,9 +611,9 @@ func TestSharedLimitsAreNeverExceeded(t *testing.T) {
 		}
 		rng := rand.New(rand.NewPCG(1, 2))
 		queues := []*Queue[int, int]{
-			newQueue(t, process, WithSharedLimits(shared)),
-			newQueue(t, process, WithSharedLimits(shared), WithLimits(RPM(15))),
-			newQueue(t, process, WithLimits(TPM(500), Concurrent(2)), WithSharedLimits(shared)),
+			newQueue(t, process, WithSharedLimits(shared), WithoutDeadlineCheck()),
+			newQueue(t, process, WithSharedLimits(shared), WithLimits(RPM(15)), WithoutDeadlineCheck()),
+			newQueue(t, process, WithLimits(TPM(500), Concurrent(2)), WithSharedLimits(shared), WithoutDeadlineCheck()),
 		}
 		accepted := 0
 		for _, q := range queues {
@@ -730,7 +730,7 @@ func TestSharedLimitsPassTheTurnOn(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				shared := NewSharedLimits(TPM(100).Per(time.Hour), Concurrent(10))
 				own := WithLimits(RPM(5).Per(24 * time.Hour))
-				first, second := newQueue(t, echo, WithSharedLimits(shared), own), newQueue(t, echo, WithSharedLimits(shared))
+				first, second := newQueue(t, echo, WithSharedLimits(shared), own, WithoutDeadlineCheck()), newQueue(t, echo, WithSharedLimits(shared))
 				_, err := first.Submit(t.Context(), Request[int]{Estimate: in(50)})
 				require.NoError(t, err)
 				id := post(t, first, Request[int]{Estimate: in(60), MaxWait: 20 * time.Second})

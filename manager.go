@@ -163,6 +163,15 @@ func (m *Manager[P, T]) SubmitAll(ctx context.Context, reqs iter.Seq[Request[P]]
 	return submitAll(ctx, reqs, max(newSettings(m.options).outstanding, 1), m.queue)
 }
 
+// Estimate says when req would start if it were submitted now: see Queue.Estimate.
+func (m *Manager[P, T]) Estimate(ctx context.Context, req Request[P]) (Forecast, error) {
+	q, err := m.queue(req.ModelID)
+	if err != nil {
+		return Forecast{}, err
+	}
+	return q.Estimate(ctx, req)
+}
+
 // Status is Queue.Status.
 func (m *Manager[P, T]) Status(modelID, requestID string) (Response[T], error) {
 	q, err := m.queue(modelID)

@@ -34,6 +34,9 @@ type settings struct {
 	logger      *slog.Logger
 	validator   *validator.Validate
 	unvalidated bool
+	learn       bool
+	hopeful     bool // no deadline check
+	keepOnQuota bool
 	grace       time.Duration
 	outstanding int
 }
@@ -62,8 +65,8 @@ func (s *settings) validate() error {
 		return fmt.Errorf("%w: %s", ErrInvalidConfiguration, fmt.Sprintf(format, args...))
 	}
 	switch {
-	case len(s.limits) == 0 && len(s.shared) == 0 && !s.unlimited:
-		return bad("no limits, use WithLimits, WithSharedLimits or WithUnlimited")
+	case len(s.limits) == 0 && len(s.shared) == 0 && !s.unlimited && !s.learn:
+		return bad("no limits, use WithLimits, WithSharedLimits, WithLearnedLimits or WithUnlimited")
 	case s.timeout < 0:
 		return bad("WithTimeout(%v), give a positive duration (0 means none)", s.timeout)
 	case s.maxQueued < 0:
@@ -99,6 +102,25 @@ func WithLimits(limits ...Limit) Option {
 	limits = slices.Clone(limits)
 	return Option{func(s *settings) { s.limits, s.unlimited = limits, false }}
 }
+
+// WithLearnedLimits lets the provider's answers decide: limits that they state replace
+// the configured ones upward too, and add to them. Without any configured limit the
+// queue sends one request at a time until an answer states some, or comes without any.
+// It needs something that calls Observe, such as the transport of package llmhttp.
+// Without this option answers only lower configured limits.
+func WithLearnedLimits() Option { return Option{func(s *settings) { s.learn = true }} }
+
+// WithWaitForQuota keeps requests waiting while the provider says that a quota (credit,
+// a spend limit) is exhausted, until it is renewed: at the time that it states, else
+// with one call an hour. Without it they fail with ErrQuotaExhausted, and so does
+// Submit meanwhile. Resume ends the pause early.
+func WithWaitForQuota() Option { return Option{func(s *settings) { s.keepOnQuota = true }} }
+
+// WithoutDeadlineCheck takes requests whose deadline or MaxWait ends before their
+// estimated start. They may yet make it, when others ahead of them leave the line or use
+// less than they reserved. Without it such a request is refused at once with a
+// *DeadlineError.
+func WithoutDeadlineCheck() Option { return Option{func(s *settings) { s.hopeful = true }} }
 
 // WithUnlimited says that the queue has no limits of its own on purpose; the
 // default bound of 256 running processors still applies.

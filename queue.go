@@ -41,37 +41,45 @@ type Queue[P, T any] struct {
 	// code, no I/O and no channel operation that can block happens under it. What
 	// a decision causes (waking a worker, answering a waiter) is collected and
 	// done by unlock.
-	mu          sync.Mutex
-	records     store[P, T]
-	line        line.Line
-	demand      demand // what waits in line, for forecasts
-	limits      []Limit
-	own         *window.Set
-	slots       int64 // how many processors may run
-	shared      []SharedMember
-	patience    []time.Duration // by shared set, see reserveShared
-	turn        uint64          // the place in the lines of the shared sets, 0: none
-	tokens      bool            // some limit counts tokens
-	sizes       sizes
-	duration    mean  // of processing, ns
-	running     int64 // processors
-	blind       int   // attempts of unknown size that run
-	workers     []*worker[P, T]
-	idle        []*worker[P, T]
-	retries     timeline        // requests between two attempts
-	deadlines   timeline        // MaxWait
-	room        []chan struct{} // SubmitAll callers that wait for ErrQueueFull to pass
-	history     history
-	paused      bool
-	pausedUntil int64 // ns, by a provider
-	roomAt      int64 // ns, when the head fits its limits; 0 when something else holds it
-	armed       int64 // ns, when the timer fires; 0 when it does not
-	closed      bool
-	cut         bool // Shutdown ran out of time
-	drained     chan struct{}
-	count       counters
-	wake        *worker[P, T] // for unlock
-	answer      *waiter[T]    // for unlock
+	mu             sync.Mutex
+	records        store[P, T]
+	line           line.Line
+	demand         demand  // what waits in line, for forecasts
+	configured     []Limit // by WithLimits and SetLimits
+	limits         []Limit // in force: see inForce
+	own            *window.Set
+	learned        learned
+	pacing         pacing
+	bound          bound
+	budget         budget
+	retryNotBefore int64 // ns, when the budget allows the next retry; 0 when it does
+	slots          int64 // how many processors may run
+	shared         []SharedMember
+	patience       []time.Duration // by shared set, see reserveShared
+	turn           uint64          // the place in the lines of the shared sets, 0: none
+	tokens         bool            // some limit counts tokens
+	sizes          sizes
+	duration       mean  // of processing, ns
+	running        int64 // processors
+	blind          int   // attempts of unknown size that run
+	workers        []*worker[P, T]
+	idle           []*worker[P, T]
+	retries        timeline        // requests between two attempts
+	deadlines      timeline        // MaxWait
+	room           []chan struct{} // SubmitAll callers that wait for ErrQueueFull to pass
+	history        history
+	paused         bool
+	pausedUntil    int64 // ns, by a provider
+	pausedBy       error // what it said
+	exhaustedUntil int64 // ns, until when a quota is used up and nothing is accepted
+	roomAt         int64 // ns, when the head fits its limits; 0 when something else holds it
+	armed          int64 // ns, when the timer fires; 0 when it does not
+	closed         bool
+	cut            bool // Shutdown ran out of time
+	drained        chan struct{}
+	count          counters
+	wake           *worker[P, T] // for unlock
+	answer         *waiter[T]    // for unlock
 }
 
 type counters struct {
@@ -122,7 +130,10 @@ func NewQueue[P, T any](modelID string, process Processor[P, T], opts ...Option)
 	if err := q.join(); err != nil {
 		return nil, fmt.Errorf("model %q: %w", modelID, err)
 	}
+	q.configured = s.limits
 	q.setLimits(s.limits)
+	q.budget.left = budgetAllowance
+	q.learned.watched = s.learn
 	handlers := s.observers
 	if s.logger != nil {
 		handlers = append(slices.Clip(handlers), logEvents(s.logger))
@@ -265,15 +276,21 @@ func (q *Queue[P, T]) Pause() {
 	q.pump(now, nil)
 }
 
-// Resume ends a manual pause. A provider's pause ends by itself.
+// Resume ends a manual pause, and one for an exhausted quota. Any other pause by the
+// provider ends by itself.
 func (q *Queue[P, T]) Resume() {
 	q.mu.Lock()
 	defer q.unlock()
-	if !q.paused {
+	now := time.Now()
+	ns := q.since(now)
+	exhausted := q.exhaustedUntil > ns
+	if !q.paused && !exhausted {
 		return
 	}
 	q.paused = false
-	now := time.Now()
+	if exhausted {
+		q.pausedUntil, q.exhaustedUntil = 0, 0
+	}
 	q.emit(Event{Type: EventResumed, Time: now})
 	q.pump(now, nil)
 }
@@ -287,24 +304,15 @@ func (q *Queue[P, T]) SetLimits(limits ...Limit) error {
 	if err := validateLimits(limits); err != nil {
 		return err
 	}
-	if len(limits) == 0 && len(q.settings.shared) == 0 && !q.settings.unlimited {
+	if len(limits) == 0 && len(q.settings.shared) == 0 && !q.settings.unlimited && !q.settings.learn {
 		return fmt.Errorf("%w: SetLimits without a limit, give at least one", ErrInvalidConfiguration)
 	}
 	q.mu.Lock()
 	defer q.unlock()
 	now := time.Now()
-	q.own.SetLimits(now, windowLimits(limits, q.settings.margin))
-	q.setLimits(limits)
-	q.emit(Event{Type: EventLimitsChanged, Time: now})
-	var impossible []*record[P, T]
-	for rec := range q.waiting() {
-		if q.impossible(q.reservation(rec)) != nil {
-			impossible = append(impossible, rec)
-		}
-	}
-	for _, rec := range impossible {
-		q.end(now, rec, stateFailed, q.impossible(q.reservation(rec)))
-	}
+	q.configured = slices.Clone(limits)
+	q.adopt(now)
+	q.emit(Event{Type: EventLimitsChanged, Time: now, Limits: slices.Clone(q.limits)})
 	q.pump(now, nil)
 	return nil
 }

@@ -408,7 +408,7 @@ func TestMaxWaitEndsWhileAWorkerIsFree(t *testing.T) {
 					ReportUsage(ctx, in(10))
 				}
 				return r.Params, nil
-			}, WithLimits(TPM(100)), WithMargin(0))
+			}, WithLimits(TPM(100)), WithMargin(0), WithoutDeadlineCheck())
 			post(t, q, Request[int]{ID: "refund", Estimate: in(90)})
 			post(t, q, Request[int]{ID: "a", Estimate: in(20)})
 			post(t, q, Request[int]{ID: "too long", Estimate: in(90), MaxWait: time.Second})

@@ -28,9 +28,11 @@ type Response[T any] struct {
 	// EstimatedStart is when a waiting request will start if nothing else
 	// arrives; zero when unknown.
 	EstimatedStart time.Time
-	CreatedAt      time.Time // when Submit accepted the request
-	StartedAt      time.Time // when the last attempt started; zero before the first
-	FinishedAt     time.Time // when the request ended; zero before
+	// WaitsFor is what holds a waiting request longest: see Forecast.
+	WaitsFor   string
+	CreatedAt  time.Time // when Submit accepted the request
+	StartedAt  time.Time // when the last attempt started; zero before the first
+	FinishedAt time.Time // when the request ended; zero before
 }
 
 // WaitTime is how long the request waited before its last attempt: StartedAt −
@@ -63,6 +65,7 @@ type responseJSON[T any] struct {
 	Metadata       map[string]string `json:"metadata,omitempty"`
 	Position       int               `json:"position,omitempty"`
 	EstimatedStart time.Time         `json:"estimated_start,omitzero"`
+	WaitsFor       string            `json:"waits_for,omitempty"`
 	CreatedAt      time.Time         `json:"created_at,omitzero"`
 	StartedAt      time.Time         `json:"started_at,omitzero"`
 	FinishedAt     time.Time         `json:"finished_at,omitzero"`
@@ -75,7 +78,7 @@ type responseJSON[T any] struct {
 func (r Response[T]) MarshalJSON() ([]byte, error) {
 	j := responseJSON[T]{
 		RequestID: r.RequestID, ModelID: r.ModelID, Status: r.Status, Attempts: r.Attempts,
-		Usage: r.Usage, Metadata: r.Metadata, Position: r.Position, EstimatedStart: r.EstimatedStart,
+		Usage: r.Usage, Metadata: r.Metadata, Position: r.Position, EstimatedStart: r.EstimatedStart, WaitsFor: r.WaitsFor,
 		CreatedAt: r.CreatedAt, StartedAt: r.StartedAt, FinishedAt: r.FinishedAt,
 	}
 	if r.Status == StatusCompleted {
@@ -100,7 +103,7 @@ func (r *Response[T]) UnmarshalJSON(data []byte) error {
 	}
 	*r = Response[T]{
 		RequestID: j.RequestID, ModelID: j.ModelID, Status: j.Status, Attempts: j.Attempts,
-		Usage: j.Usage, Metadata: j.Metadata, Position: j.Position, EstimatedStart: j.EstimatedStart,
+		Usage: j.Usage, Metadata: j.Metadata, Position: j.Position, EstimatedStart: j.EstimatedStart, WaitsFor: j.WaitsFor,
 		CreatedAt: j.CreatedAt, StartedAt: j.StartedAt, FinishedAt: j.FinishedAt,
 	}
 	if j.Result != nil {

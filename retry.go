@@ -18,6 +18,10 @@ type RetryPolicy struct {
 	// a random time between 0 and BaseDelay·2ⁿ⁻¹, at most MaxDelay. They default
 	// to 500 ms and 60 s.
 	BaseDelay, MaxDelay time.Duration
+	// Budget bounds retries after passing faults, over all requests of the queue, to
+	// this share of first attempts, with 20 at once and one a second besides. Retries
+	// beyond it wait. Defaults to 0.2; negative means no bound.
+	Budget float64
 }
 
 func (p RetryPolicy) withDefaults() RetryPolicy {
@@ -30,6 +34,9 @@ func (p RetryPolicy) withDefaults() RetryPolicy {
 	if p.MaxDelay == 0 {
 		p.MaxDelay = max(time.Minute, p.BaseDelay)
 	}
+	if p.Budget == 0 {
+		p.Budget = 0.2
+	}
 	return p
 }
 
@@ -39,6 +46,8 @@ func (p RetryPolicy) validate() error {
 		return fmt.Errorf("%w: RetryPolicy.MaxAttempts is %d, give 1 or more (0 means 5)", ErrInvalidConfiguration, p.MaxAttempts)
 	case p.BaseDelay < 0 || p.MaxDelay < 0:
 		return fmt.Errorf("%w: RetryPolicy delays are %v and %v, give positive ones (0 means the default)", ErrInvalidConfiguration, p.BaseDelay, p.MaxDelay)
+	case p.Budget != p.Budget || p.Budget > 1:
+		return fmt.Errorf("%w: RetryPolicy.Budget is %v, give a share of at most 1 (0 means 0.2, negative no bound)", ErrInvalidConfiguration, p.Budget)
 	case p.MaxDelay != 0 && p.MaxDelay < p.BaseDelay:
 		return fmt.Errorf("%w: RetryPolicy.MaxDelay %v is below BaseDelay %v", ErrInvalidConfiguration, p.MaxDelay, p.BaseDelay)
 	}
@@ -62,6 +71,7 @@ const (
 	markPermanent
 	markRetryable
 	markRateLimited
+	markQuota // by observation only
 )
 
 // markedError carries what a processor said about its error.

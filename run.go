@@ -26,7 +26,14 @@ type worker[P, T any] struct {
 	number  int      // of the attempt
 	created time.Time
 	started time.Time
-	result  T    // here because the queue reads it through a pointer
+	result  T // here because the queue reads it through a pointer
+
+	// What the limits held when the job started, for comparison with what the
+	// provider says remains of them; see learned.go.
+	booked   []int64
+	bookedAs int
+	observed bool // an answer was compared already
+
 	invalid bool // result broke its validate tags
 	retired bool
 }
@@ -128,6 +135,9 @@ func (q *Queue[P, T]) start(now time.Time, rec *record[P, T], u Usage, taken win
 		acc.used, acc.reported = Usage{}, false
 		q.count.retries++
 	}
+	if acc.number == 0 {
+		q.budget.first(q.settings.retry.Budget)
+	}
 	w := free
 	if w == nil {
 		w = q.worker()
@@ -137,7 +147,7 @@ func (q *Queue[P, T]) start(now time.Time, rec *record[P, T], u Usage, taken win
 	if w.spare = nil; a == nil {
 		a = new(attempt)
 	}
-	a.parent, a.detached, a.account = rec.ctx, rec.noWait, acc
+	a.parent, a.detached, a.account, a.queue = rec.ctx, rec.noWait, acc, w
 	acc.attempt, acc.started, acc.charge, acc.shared = a, q.since(now), taken, shared
 	acc.number++
 	if !rec.sized && !q.sizes.open {
@@ -159,6 +169,9 @@ func (q *Queue[P, T]) start(now time.Time, rec *record[P, T], u Usage, taken win
 		Tenant: rec.tenant, Estimate: u, MaxWait: rec.maxWait, Metadata: rec.metadata,
 	}
 	w.number, w.created, w.started = acc.number, q.epoch.Add(time.Duration(rec.created)), now
+	if w.observed = false; q.learned.watched {
+		w.booked, w.bookedAs = q.own.Booked(w.booked[:0]), q.learned.version
+	}
 	q.emitFor(rec, Event{Type: EventStarted, Time: now})
 }
 
@@ -238,12 +251,14 @@ func (q *Queue[P, T]) conclude(w *worker[P, T], err error) (busy, retired bool) 
 	}
 	q.running--
 	q.settle(now, acc, a, err == nil || invalid)
-	mark, delay := q.heed(now, acc, err)
+	mark, delay := q.heed(now, a, err)
 	if rec := q.records.get(r); rec != nil && rec.account == acc && rec.state == stateRunning {
 		q.count.processing--
 		q.duration.add(float64(q.since(now) - acc.started))
 		switch {
 		case err == nil:
+			q.bound.succeed(q.slots)
+			q.noneStated(now)
 			q.finish(now, rec, stateCompleted, &w.result, nil)
 		case invalid:
 			q.finish(now, rec, stateFailed, nil, err)
@@ -297,9 +312,10 @@ func (q *Queue[P, T]) book(now time.Time, acc *account, used Usage) {
 	}
 }
 
-// heed finds out what a processor's error asks for, and pauses the queue when the
-// provider said so, whatever became of the request meanwhile.
-func (q *Queue[P, T]) heed(now time.Time, acc *account, err error) (mark markKind, delay time.Duration) {
+// heed finds out what a processor's error asks for, by its own mark or else by what
+// the provider was observed to say, and pauses the queue when the processor says so,
+// whatever became of the request meanwhile.
+func (q *Queue[P, T]) heed(now time.Time, a *attempt, err error) (mark markKind, delay time.Duration) {
 	if err == nil {
 		return unmarked, 0
 	}
@@ -307,19 +323,29 @@ func (q *Queue[P, T]) heed(now time.Time, acc *account, err error) (mark markKin
 		return unmarked, 0 // also when it panicked with a marked error
 	}
 	mark, wanted := markOf(err)
-	if mark < markRetryable {
+	said, streamed := a.verdict()
+	marked := mark != unmarked
+	if !marked {
+		mark = said.meaning()
+	}
+	switch {
+	case mark < markRetryable:
 		return mark, 0
+	case mark == markRetryable:
+		delay = q.settings.retry.delay(a.account.number)
+		if !marked {
+			delay = max(delay, said.Delay)
+		}
+	case marked:
+		if delay = wanted; delay <= 0 {
+			delay = q.settings.retry.delay(a.account.number)
+		}
+		q.pauseUntil(now, delay, err)
+	default:
+		delay = time.Duration(max(q.pausedUntil-q.since(now), 0)) // as observed
 	}
-	delay = q.settings.retry.delay(acc.number)
-	if mark == markRetryable {
-		return mark, delay
-	}
-	if wanted > 0 {
-		delay = wanted
-	}
-	if until := after(q.since(now), int64(delay)); until > q.pausedUntil {
-		q.pausedUntil = until
-		q.emit(Event{Type: EventPaused, Time: now, Until: now.Add(delay), Err: err})
+	if streamed {
+		mark = markPermanent
 	}
 	return mark, delay
 }
@@ -337,7 +363,10 @@ func (q *Queue[P, T]) decide(now time.Time, rec *record[P, T], err error, mark m
 		err = fmt.Errorf("%w: shut down before another attempt: %w", ErrQueueClosed, q.processingError(rec, err))
 		q.finish(now, rec, stateFailed, nil, err)
 		return
-	case mark == markRateLimited:
+	case mark == markQuota && !q.settings.keepOnQuota:
+		q.finish(now, rec, stateFailed, nil, fmt.Errorf("%w: %w", ErrQuotaExhausted, q.processingError(rec, err)))
+		return
+	case mark == markRateLimited || mark == markQuota:
 		q.returnToLine(rec)
 	default:
 		rec.state = stateRetrying

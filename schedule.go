@@ -84,7 +84,7 @@ func (q *Queue[P, T]) startAtOnce(now time.Time, ns int64, rec *record[P, T]) bo
 
 // mayStart reports whether a slot is free and nothing pauses the queue.
 func (q *Queue[P, T]) mayStart(ns int64) bool {
-	return q.running < q.slots && !q.paused && ns >= q.pausedUntil
+	return q.running < q.slotsNow() && !q.paused && ns >= q.pausedUntil
 }
 
 // gated reports whether rec, of unknown size, waits for the first of its kind to tell
@@ -187,10 +187,19 @@ func (q *Queue[P, T]) withdraw(now time.Time) {
 
 // returnRetries puts requests whose backoff is over back in their place in line.
 func (q *Queue[P, T]) returnRetries(ns int64) {
+	q.retryNotBefore = 0
 	for at := q.retries.first(); at != 0 && at <= ns; at = q.retries.first() {
-		if rec := q.records.get(q.retries.pop()); rec != nil && rec.state == stateRetrying {
+		rec := q.records.get(q.retries.heap[0].ref)
+		if rec != nil && rec.state == stateRetrying {
+			if wait := q.budget.take(ns, q.settings.retry.Budget); wait > 0 {
+				q.retryNotBefore = after(ns, wait)
+				return
+			}
 			q.retries.live--
+			q.retries.pop()
 			q.returnToLine(rec)
+		} else {
+			q.retries.pop()
 		}
 	}
 }
@@ -228,7 +237,7 @@ func (q *Queue[P, T]) arm(ns int64) {
 			consider(q.roomAt)
 		}
 	}
-	consider(q.retries.first())
+	consider(max(q.retries.first(), q.retryNotBefore))
 	consider(q.deadlines.first())
 	consider(q.history.expiry())
 	if next == 0 || q.armed != 0 && q.armed <= next {
@@ -250,123 +259,4 @@ func (q *Queue[P, T]) fire() {
 	now := time.Now()
 	q.expireHistory(q.since(now))
 	q.pump(now, nil)
-}
-
-// demand is what waits in line, summed by priority.
-type demand []level
-
-type level struct {
-	priority      int
-	requests      int64
-	input, output int64 // of those whose size is known
-	unsized       int64
-}
-
-func (d *demand) add(priority int, n int64, u Usage, sized bool) {
-	i := 0
-	for i < len(*d) && (*d)[i].priority > priority {
-		i++
-	}
-	if i == len(*d) || (*d)[i].priority != priority {
-		*d = slices.Insert(*d, i, level{priority: priority})
-	}
-	l := &(*d)[i]
-	l.requests += n
-	if sized {
-		l.input += n * u.InputTokens
-		l.output += n * u.OutputTokens
-	} else {
-		l.unsized += n
-	}
-	if l.requests == 0 && len(*d) > 1 {
-		*d = slices.Delete(*d, i, i+1)
-	}
-}
-
-// forecastLast is when rec, the last of its priority, starts if nothing else comes.
-func (q *Queue[P, T]) forecastLast(now time.Time, rec *record[P, T]) time.Time {
-	var ahead level
-	for _, l := range q.demand {
-		if l.priority >= rec.priority {
-			ahead.requests += l.requests
-			ahead.input += l.input
-			ahead.output += l.output
-			ahead.unsized += l.unsized
-		}
-	}
-	ahead.requests--
-	if rec.sized {
-		ahead.input -= rec.estimate.InputTokens
-		ahead.output -= rec.estimate.OutputTokens
-	} else {
-		ahead.unsized--
-	}
-	return q.forecast(now, rec, ahead)
-}
-
-// exactForecast bounds how far the line is walked for one forecast; beyond it the
-// requests ahead count with their average.
-const exactForecast = 10_000
-
-// forecastAt is when rec, anywhere in line, starts if nothing else comes.
-func (q *Queue[P, T]) forecastAt(now time.Time, rec *record[P, T], rank int) time.Time {
-	var ahead level
-	for handle := range q.line.All() {
-		if handle == rec.handle || ahead.requests == exactForecast {
-			break
-		}
-		other := q.records.at(handle)
-		ahead.requests++
-		if other.sized {
-			ahead.input += other.estimate.InputTokens
-			ahead.output += other.estimate.OutputTokens
-		} else {
-			ahead.unsized++
-		}
-	}
-	if ahead.requests == exactForecast {
-		scale := float64(rank-1) / exactForecast
-		ahead.requests = int64(rank - 1)
-		ahead.input = int64(float64(ahead.input) * scale)
-		ahead.output = int64(float64(ahead.output) * scale)
-		ahead.unsized = int64(float64(ahead.unsized) * scale)
-	}
-	return q.forecast(now, rec, ahead)
-}
-
-// forecast is when rec starts behind what is ahead of it: the latest of what its own
-// limits, the shared ones, a pause and the slots allow. Zero when unknown.
-func (q *Queue[P, T]) forecast(now time.Time, rec *record[P, T], ahead level) time.Time {
-	if q.paused {
-		return time.Time{}
-	}
-	load := Usage{InputTokens: ahead.input, OutputTokens: ahead.output}
-	if ahead.unsized > 0 {
-		mean := q.meanReservation()
-		load.InputTokens += ahead.unsized * mean.InputTokens
-		load.OutputTokens += ahead.unsized * mean.OutputTokens
-	}
-	own := q.reservation(rec)
-	all := charge(load)
-	all.Requests = ahead.requests
-	at := q.own.Forecast(now, all, charge(own))
-	for _, m := range q.shared {
-		if t := m.Forecast(now, ahead.requests, load, own); t.After(at) {
-			at = t
-		}
-	}
-	if t := q.date(q.pausedUntil); t.After(at) {
-		at = t
-	}
-	if late := q.running + ahead.requests - q.slots + 1; late > 0 {
-		switch {
-		case q.duration.n > 0:
-			if t := now.Add(time.Duration(q.duration.value * float64(late) / float64(q.slots))); t.After(at) {
-				at = t
-			}
-		case !at.After(now):
-			return time.Time{} // only slots hold it, and nothing ended yet
-		}
-	}
-	return at
 }

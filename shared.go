@@ -64,12 +64,13 @@ type SharedReservation interface {
 // step as from its queue's own limits. Queues that wait for it take turns, one
 // request each. Safe for concurrent use.
 type SharedLimits struct {
-	err error // what NewSharedLimits found wrong, told by Join
+	err        error // what NewSharedLimits found wrong, told by Join
+	configured []Limit
 
 	// mu guards the rest. It is taken after a queue's lock; no other lock is taken
 	// and nothing of a queue but its wake is called while it is held.
 	mu      sync.Mutex
-	limits  []Limit
+	limits  []Limit // in force: at most those configured
 	set     *window.Set
 	slots   int64 // 0: no bound
 	running int64
@@ -79,7 +80,7 @@ type SharedLimits struct {
 // NewSharedLimits returns a set of shared limits with the default margin. Limits
 // that are wrong are reported by NewQueue or Register as ErrInvalidConfiguration.
 func NewSharedLimits(limits ...Limit) *SharedLimits {
-	s := &SharedLimits{limits: slices.Clone(limits), err: validateLimits(limits)}
+	s := &SharedLimits{configured: slices.Clone(limits), limits: slices.Clone(limits), err: validateLimits(limits)}
 	if s.err == nil && len(limits) == 0 {
 		s.err = fmt.Errorf("%w: NewSharedLimits without a limit, give at least one", ErrInvalidConfiguration)
 	}
@@ -176,6 +177,36 @@ func (m *sharedMember) Reserve(now time.Time, u Usage, turn uint64) (SharedReser
 	return nil, at
 }
 
+// learn makes the limit that is like l as low as an answer states it, and no higher
+// than it was configured. What others hold is what remains less than all members
+// booked.
+func (m *sharedMember) learn(now time.Time, l Limit, seen ObservedLimit) bool {
+	s := m.limits
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := indexLike(s.limits, l)
+	if i < 0 {
+		return false
+	}
+	if amount := min(s.configured[i].Amount, l.Amount); amount != s.limits[i].Amount {
+		s.limits[i].Amount = amount
+		s.set.SetLimits(now, windowLimits(s.limits, -1))
+		s.next()
+	}
+	if w := windowOf(s.limits, l); seen.Remaining >= 0 && seen.Remaining <= seen.Amount {
+		others := seen.Amount - seen.Remaining - s.set.Booked(nil)[w]
+		if float64(others) <= noise*float64(seen.Amount) {
+			others = 0
+		}
+		until := l.period()
+		if seen.Reset > 0 {
+			until = min(seen.Reset, until)
+		}
+		s.set.Others(now, w, others, now.Add(until), false)
+	}
+	return true
+}
+
 func (m *sharedMember) Withdraw(time.Time) {
 	m.limits.mu.Lock()
 	defer m.limits.mu.Unlock()
@@ -202,7 +233,8 @@ func (m *sharedMember) Forecast(now time.Time, requests int64, ahead, own Usage)
 	defer s.mu.Unlock()
 	all := charge(ahead)
 	all.Requests = requests
-	return s.set.Forecast(now, all, charge(own))
+	at, _ := s.set.Forecast(now, all, charge(own))
+	return at
 }
 
 func (m *sharedMember) Limits(now time.Time) []LimitInfo {

@@ -21,8 +21,9 @@ type waiter[T any] struct {
 //
 // A refused request gives a zero Response and an error that wraps
 // ErrInvalidParams, ErrModelNotRegistered, ErrDuplicateRequest, ErrQueueFull,
-// ErrQueueClosed, ErrRateLimitExceeded (it can never fit under a limit) or
-// ErrCanceled (ctx had already ended).
+// ErrQueueClosed, ErrRateLimitExceeded (it can never fit under a limit),
+// ErrQuotaExhausted, ErrQueueTimeout (a *DeadlineError: its deadline or MaxWait ends
+// before it could start) or ErrCanceled (ctx had already ended).
 //
 // When ctx ends first, a waiting request leaves the line without using quota and a
 // running one has its processor's context canceled; Submit returns at once.
@@ -107,6 +108,11 @@ func (q *Queue[P, T]) accept(ctx context.Context, req *Request[P], w *waiter[T])
 	if err := q.refuse(now, req); err != nil {
 		return Response[T]{}, ref{}, err
 	}
+	if _, bounded := ctx.Deadline(); (bounded || req.MaxWait > 0) && !q.settings.hopeful {
+		if err := q.tooLate(ctx, now, req, q.forecastNew(now, req)); err != nil {
+			return Response[T]{}, ref{}, err
+		}
+	}
 	ns := q.since(now)
 	rec := q.records.add()
 	id := req.ID
@@ -139,7 +145,8 @@ func (q *Queue[P, T]) accept(ctx context.Context, req *Request[P], w *waiter[T])
 			Metadata: req.Metadata, CreatedAt: now,
 		}
 		if rec.state == stateInLine {
-			resp.Position, resp.EstimatedStart = q.line.Rank(rec.handle), q.forecastLast(now, rec)
+			f := q.forecastLast(now, rec)
+			resp.Position, resp.EstimatedStart, resp.WaitsFor = q.line.Rank(rec.handle), f.at, f.waitsFor
 		}
 	}
 	return resp, r, nil
@@ -149,6 +156,9 @@ func (q *Queue[P, T]) accept(ctx context.Context, req *Request[P], w *waiter[T])
 func (q *Queue[P, T]) refuse(now time.Time, req *Request[P]) error {
 	if q.closed {
 		return fmt.Errorf("%w: model %q was shut down, submit elsewhere", ErrQueueClosed, q.modelID)
+	}
+	if q.exhaustedUntil > q.since(now) && !q.settings.keepOnQuota {
+		return q.quotaError()
 	}
 	if req.ID != "" {
 		q.expireHistory(q.since(now))

@@ -67,7 +67,7 @@ func TestDailyLimit(t *testing.T) {
 	require.Equal(t, []int64{4}, room(s, midnight), "yesterday's overrun is charged today")
 	next, _ = s.Next(midnight, tokens(5))
 	require.Equal(t, 23*time.Hour, next.Sub(midnight), "the clocks go forward")
-	require.Equal(t, 47*time.Hour, s.Forecast(midnight, tokens(14), tokens(1)).Sub(midnight))
+	require.Equal(t, 47*time.Hour, forecast(s, midnight, tokens(14), tokens(1)).Sub(midnight))
 }
 
 func TestWallClockSetBackBeginsNoDayAgain(t *testing.T) {

@@ -27,12 +27,15 @@ func (s *Set) Next(now time.Time, c Charge) (at time.Time, limit int) {
 // wait returns the time until n fits, which it does not exceed.
 func (w *window) wait(c *clock, n *amounts) (wait int64) {
 	l, x := w.log, n[w.kind]
-	if need := l.sum[w.kind] + x - w.amount; need > 0 {
-		if l.day != nil {
-			wait = l.day.reset - c.rawWall
-		} else {
-			wait = l.freed(w.kind, need) - l.raw(c)
-		}
+	need := l.sum[w.kind] + x - w.amount
+	switch {
+	case w.others.n > 0:
+		wait = w.free(c, x) - l.raw(c)
+	case need <= 0:
+	case l.day != nil:
+		wait = l.day.reset - c.rawWall
+	default:
+		wait = l.freed(w.kind, need) - l.raw(c)
 	}
 	if w.pace != nil {
 		if d := w.pace.wait(l.now, x, 0); d > 0 {
@@ -44,16 +47,18 @@ func (w *window) wait(c *clock, n *amounts) (wait int64) {
 
 // Forecast returns when a request that charges own is expected to start, if
 // requests that charge ahead in total start before it, in order, and nothing
-// else arrives. It costs little enough to be asked for every request of a
-// long line.
-func (s *Set) Forecast(now time.Time, ahead, own Charge) time.Time {
+// else arrives, and the index of the limit that binds, or -1. It costs little
+// enough to be asked for every request of a long line.
+func (s *Set) Forecast(now time.Time, ahead, own Charge) (at time.Time, limit int) {
 	a, o := ahead.capped().amounts(), own.capped().amounts()
 	s.advance(now)
-	wait := int64(0)
+	wait, limit := int64(0), -1
 	for i := range s.windows {
-		wait = max(wait, s.windows[i].forecast(&s.clock, &a, &o))
+		if d := s.windows[i].forecast(&s.clock, &a, &o); d > wait {
+			wait, limit = d, i
+		}
 	}
-	return now.Add(time.Duration(wait))
+	return now.Add(time.Duration(wait)), limit
 }
 
 func (w *window) forecast(c *clock, ahead, own *amounts) (wait int64) {
@@ -76,6 +81,9 @@ func (w *window) forecast(c *clock, ahead, own *amounts) (wait int64) {
 			}
 			wait = addSat(mulSat(cycles, l.hold), offset)
 		}
+	}
+	if w.others.n > 0 {
+		wait = max(wait, w.free(c, own[k])-l.raw(c))
 	}
 	if w.pace != nil {
 		if d := w.pace.wait(l.now, own[k], ahead[k]); d > 0 {

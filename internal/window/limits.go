@@ -42,10 +42,14 @@ func (s *Set) SetLimits(now time.Time, limits []Limit) {
 		}
 		w := &windows[i]
 		*w = window{log: l, kind: lim.Kind, amount: lim.Amount}
+		if same && old[j].log.long == l.long {
+			w.others = old[j].others
+			w.others.n = min(w.others.n, lim.Amount)
+		}
 		if !lim.paced() {
 			continue
 		}
-		if same && old[j].pace != nil {
+		if same && old[j].pace != nil && old[j].pace.hold == lim.hold() {
 			w.pace = old[j].pace
 			w.pace.drain(l.now) // at the old rate
 			w.pace.amount, w.pace.burst = lim.Amount, lim.Burst

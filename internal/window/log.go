@@ -142,18 +142,22 @@ func (l *log) charge(seq uint64, at int64, n *amounts) {
 
 // add books n at an instant that may lie in the past, unless it has left by now.
 func (l *log) add(c *clock, seq uint64, at time.Time, n *amounts) {
-	short, long := c.past(at)
-	t := short
-	if l.long {
-		t = long
-	}
-	t = min(t, l.now)
+	t := min(l.scale(c, at), l.now)
 	if l.head != l.tail {
 		t = max(t, l.at(l.tail-1).at)
 	}
 	if t > l.before(c) {
 		l.charge(seq, t, n)
 	}
+}
+
+// scale returns what at reads on the log's scale.
+func (l *log) scale(c *clock, at time.Time) int64 {
+	short, long := c.past(at)
+	if l.long {
+		return long
+	}
+	return short
 }
 
 // before returns the latest date at which a charge has left by now.

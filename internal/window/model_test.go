@@ -135,7 +135,7 @@ func (w *mwindow) book(at, n int64) *mentry {
 	return e
 }
 
-// debt returns what is owed at t, times the period.
+// debt returns what is owed at t, times the hold.
 func (w *mwindow) debt(t int64) int64 {
 	var d int64
 	at := t
@@ -162,7 +162,7 @@ func (w *mwindow) debt(t int64) int64 {
 		if o.at > at {
 			drain(o.at)
 		}
-		d = max(d+o.n*int64(w.Period), 0)
+		d = max(d+o.n*w.hold(), 0)
 	}
 	if t > at {
 		drain(t)
@@ -184,7 +184,7 @@ func (w *mwindow) fitsAt(n, short, long, wall int64) bool {
 		return true
 	}
 	d := w.debt(w.pick(short, long))
-	return d == 0 && n > w.Burst || d+n*int64(w.Period) <= w.Burst*int64(w.Period)
+	return d == 0 && n > w.Burst || d+n*w.hold() <= w.Burst*w.hold()
 }
 
 // fits reports whether c fits so far ahead of now, if nothing else starts.
@@ -287,7 +287,7 @@ func (w *mwindow) takeOver(m *model, from *mwindow) {
 	for r, e := range from.where {
 		w.where[r] = copies[e]
 	}
-	if from.Period == w.Period && from.paced() && w.paced() {
+	if from.Period == w.Period && from.hold() == w.hold() && from.paced() && w.paced() {
 		w.owed = append(w.owed, from.owed...)
 		w.rates = append(append(w.rates[:0], from.rates...), mrate{w.now(m), w.Amount})
 	}

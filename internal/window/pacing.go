@@ -59,16 +59,16 @@ func (a u128) ceilDiv(b int64) int64 {
 }
 
 // A pace spreads the charges of one window: in any interval d it admits at
-// most burst + amount·d/period. Every charge is owed, and the debt drains at
-// amount/period; a charge fits while the debt stays within burst. One that is
+// most burst + amount·d/hold. Every charge is owed, and the debt drains at
+// amount/hold; a charge fits while the debt stays within burst. One that is
 // larger than burst fits when nothing is owed.
 type pace struct {
 	kind   Kind
 	amount int64
 	burst  int64
-	period int64
+	hold   int64
 
-	debt  u128 // in tokens (or requests) × period, as of at
+	debt  u128 // in tokens (or requests) × hold, as of at
 	at    int64
 	marks []mark // by position, like the log's ring
 }
@@ -83,7 +83,7 @@ type mark struct {
 
 func newPace(l Limit, ring int) *pace {
 	return &pace{
-		kind: l.Kind, amount: l.Amount, burst: l.Burst, period: int64(l.Period),
+		kind: l.Kind, amount: l.Amount, burst: l.Burst, hold: l.hold(),
 		at: math.MinInt64, marks: make([]mark, ring),
 	}
 }
@@ -108,11 +108,11 @@ func (p *pace) fits(now, n int64) bool {
 // tooMuch returns how much debt must drain before a charge of n fits, when
 // ahead is charged before it.
 func (p *pace) tooMuch(n, ahead int64) u128 {
-	debt := p.debt.plus(mul(ahead, p.period))
+	debt := p.debt.plus(mul(ahead, p.hold))
 	if n > p.burst {
 		return debt
 	}
-	return debt.plus(mul(n, p.period)).minus(mul(p.burst, p.period))
+	return debt.plus(mul(n, p.hold)).minus(mul(p.burst, p.hold))
 }
 
 // wait returns the time from now until a charge of n fits, when ahead is
@@ -126,7 +126,7 @@ func (p *pace) wait(now, n, ahead int64) int64 {
 func (p *pace) begin(pos uint64, at, n int64) {
 	p.drain(at)
 	*p.mark(pos) = mark{first: p.debt, rest: maxU128}
-	p.debt = p.debt.plus(mul(n, p.period))
+	p.debt = p.debt.plus(mul(n, p.hold))
 }
 
 // owe owes what comes after that while the entry at pos is the newest: another
@@ -135,7 +135,7 @@ func (p *pace) owe(pos uint64, at, n int64) {
 	p.drain(at)
 	m := p.mark(pos)
 	m.rest = m.rest.min(p.debt)
-	p.debt = p.debt.plus(mul(n, p.period))
+	p.debt = p.debt.plus(mul(n, p.hold))
 }
 
 // forget folds the mark of the newest entry, which is removed, into the one
@@ -153,7 +153,7 @@ func (p *pace) forget(pos uint64) {
 func (p *pace) refund(pos, tail uint64, now, n int64) {
 	p.drain(now)
 	m := p.mark(pos)
-	back := mul(n, p.period).min(m.rest)
+	back := mul(n, p.hold).min(m.rest)
 	m.rest = m.rest.minus(back)
 	for pos++; pos != tail && back != (u128{}); pos++ {
 		m := p.mark(pos)

@@ -362,7 +362,7 @@ func (r *run) toNext() {
 		require.False(r.t, w.fitsAt(figures(c)[w.Kind], short, long, wall), "another limit binds%s", lazy(r.story))
 	}
 	require.True(r.t, r.m.fits(wait, c), "does not fit at Next%s", lazy(r.story))
-	require.Equal(r.t, at, r.s.Forecast(r.now, Charge{}, c), "Forecast with nothing ahead%s", lazy(r.story))
+	require.Equal(r.t, at, forecast(r.s, r.now, Charge{}, c), "Forecast with nothing ahead%s", lazy(r.story))
 	if wait > 0 && r.oneIn(2) {
 		started := len(r.flights)
 		r.forward(wait - 1)

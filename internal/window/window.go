@@ -50,13 +50,15 @@ type Limit struct {
 	Amount int64         // at least 1
 	Period time.Duration // above 0
 
-	// Burst spreads the amount: in any interval d at most Burst + Amount·d/Period
-	// is admitted, in addition to the window. A single charge above Burst is
-	// admitted when nothing is owed. 0 and anything from Amount up mean no pacing.
+	// Burst spreads the amount: in any interval d at most
+	// Burst + Amount·d/(Period+Margin) is admitted, in addition to the window. A
+	// single charge above Burst is admitted when nothing is owed. 0 and anything
+	// from Amount up mean no pacing.
 	Burst int64
 
-	// Margin is how much longer than Period a charge counts. It does not slow
-	// the pacing.
+	// Margin is how much longer than Period a charge counts. It slows the pacing
+	// too: against a server that enforces by the second, the Burst fits in
+	// between.
 	Margin time.Duration
 
 	// Daily, if not nil, makes the limit start anew at midnight in this
@@ -79,11 +81,13 @@ type window struct {
 	pace   *pace // nil unless the limit is paced
 	kind   Kind
 	amount int64
+	others others
 }
 
 func (w *window) fits(n *amounts) bool {
 	x := n[w.kind]
-	return w.log.sum[w.kind]+x <= w.amount && (w.pace == nil || w.pace.fits(w.log.now, x))
+	return w.log.sum[w.kind]+x <= w.amount && (w.pace == nil || w.pace.fits(w.log.now, x)) &&
+		(w.others.n == 0 || w.log.sum[w.kind]+x+w.others.at(w.log.now) <= w.amount)
 }
 
 // A Set holds limits that are reserved together. At each Reserve, the charges
@@ -231,21 +235,27 @@ func (s *Set) Share(c Charge) float64 {
 	return share
 }
 
-// Usage returns what is charged to limit i now, how much room its window has
-// left, and when everything charged now will have left: for a daily limit the
-// next reset. resetAt is zero when nothing is charged.
+// Usage returns what is charged to limit i now, by others too, how much room its
+// window has left, and when everything charged now will have left: for a daily
+// limit the next reset. resetAt is zero when nothing is charged.
 func (s *Set) Usage(now time.Time, i int) (used, available int64, resetAt time.Time) {
 	s.advance(now)
 	w := &s.windows[i]
 	l := w.log
-	used = l.sum[w.kind]
+	own, theirs := l.sum[w.kind], w.others.at(l.now)
+	used = own + theirs
 	available = max(w.amount-used, 0)
-	switch {
-	case used == 0:
-	case l.day != nil:
-		resetAt = now.Add(time.Duration(l.day.reset - s.clock.rawWall))
-	default:
-		resetAt = now.Add(time.Duration(l.last(w.kind) - l.raw(&s.clock)))
+	if theirs > 0 {
+		resetAt = now.Add(time.Duration(w.others.until - l.now))
+	}
+	if own > 0 {
+		wait := l.last(w.kind) - l.raw(&s.clock)
+		if l.day != nil {
+			wait = l.day.reset - s.clock.rawWall
+		}
+		if at := now.Add(time.Duration(wait)); at.After(resetAt) {
+			resetAt = at
+		}
 	}
 	return used, available, resetAt
 }

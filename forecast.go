@@ -1,0 +1,235 @@
+package llmqueue
+
+import (
+	"context"
+	"slices"
+	"time"
+)
+
+// This file predicts when requests start.
+
+// demand is what waits in line, summed by priority.
+type demand []level
+
+type level struct {
+	priority      int
+	requests      int64
+	input, output int64 // of those whose size is known
+	unsized       int64
+}
+
+func (d *demand) add(priority int, n int64, u Usage, sized bool) {
+	i := 0
+	for i < len(*d) && (*d)[i].priority > priority {
+		i++
+	}
+	if i == len(*d) || (*d)[i].priority != priority {
+		*d = slices.Insert(*d, i, level{priority: priority})
+	}
+	l := &(*d)[i]
+	l.requests += n
+	if sized {
+		l.input += n * u.InputTokens
+		l.output += n * u.OutputTokens
+	} else {
+		l.unsized += n
+	}
+	if l.requests == 0 && len(*d) > 1 {
+		*d = slices.Delete(*d, i, i+1)
+	}
+}
+
+// before is what starts before a request that comes now with this priority.
+func (d demand) before(priority int) (ahead level) {
+	for _, l := range d {
+		if l.priority >= priority {
+			ahead.requests += l.requests
+			ahead.input += l.input
+			ahead.output += l.output
+			ahead.unsized += l.unsized
+		}
+	}
+	return ahead
+}
+
+// forecastLast is when rec, the last of its priority, starts if nothing else comes.
+func (q *Queue[P, T]) forecastLast(now time.Time, rec *record[P, T]) forecast {
+	ahead := q.demand.before(rec.priority)
+	ahead.requests--
+	if rec.sized {
+		ahead.input -= rec.estimate.InputTokens
+		ahead.output -= rec.estimate.OutputTokens
+	} else {
+		ahead.unsized--
+	}
+	return q.forecast(now, q.reservation(rec), ahead)
+}
+
+// exactForecast bounds how far the line is walked for one forecast; beyond it the
+// requests ahead count with their average.
+const exactForecast = 10_000
+
+// forecastAt is when rec, anywhere in line, starts if nothing else comes.
+func (q *Queue[P, T]) forecastAt(now time.Time, rec *record[P, T], rank int) forecast {
+	var ahead level
+	for handle := range q.line.All() {
+		if handle == rec.handle || ahead.requests == exactForecast {
+			break
+		}
+		other := q.records.at(handle)
+		ahead.requests++
+		if other.sized {
+			ahead.input += other.estimate.InputTokens
+			ahead.output += other.estimate.OutputTokens
+		} else {
+			ahead.unsized++
+		}
+	}
+	if ahead.requests == exactForecast {
+		scale := float64(rank-1) / exactForecast
+		ahead.requests = int64(rank - 1)
+		ahead.input = int64(float64(ahead.input) * scale)
+		ahead.output = int64(float64(ahead.output) * scale)
+		ahead.unsized = int64(float64(ahead.unsized) * scale)
+	}
+	return q.forecast(now, q.reservation(rec), ahead)
+}
+
+// forecast says when a request starts if nothing else comes, and what it waits for.
+type forecast struct {
+	at       time.Time // zero: unknown
+	waitsFor string
+	guessed  bool // it rests on means of what was seen, not on limits and sizes alone
+}
+
+// What a request may wait for, besides a limit.
+const (
+	waitsForResume = "resume"
+	waitsForPause  = "pause"
+	waitsForShared = "shared limits"
+	waitsForSlot   = string(KindConcurrent)
+)
+
+// forecast is when a request that reserves own starts behind what is ahead of it: the
+// latest of what the queue's limits, the shared ones, a pause and the slots allow.
+func (q *Queue[P, T]) forecast(now time.Time, own Usage, ahead level) (f forecast) {
+	if q.paused {
+		return forecast{waitsFor: waitsForResume}
+	}
+	load := Usage{InputTokens: ahead.input, OutputTokens: ahead.output}
+	if ahead.unsized > 0 {
+		mean := q.meanReservation()
+		load.InputTokens += ahead.unsized * mean.InputTokens
+		load.OutputTokens += ahead.unsized * mean.OutputTokens
+		f.guessed = true
+	}
+	all := charge(load)
+	all.Requests = ahead.requests
+	var limit int
+	if f.at, limit = q.own.Forecast(now, all, charge(own)); limit >= 0 {
+		f.waitsFor = q.nthWindow(limit).String()
+	}
+	for _, m := range q.shared {
+		if t := m.Forecast(now, ahead.requests, load, own); t.After(f.at) {
+			f.at, f.waitsFor = t, waitsForShared
+		}
+	}
+	if t := q.date(q.pausedUntil); t.After(f.at) {
+		f.at, f.waitsFor = t, waitsForPause
+	}
+	if late := q.running + ahead.requests - q.slots + 1; late > 0 {
+		switch {
+		case q.duration.n > 0:
+			t := now.Add(time.Duration(q.duration.value * float64(late) / float64(q.slots)))
+			if t.After(f.at) {
+				f = forecast{t, waitsForSlot, true}
+			}
+		case !f.at.After(now):
+			return forecast{waitsFor: waitsForSlot, guessed: true} // and nothing ended yet
+		}
+	}
+	return f
+}
+
+// nthWindow is the nth limit in force, the concurrent one not counted.
+func (q *Queue[P, T]) nthWindow(n int) Limit {
+	for _, l := range q.limits {
+		if l.Kind == KindConcurrent {
+			continue
+		}
+		if n == 0 {
+			return l
+		}
+		n--
+	}
+	return Limit{}
+}
+
+// Forecast says when a request would start if nothing else arrived.
+type Forecast struct {
+	// Position is the rank in line that the request would have; 0 when it would
+	// start at once.
+	Position int `json:"position"`
+	// EstimatedStart is zero when unknown: while the queue is paused, or when only
+	// slots are missing and nothing has ended yet.
+	EstimatedStart time.Time `json:"estimated_start,omitzero"`
+	// WaitsFor is what holds it longest: a limit such as "500 rpm", "concurrent",
+	// "shared limits", "pause" (by the provider) or "resume" (after Pause). Empty
+	// when it would start at once.
+	WaitsFor string `json:"waits_for,omitempty"`
+}
+
+// Estimate says when req would start if it were submitted now and nothing else
+// arrived, without submitting it. It refuses what Submit would refuse, for its size,
+// its params or its deadline.
+func (q *Queue[P, T]) Estimate(ctx context.Context, req Request[P]) (Forecast, error) {
+	if err := q.prepare(ctx, &req); err != nil {
+		return Forecast{}, err
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	now := time.Now()
+	if err := q.refuse(now, &req); err != nil {
+		return Forecast{}, err
+	}
+	ahead := q.demand.before(req.Priority)
+	f := q.forecastNew(now, &req)
+	if err := q.tooLate(ctx, now, &req, f); err != nil {
+		return Forecast{}, err
+	}
+	if f.waitsFor == "" && ahead.requests == 0 {
+		return Forecast{EstimatedStart: now}, nil
+	}
+	return Forecast{Position: int(ahead.requests) + 1, EstimatedStart: f.at, WaitsFor: f.waitsFor}, nil
+}
+
+// forecastNew is the forecast of a request that is not in line yet.
+func (q *Queue[P, T]) forecastNew(now time.Time, req *Request[P]) forecast {
+	own := req.Estimate
+	if own.isZero() {
+		own = q.meanReservation()
+	}
+	f := q.forecast(now, own, q.demand.before(req.Priority))
+	f.guessed = f.guessed || req.Estimate.isZero() && q.tokens
+	return f
+}
+
+// tooLate refuses a request whose time is over before it can start, as far as that is
+// known and not guessed.
+func (q *Queue[P, T]) tooLate(ctx context.Context, now time.Time, req *Request[P], f forecast) error {
+	if q.settings.hopeful || f.guessed || !f.at.After(now) {
+		return nil
+	}
+	var deadline time.Time
+	var cause error
+	if req.MaxWait > 0 {
+		deadline = now.Add(req.MaxWait)
+	}
+	if d, ok := ctx.Deadline(); ok && !req.NoWait && (deadline.IsZero() || d.Before(deadline)) {
+		deadline, cause = d, context.DeadlineExceeded
+	}
+	if deadline.IsZero() || !f.at.After(deadline) {
+		return nil
+	}
+	return &DeadlineError{ModelID: q.modelID, Deadline: deadline, EstimatedStart: f.at, WaitsFor: f.waitsFor, cause: cause}
+}

@@ -1,0 +1,95 @@
+package window
+
+import "time"
+
+// others is what somebody else has charged to a limit that the provider counts for
+// all of them together: so much when it was told, and nothing from until on. Evenly
+// says that it leaves little by little, otherwise all of it leaves at once.
+type others struct {
+	n           int64
+	from, until int64 // on the log's scale
+	evenly      bool
+}
+
+// Others says that somebody else holds n of limit i now, until the given instant. It
+// replaces what was said before; n of zero, or an instant that has passed, takes it
+// back.
+func (s *Set) Others(now time.Time, i int, n int64, until time.Time, evenly bool) {
+	s.advance(now)
+	w := &s.windows[i]
+	w.others = others{}
+	if d := int64(until.Sub(now)); n > 0 && d > 0 {
+		w.others = others{n: min(n, w.amount), from: w.log.now, until: addSat(w.log.now, d), evenly: evenly}
+	}
+}
+
+// Booked appends what is charged to each limit as of the latest call, others left
+// out.
+func (s *Set) Booked(to []int64) []int64 {
+	for i := range s.windows {
+		to = append(to, s.windows[i].log.sum[s.windows[i].kind])
+	}
+	return to
+}
+
+// ChargedAfter returns what was charged to limit i after r and not after the given
+// instant, as far as it still counts. It may include what r was merged with.
+func (s *Set) ChargedAfter(i int, r *Reservation, until time.Time) int64 {
+	w := &s.windows[i]
+	l := w.log
+	to := l.scale(&s.clock, until)
+	var sum int64
+	for pos := l.tail; pos != l.head && l.at(pos-1).seq > r.seq; pos-- {
+		if e := l.at(pos - 1); e.at <= to {
+			sum += e.n[w.kind]
+		}
+	}
+	return sum
+}
+
+// at returns what still counts at t.
+func (o *others) at(t int64) int64 {
+	switch {
+	case t >= o.until:
+		return 0
+	case !o.evenly || t <= o.from:
+		return o.n
+	}
+	return mul(o.n, o.until-t).ceilDiv(o.until - o.from)
+}
+
+// when returns the first instant, from the telling on, at which no more than n
+// counts.
+func (o *others) when(n int64) int64 {
+	switch {
+	case n >= o.n:
+		return o.from
+	case !o.evenly || n < 0:
+		return o.until
+	}
+	return o.from + mul(o.n-n, o.until-o.from).ceilDiv(o.n)
+}
+
+// free returns the first instant, on the log's scale, at which there is room for x
+// beside others; what is more than the amount counts as the amount.
+func (w *window) free(c *clock, x int64) int64 {
+	l := w.log
+	x = min(x, w.amount)
+	at, left := l.now, l.sum[w.kind]
+	if l.day != nil {
+		if left+x > w.amount {
+			at, left = l.day.reset+c.shift, 0
+		}
+		return max(at, w.others.when(w.amount-x-left))
+	}
+	for pos := l.head; ; pos++ {
+		if room := w.amount - x - left; room >= 0 {
+			t := max(at, w.others.when(room))
+			if pos == l.tail || t <= l.at(pos).at+l.hold {
+				return t
+			}
+		}
+		at = max(at, l.at(pos).at+l.hold)
+		left -= l.at(pos).n[w.kind]
+	}
+}

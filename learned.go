@@ -1,0 +1,242 @@
+package llmqueue
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// This file corrects the queue's limits by what the provider's answers say. It runs
+// under the queue's lock.
+
+// learned is what a queue knows of its limits from answers.
+type learned struct {
+	limits  []Limit // as the provider states them
+	none    bool    // it answers without stating any
+	watched bool    // some answer stated limits: attempts note what was booked before them
+	version int     // of the limits in force
+	others  []share // by window, of this version
+}
+
+// share is the most of a limit that others were seen to hold in this period and in the
+// one before.
+type share struct {
+	most, last int64
+	since      time.Time // when this period began
+}
+
+// like reports whether a and b count the same over the same period.
+func (l Limit) like(o Limit) bool {
+	return l.Kind != KindConcurrent && o.Kind != KindConcurrent &&
+		kinds[l.Kind].counts == kinds[o.Kind].counts && l.period() == o.period()
+}
+
+func indexLike(limits []Limit, l Limit) int { return slices.IndexFunc(limits, l.like) }
+
+// limit is the limit that o speaks of, if it makes sense.
+func (o ObservedLimit) limit() (Limit, error) {
+	l := Limit{Kind: o.Kind, Amount: o.Amount, Period: o.Period}
+	if o.Kind == KindConcurrent {
+		return l, errors.New("answers do not state concurrency")
+	}
+	if o.Reset < 0 {
+		return l, fmt.Errorf("reset %v is in the past", o.Reset)
+	}
+	return l, l.validate()
+}
+
+// ignorant reports whether the queue still has to learn its first limit: until then
+// it runs one request at a time.
+func (q *Queue[P, T]) ignorant() bool {
+	return q.settings.learn && len(q.limits) == 0 && len(q.shared) == 0 && !q.learned.none
+}
+
+// noneStated notes that an answer came without limits: waiting for one helps nobody.
+func (q *Queue[P, T]) noneStated(now time.Time) {
+	if q.ignorant() {
+		q.learned.none = true
+		q.emit(Event{Type: EventNoLimits, Time: now})
+	}
+}
+
+// learn takes over what an answer says about the limits.
+func (q *Queue[P, T]) learn(now time.Time, w *worker[P, T], o Observation) {
+	changed := false
+	for _, seen := range o.Limits {
+		l, err := seen.limit()
+		if err != nil {
+			q.emit(Event{Type: EventLimitIgnored, Time: now, Err: fmt.Errorf("limit %s %d: %w", seen.Kind, seen.Amount, err)})
+			continue
+		}
+		switch i := indexLike(q.learned.limits, l); {
+		case indexLike(q.configured, l) < 0 && q.learnShared(now, l, seen):
+		case i < 0:
+			q.learned.limits = append(q.learned.limits, l)
+			changed = true
+		case q.learned.limits[i].Amount != l.Amount:
+			q.learned.limits[i].Amount = l.Amount
+			changed = true
+		}
+	}
+	if changed && q.adopt(now) {
+		q.emit(Event{Type: EventLimitLearned, Time: now, Limits: slices.Clone(q.limits)})
+	}
+	for _, seen := range o.Limits {
+		if l, err := seen.limit(); err == nil && seen.Remaining >= 0 && seen.Remaining <= seen.Amount {
+			q.heedOthers(now, w, o, l, seen)
+		}
+	}
+	q.learned.watched = q.learned.watched || len(o.Limits) > 0
+}
+
+// learnShared tells a shared set that has this limit.
+func (q *Queue[P, T]) learnShared(now time.Time, l Limit, seen ObservedLimit) (has bool) {
+	for _, m := range q.shared {
+		if learner, ok := m.(limitLearner); ok && learner.learn(now, l, seen) {
+			has = true
+		}
+	}
+	return has
+}
+
+// limitLearner is a shared set that answers correct: it lowers the limit that is like
+// l, and reports whether it has one.
+type limitLearner interface {
+	learn(now time.Time, l Limit, seen ObservedLimit) bool
+}
+
+// inForce is what the configured limits come to: corrected by what was learned, and
+// with shorter bursts after calls came too fast.
+func (q *Queue[P, T]) inForce() []Limit {
+	limits := slices.Clone(q.configured)
+	for i := range limits {
+		l := &limits[i]
+		if j := indexLike(q.learned.limits, *l); j >= 0 {
+			if said := q.learned.limits[j].Amount; q.settings.learn || said < l.Amount {
+				l.Amount = said
+			}
+		}
+	}
+	if q.settings.learn {
+		for _, l := range q.learned.limits {
+			if indexLike(limits, l) < 0 {
+				limits = append(limits, l)
+			}
+		}
+	}
+	for i := range limits {
+		limits[i].Burst = q.pacing.burst(limits[i])
+	}
+	return limits
+}
+
+// adopt brings what is in force up to date, and reports whether that changed
+// anything.
+func (q *Queue[P, T]) adopt(now time.Time) bool {
+	limits := q.inForce()
+	if slices.Equal(limits, q.limits) {
+		return false
+	}
+	q.own.SetLimits(now, windowLimits(limits, q.settings.margin))
+	q.setLimits(limits)
+	q.learned.version++
+	q.learned.others = nil
+	var impossible []*record[P, T]
+	for rec := range q.waiting() {
+		if q.impossible(q.reservation(rec)) != nil {
+			impossible = append(impossible, rec)
+		}
+	}
+	for _, rec := range impossible {
+		q.end(now, rec, stateFailed, q.impossible(q.reservation(rec)))
+	}
+	return true
+}
+
+// reordering is how long after it was sent the provider may have counted other calls
+// before this one.
+const reordering = 250 * time.Millisecond
+
+// noise is the part of a limit by which the provider's count and ours may differ
+// without anybody else: it rounds, and it estimates tokens in its own way.
+const noise = 0.01
+
+// heedOthers finds out from what remains of l how much of it others took.
+//
+// The provider counted everything that this queue started before the call, and
+// perhaps some of what it started shortly after; what is more than that is not ours.
+// Answers to the first call of an attempt are compared with what was booked when it
+// started, later ones with what is booked now, which may hide others but never
+// invents any.
+func (q *Queue[P, T]) heedOthers(now time.Time, w *worker[P, T], o Observation, l Limit, seen ObservedLimit) {
+	i := windowOf(q.limits, l)
+	if i < 0 {
+		return
+	}
+	own := q.own.Booked(nil)[i]
+	if len(w.booked) > i && w.bookedAs == q.learned.version && !w.observed {
+		sent := o.SentAt
+		if sent.Before(w.started) {
+			sent = w.started
+		}
+		own = w.booked[i] + q.own.ChargedAfter(i, &w.attempt.account.charge, sent.Add(reordering))
+		if o.Outcome == OutcomeRateLimited || o.Outcome == OutcomeSlowDown {
+			own = min(own, q.own.Booked(nil)[i])
+		}
+	}
+	taken := seen.Amount - seen.Remaining
+	others := taken - own
+	if float64(others) <= noise*float64(seen.Amount) {
+		others = 0
+	}
+	period := l.period()
+	if period <= steady {
+		q.heedShare(now, i, others, period)
+		return
+	}
+	until, evenly := min(seen.Reset, period), false
+	if until == 0 {
+		until = period
+	}
+	if taken > 0 && seen.Reset > 0 {
+		// A bucket that refills evenly is whole again in proportion to what is missing.
+		whole := time.Duration(float64(period) * float64(taken) / float64(seen.Amount))
+		evenly = (seen.Reset - whole).Abs() <= time.Second+whole/20
+	}
+	q.own.Others(now, i, others, now.Add(until), evenly)
+}
+
+// steady bounds the periods over which others are expected to go on as they did: they
+// get in the next minute what they took in the last one. Were they only given what
+// they hold now, all who share a key would start at once when a window opens, each as
+// if alone.
+const steady = time.Hour
+
+// heedShare expects others, who took n just now, to go on with the most that they took
+// in this period and the last one.
+func (q *Queue[P, T]) heedShare(now time.Time, i int, n int64, period time.Duration) {
+	for len(q.learned.others) <= i {
+		q.learned.others = append(q.learned.others, share{})
+	}
+	s := &q.learned.others[i]
+	switch age := now.Sub(s.since); {
+	case age >= 2*period:
+		*s = share{since: now}
+	case age >= period:
+		*s = share{last: s.most, since: now}
+	}
+	s.most = max(s.most, n)
+	q.own.Others(now, i, max(s.most, s.last), now.Add(2*period), false)
+}
+
+// windowOf is the index among the windows of limits of the one that is like l, or -1.
+func windowOf(limits []Limit, l Limit) int {
+	i := indexLike(limits, l)
+	for _, before := range limits[:max(i, 0)] {
+		if before.Kind == KindConcurrent {
+			i--
+		}
+	}
+	return i
+}

@@ -1,0 +1,309 @@
+package llmqueue
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// states is an observation of a served call that states one limit of requests.
+func states(amount, remaining int64, reset time.Duration) Observation {
+	return Observation{Outcome: OutcomeServed, Limits: []ObservedLimit{
+		{Kind: KindRPM, Amount: amount, Remaining: remaining, Reset: reset}}}
+}
+
+// nap sleeps for d or until ctx ends.
+func nap(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}
+
+// startsOf notes when requests start.
+type startsOf struct {
+	mu sync.Mutex
+	at []time.Time
+}
+
+func (s *startsOf) note() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.at = append(s.at, time.Now())
+	return len(s.at)
+}
+
+func (s *startsOf) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.at)
+}
+
+func TestAnswersCorrectLimits(t *testing.T) {
+	for _, c := range []struct {
+		name                     string
+		opts                     []Option
+		configured, stated, want int
+	}{
+		{"lower at once", nil, 100, 10, 10},
+		{"never upward unasked", nil, 10, 100, 10},
+		{"upward when asked", []Option{WithLearnedLimits()}, 10, 100, 100},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var starts startsOf
+				var learned []Event
+				var mu sync.Mutex
+				q := newQueue(t, func(ctx context.Context, _ Request[int]) (int, error) {
+					n := starts.note()
+					Observe(ctx, states(int64(c.stated), int64(max(c.stated-n, 0)), time.Minute))
+					nap(ctx, time.Second)
+					return 0, nil
+				}, append(c.opts, WithLimits(RPM(int64(c.configured)), Concurrent(1000)), WithObserver(func(e Event) {
+					if e.Type == EventLimitLearned {
+						mu.Lock()
+						defer mu.Unlock()
+						learned = append(learned, e)
+					}
+				}))...)
+				post(t, q, Request[int]{})
+				synctest.Wait() // one answer states the limit
+				for range 200 {
+					post(t, q, Request[int]{})
+				}
+				time.Sleep(59 * time.Second)
+				assert.Equal(t, c.want, starts.count(), "started in the first minute")
+				assert.EqualValues(t, c.want, q.Info().Limits[0].Limit.Amount)
+				mu.Lock()
+				defer mu.Unlock()
+				if c.want != c.configured {
+					require.Len(t, learned, 1)
+					assert.EqualValues(t, c.want, learned[0].Limits[0].Amount)
+				} else {
+					assert.Empty(t, learned)
+				}
+				require.NoError(t, q.SetLimits(RPM(5)))
+			})
+		})
+	}
+}
+
+// A queue without limits sends one request, and all that it learned it may send when
+// the answer's headers are there, not when the answer ends.
+func TestLimitsAreLearnedFromTheFirstAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var starts startsOf
+		q := newQueue(t, func(ctx context.Context, _ Request[int]) (int, error) {
+			n := starts.note()
+			nap(ctx, time.Second)
+			Observe(ctx, states(20, int64(20-n), time.Minute))
+			nap(ctx, 10*time.Second)
+			return 0, nil
+		}, WithLearnedLimits())
+		for range 50 {
+			post(t, q, Request[int]{})
+		}
+		time.Sleep(999 * time.Millisecond)
+		require.Equal(t, 1, starts.count(), "before the first answer")
+		time.Sleep(2 * time.Millisecond)
+		synctest.Wait()
+		require.Equal(t, 20, starts.count(), "once the limit is known")
+		assert.Equal(t, []Limit{RPM(20).Per(0)}, []Limit{q.Info().Limits[0].Limit})
+	})
+}
+
+func TestProviderThatStatesNoLimits(t *testing.T) {
+	for name, observe := range map[string]func(context.Context){
+		"answers without":   func(ctx context.Context) { Observe(ctx, Observation{Outcome: OutcomeServed}) },
+		"nothing observes":  func(context.Context) {},
+		"only of no import": func(ctx context.Context) { Observe(ctx, Observation{Usage: in(5)}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var starts startsOf
+				var log bytes.Buffer
+				q := newQueue(t, func(ctx context.Context, _ Request[int]) (int, error) {
+					starts.note()
+					observe(ctx)
+					nap(ctx, time.Second)
+					return 0, nil
+				}, WithLearnedLimits(), WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
+				for range 50 {
+					post(t, q, Request[int]{})
+				}
+				time.Sleep(1500 * time.Millisecond)
+				assert.Equal(t, 50, starts.count())
+				require.NoError(t, q.Shutdown(t.Context()))
+				assert.Contains(t, log.String(), "the provider states none")
+			})
+		})
+	}
+}
+
+func TestNonsenseInAnswersIsIgnored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		q := newQueue(t, func(ctx context.Context, _ Request[int]) (int, error) {
+			for _, l := range []ObservedLimit{
+				{Kind: KindRPM, Amount: -1, Remaining: -1},
+				{Kind: KindRPM, Amount: 0, Remaining: 0},
+				{Kind: KindRPM, Amount: 50, Remaining: 3, Reset: -time.Second},
+				{Kind: "images", Amount: 5},
+				{Kind: KindTPM, Amount: 1 << 60},
+				{Kind: KindConcurrent, Amount: 2},
+				{Kind: KindRPM, Amount: 10, Remaining: 70},
+			} {
+				Observe(ctx, Observation{Outcome: OutcomeServed, Limits: []ObservedLimit{l}})
+			}
+			return 0, nil
+		}, WithLimits(RPM(10), TPM(1000)), WithLogger(slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))))
+		_, err := q.Submit(t.Context(), Request[int]{Estimate: in(10)})
+		require.NoError(t, err)
+		i := q.Info()
+		assert.Equal(t, LimitInfo{Limit: RPM(10), Used: 1, Available: 9, ResetAt: i.Limits[0].ResetAt}, i.Limits[0])
+		assert.EqualValues(t, 1000, i.Limits[1].Limit.Amount)
+		require.NoError(t, q.Shutdown(t.Context()))
+		assert.Equal(t, 6, bytes.Count(log.Bytes(), []byte("limit in an answer ignored")))
+	})
+}
+
+// provider counts requests as one that several processes share does: in an exact
+// sliding window, at their arrival after a delay on the way.
+type provider struct {
+	mu       sync.Mutex
+	limit    int
+	period   time.Duration
+	accepted []time.Time
+	refused  int
+}
+
+func (p *provider) arrive() (o Observation) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	in := 0
+	for _, at := range p.accepted {
+		if now.Sub(at) < p.period {
+			in++
+		}
+	}
+	o = Observation{Outcome: OutcomeServed}
+	if in >= p.limit {
+		p.refused++
+		o.Outcome, o.Delay = OutcomeRateLimited, p.accepted[len(p.accepted)-p.limit].Add(p.period).Sub(now)
+	} else {
+		p.accepted = append(p.accepted, now)
+		in++
+	}
+	reset := p.accepted[len(p.accepted)-1].Add(p.period).Sub(now)
+	o.Limits = []ObservedLimit{{Kind: KindRPM, Period: p.period, Amount: int64(p.limit), Remaining: int64(p.limit - in), Reset: reset}}
+	return o
+}
+
+func (p *provider) process(ctx context.Context, r Request[int]) (int, error) {
+	sent := time.Now()
+	nap(ctx, time.Duration(10+r.Params%7)*time.Millisecond)
+	o := p.arrive()
+	o.SentAt = sent
+	nap(ctx, 20*time.Millisecond)
+	Observe(ctx, o)
+	if o.Outcome != OutcomeServed {
+		return 0, errBoom
+	}
+	nap(ctx, time.Duration(500+100*(r.Params%13))*time.Millisecond)
+	return r.Params, nil
+}
+
+// Alone, a queue takes nothing that it did itself for somebody else's: it uses its
+// limit as fully as without the headers.
+func TestAloneAQueueUsesAllThatHeadersGrant(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &provider{limit: 300, period: time.Minute}
+		q := newQueue(t, p.process, WithLearnedLimits(), WithLimits(RPM(300)), WithMargin(200*time.Millisecond))
+		for i := range 3000 {
+			post(t, q, Request[int]{Params: i})
+		}
+		begin := time.Now()
+		time.Sleep(9*(time.Minute+200*time.Millisecond) + 5*time.Second)
+		require.NoError(t, q.Shutdown(t.Context()))
+		assert.Equal(t, int64(3000), addsUp(t, q).Completed)
+		assert.Zero(t, p.refused)
+		took := p.accepted[2999].Sub(begin)
+		assert.LessOrEqual(t, took, 9*(time.Minute+200*time.Millisecond)+time.Second, "ten windows, the first of which is free")
+	})
+}
+
+// Several queues that know of each other from headers only.
+func TestQueuesShareAKeyByHeaders(t *testing.T) {
+	for _, queues := range []int{2, 4} {
+		t.Run(fmt.Sprint(queues), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := &provider{limit: 300, period: time.Minute}
+				var all []*Queue[int, int]
+				for range queues {
+					q := newQueue(t, p.process, WithLimits(RPM(300)), WithRetry(RetryPolicy{MaxAttempts: 1000}))
+					for i := range 6000 {
+						post(t, q, Request[int]{Params: i})
+					}
+					all = append(all, q)
+				}
+				time.Sleep(time.Minute)
+				first := p.refused
+				begin, had := time.Now(), len(p.accepted)
+				time.Sleep(10 * time.Minute)
+				p.mu.Lock()
+				served, refused := len(p.accepted)-had, p.refused-first
+				p.mu.Unlock()
+				t.Logf("%d queues: %d refused in the first window, then %d refused and %d served in %v", queues, first, refused, served, time.Since(begin))
+				for i, q := range all {
+					done := q.Info().Completed
+					t.Logf("queue %d completed %d", i, done)
+					ctx, cancel := context.WithCancel(t.Context())
+					cancel()
+					_ = q.Shutdown(ctx)
+				}
+				assert.LessOrEqual(t, refused, served/20, "refused after the first window")
+				assert.GreaterOrEqual(t, served, 10*300*90/100)
+			})
+		})
+	}
+}
+
+// A shared set is corrected too, for all its queues, and never above what it was
+// configured with.
+func TestAnswersCorrectSharedLimits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shared := NewSharedLimits(Concurrent(1000), RPM(100))
+		stated := states(10, 9, time.Minute)
+		q := newQueue(t, func(ctx context.Context, _ Request[int]) (int, error) {
+			Observe(ctx, stated)
+			return 0, nil
+		}, WithSharedLimits(shared), WithLearnedLimits())
+		var starts startsOf
+		other := newQueue(t, func(context.Context, Request[int]) (int, error) { return starts.note(), nil }, WithSharedLimits(shared))
+		_, err := q.Do(t.Context(), 0)
+		require.NoError(t, err)
+		for range 50 {
+			post(t, other, Request[int]{})
+		}
+		time.Sleep(time.Second)
+		assert.Equal(t, 9, starts.count(), "after the one that learned it")
+		assert.EqualValues(t, 10, shared.Info()[0].Limit.Amount)
+		assert.Empty(t, q.Info().Limits, "the limit is the set's, not the queue's as well")
+
+		time.Sleep(10 * time.Minute)
+		stated = states(500, 100, time.Minute)
+		_, err = q.Do(t.Context(), 0)
+		require.NoError(t, err)
+		assert.EqualValues(t, 100, shared.Info()[0].Limit.Amount, "as configured")
+		assert.Zero(t, shared.Info()[0].Available, "others hold the rest")
+	})
+}

@@ -1,0 +1,57 @@
+// Package llmhttp lets a queue understand what LLM providers say on the wire: their
+// rate limits, what their errors mean, and what each call used.
+//
+// Put a [Transport] into the http.Client of any SDK, and pass the processor's context
+// on. That is all:
+//
+//	client := openai.NewClient(
+//		option.WithHTTPClient(&http.Client{Transport: llmhttp.NewTransport(nil)}),
+//		option.WithMaxRetries(0)) // the queue retries
+//
+//	queue, err := llmqueue.NewQueue("gpt-4o-mini",
+//		func(ctx context.Context, req llmqueue.Request[Chat]) (string, error) {
+//			answer, err := client.Chat.Completions.New(ctx, …)
+//			…
+//			return answer.Choices[0].Message.Content, nil // errors need no marks
+//		},
+//		llmqueue.WithLearnedLimits())
+//
+// The transport only observes: a request goes out as it is, an answer's bytes are
+// handed on as they arrive, none held back. It tells the queue, with
+// [llmqueue.Observe],
+//
+//   - when the headers are there, the provider's limits, what is left of them, and
+//     what a failure means: wait so long, go slower, use less at once, stop, try
+//     again, or never again;
+//   - when the body ends, the tokens used, from JSON, server-sent events and lines of
+//     JSON, and an error that came in the middle of a stream.
+//
+// A call outside a queue's attempt passes through untouched.
+//
+// It understands OpenAI, Azure OpenAI, Anthropic, Gemini, Vertex AI, Groq, Mistral,
+// Together, Cohere, OpenRouter, DeepSeek, Bedrock, vLLM, llama.cpp and Ollama, and who
+// speaks as one of them does. What it does not understand says nothing: the status
+// decides.
+//
+// # Bounds
+//
+// An answer's own bytes are never kept, whatever its size: of each document the
+// transport keeps the few members that count, at most 64 KiB. Of a failure it reads up
+// to 64 KiB before it hands it on, because SDKs close those bodies unread.
+//
+// Three things stay unread: the usage in a body that the client itself asked to be
+// compressed (net/http's own compression is no obstacle), in Bedrock's binary event
+// streams, and in OpenAI's streams without stream_options.include_usage. There the
+// reservation stands, unless the processor calls [llmqueue.ReportUsage], which wins over
+// what was observed in any case.
+//
+// A call that ended with its context is not judged: an http.Client's Timeout ends the
+// context too. For a timeout that is retried use [llmqueue.Retryable], or the
+// transport's own, such as http.Transport.ResponseHeaderTimeout.
+//
+// # Alone
+//
+// [ParseLimits], [ParseError], [ParseDelay] and [ParseUsage] read the same from
+// headers and bodies that came another way. No input makes them panic, or wait longer
+// than 31 days.
+package llmhttp

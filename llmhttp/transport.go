@@ -1,0 +1,144 @@
+package llmhttp
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/llmqueue/llmqueue"
+)
+
+// Transport is an [http.RoundTripper] that tells the queue what the provider says
+// beside its answers. It changes no request; of a response it changes nothing but
+// the header X-Should-Retry of failures: see [WithSDKRetries]. The zero value uses
+// [http.DefaultTransport]. Safe for concurrent use.
+type Transport struct {
+	base       http.RoundTripper
+	sdkRetries bool
+}
+
+// Option configures a [Transport].
+type Option struct{ apply func(*Transport) }
+
+// WithSDKRetries leaves retrying to the SDK as well. Defaults to the queue alone:
+// failures that an SDK would retry carry the response header X-Should-Retry: false,
+// which the SDKs of OpenAI and Anthropic obey, so that attempts do not multiply and
+// no slot is held by an SDK that sleeps.
+func WithSDKRetries() Option { return Option{func(t *Transport) { t.sdkRetries = true }} }
+
+// NewTransport returns a Transport that sends requests through base; nil means
+// [http.DefaultTransport].
+func NewTransport(base http.RoundTripper, opts ...Option) *Transport {
+	t := &Transport{base: base}
+	for _, o := range opts {
+		if o.apply != nil {
+			o.apply(t)
+		}
+	}
+	return t
+}
+
+func (t *Transport) next() http.RoundTripper {
+	if t.base == nil {
+		return http.DefaultTransport
+	}
+	return t.base
+}
+
+// CloseIdleConnections does so in the transport beneath: http.Client asks for it.
+func (t *Transport) CloseIdleConnections() {
+	if c, ok := t.next().(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+}
+
+// maxErrorBody is how much of an error's body is read before it is handed on.
+const maxErrorBody = 64 << 10
+
+// RoundTrip sends the request. Outside a queue's attempt it does nothing else.
+// Inside one it observes the answer twice: when its headers are there (with an
+// error's body, up to 64 KiB of which it reads first), and when its body ends or is
+// closed. A call that failed without an answer is retryable, unless the request's
+// context ended.
+func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	ctx := req.Context()
+	if !llmqueue.InAttempt(ctx) {
+		return t.next().RoundTrip(req)
+	}
+	sent := time.Now()
+	res, err := t.next().RoundTrip(req)
+	switch {
+	case err != nil:
+		if ctx.Err() == nil {
+			llmqueue.Observe(ctx, llmqueue.Observation{SentAt: sent, Outcome: llmqueue.OutcomeRetryable})
+		}
+	case res.StatusCode >= 400:
+		t.failed(ctx, sent, res)
+	case res.StatusCode >= 200 && res.StatusCode < 300:
+		served(ctx, sent, res)
+	}
+	// The rest are redirects, and 101, whose body is a connection that must stay one.
+	return res, err
+}
+
+func served(ctx context.Context, sent time.Time, res *http.Response) {
+	llmqueue.Observe(ctx, llmqueue.Observation{
+		SentAt:  sent,
+		Outcome: llmqueue.OutcomeServed,
+		Limits:  ParseLimits(res.Header, time.Now()),
+	})
+	if res.Body != nil && res.Body != http.NoBody {
+		b := &body{src: res.Body, ctx: ctx, sent: sent}
+		if plain(res.Header) {
+			b.scan = &scanner{}
+		}
+		res.Body = b
+	}
+}
+
+func (t *Transport) failed(ctx context.Context, sent time.Time, res *http.Response) {
+	var start []byte
+	if res.Body != nil && res.Body != http.NoBody {
+		// SDKs close the body of a failure unread, so what it says is lost unless it
+		// is read here. Reading beyond the bound by one byte tells whether it ended.
+		var err error
+		start, err = io.ReadAll(io.LimitReader(res.Body, maxErrorBody+1))
+		readers := []io.Reader{bytes.NewReader(start)}
+		switch {
+		case err != nil:
+			readers = append(readers, failing{err})
+		case len(start) > maxErrorBody:
+			readers = append(readers, res.Body)
+		}
+		res.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.MultiReader(readers...), res.Body}
+	}
+	if !plain(res.Header) {
+		start = nil
+	}
+	o := ParseError(res.StatusCode, res.Header, start[:min(len(start), maxErrorBody)], time.Now())
+	o.SentAt = sent
+	llmqueue.Observe(ctx, o)
+	if !t.sdkRetries && (o.Outcome != llmqueue.OutcomeFatal || passing(res.StatusCode)) {
+		if res.Header == nil {
+			res.Header = http.Header{}
+		}
+		res.Header.Set("X-Should-Retry", "false")
+	}
+}
+
+// plain reports whether a body is readable as it arrives. It is not when the client
+// asked for compression itself; what net/http compresses it decompresses unseen.
+func plain(h http.Header) bool {
+	e := h.Get("Content-Encoding")
+	return e == "" || e == "identity"
+}
+
+// failing repeats an error after the bytes that came before it.
+type failing struct{ err error }
+
+func (f failing) Read([]byte) (int, error) { return 0, f.err }

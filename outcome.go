@@ -1,0 +1,243 @@
+package llmqueue
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/llmqueue/llmqueue/internal/window"
+)
+
+// This file decides what an outcome means for the queue. It runs under the queue's
+// lock.
+
+// pacing shortens bursts after calls came too fast, and lets them grow again.
+type pacing struct {
+	halvings  uint  // a burst is Amount divided by two so often
+	changedAt int64 // ns
+}
+
+// maxHalvings leaves bursts of about a second's share of a minute.
+const maxHalvings = 6
+
+// burst is what l's Burst comes to.
+func (p pacing) burst(l Limit) int64 {
+	if p.halvings == 0 || l.Kind == KindConcurrent || l.Resets != nil {
+		return l.Burst
+	}
+	short := max(l.Amount>>p.halvings, 1)
+	if l.Burst > 0 {
+		return min(l.Burst, short)
+	}
+	return short
+}
+
+// shorten halves the bursts three times at once, so that a server that enforces by
+// the second is found in two steps, unless they were shortened since the refused call
+// started: one burst is one lesson.
+func (q *Queue[P, T]) shorten(now time.Time, started int64) {
+	p := &q.pacing
+	if p.changedAt != 0 && started <= p.changedAt {
+		return
+	}
+	p.changedAt = q.since(now)
+	if p.halvings < maxHalvings {
+		p.halvings = min(p.halvings+3, maxHalvings)
+		q.adopt(now)
+	}
+}
+
+// calm is how long nothing is refused before bursts double.
+const calm = 2 * time.Minute
+
+// relax lets bursts grow again.
+func (q *Queue[P, T]) relax(now time.Time) {
+	p := &q.pacing
+	if p.halvings > 0 && q.since(now) >= after(p.changedAt, int64(calm)) {
+		p.halvings--
+		p.changedAt = q.since(now)
+		q.adopt(now)
+	}
+}
+
+// bound is an adaptive bound on concurrency below the configured one: it is cut when
+// the provider is overloaded and grows by one for each round of successes.
+type bound struct {
+	at    float64 // 0: none
+	cutAt int64   // ns
+}
+
+// cut answers an overload by a quarter less, once for all calls that were running.
+func (b *bound) cut(ns, started, running int64) {
+	if b.cutAt != 0 && started <= b.cutAt {
+		return
+	}
+	if b.at == 0 || b.at > float64(running) {
+		b.at = float64(running)
+	}
+	b.at, b.cutAt = max(b.at*0.75, 1), ns
+}
+
+// succeed lets the bound grow, until it is no bound any more.
+func (b *bound) succeed(slots int64) {
+	if b.at == 0 {
+		return
+	}
+	if b.at += 1 / b.at; b.at >= float64(slots) {
+		b.at = 0
+	}
+}
+
+// slotsNow is how many processors may run at present.
+func (q *Queue[P, T]) slotsNow() int64 {
+	switch {
+	case q.ignorant():
+		return 1
+	case q.bound.at > 0:
+		return min(q.slots, int64(q.bound.at))
+	}
+	return q.slots
+}
+
+// budget bounds retries after passing faults to a share of the traffic. Retries
+// beyond it wait; none is lost.
+type budget struct {
+	left float64
+	at   int64 // ns, when left was brought up to date
+}
+
+// budgetAllowance is how many retries may come at once, beyond the share.
+const budgetAllowance = 20
+
+// first books a first attempt.
+func (b *budget) first(share float64) { b.left = min(b.left+share, budgetAllowance) }
+
+// take books a retry, or says when to ask again: one a second is always allowed.
+func (b *budget) take(ns int64, share float64) (wait int64) {
+	if share < 0 {
+		return 0
+	}
+	b.left = min(b.left+float64(ns-b.at)/float64(time.Second), budgetAllowance)
+	b.at = ns
+	if b.left >= 1 {
+		b.left--
+		return 0
+	}
+	return max(int64((1-b.left)*float64(time.Second)), 1)
+}
+
+// exhaustedFor is how long a queue stays paused for an exhausted quota when the
+// provider does not say when it is renewed: one call an hour hammers nobody.
+const exhaustedFor = time.Hour
+
+// heedObservation takes in what the provider said while the processor runs.
+func (w *worker[P, T]) heedObservation(a *attempt, o Observation) {
+	q := w.q
+	q.mu.Lock()
+	defer q.unlock()
+	if w.attempt != a {
+		return
+	}
+	now := time.Now()
+	started := a.account.started
+	switch o.Outcome {
+	case OutcomeServed:
+		q.relax(now)
+		if len(o.Limits) == 0 {
+			q.noneStated(now)
+		}
+	case OutcomeRateLimited:
+		q.pauseFor(now, a, o)
+		if !o.exhausted() {
+			q.shorten(now, started) // there was room in every limit, here and there
+		}
+	case OutcomeSlowDown:
+		q.pauseFor(now, a, o)
+		q.shorten(now, started)
+	case OutcomeOverloaded:
+		q.bound.cut(q.since(now), started, q.running)
+	case OutcomeQuotaExhausted:
+		q.exhaust(now, o)
+	}
+	if len(o.Limits) > 0 {
+		if o.Outcome == OutcomeRateLimited || o.Outcome == OutcomeSlowDown {
+			// Whether it counted the refused call, the provider's own figures tell.
+			q.own.Settle(now, &a.account.charge, window.Charge{})
+		}
+		q.learn(now, w, o)
+		w.observed = true
+	}
+	q.pump(now, nil)
+}
+
+// exhausted reports whether o says itself that a limit is used up.
+func (o Observation) exhausted() bool {
+	for _, l := range o.Limits {
+		if l.Amount > 0 && l.Remaining == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// pauseFor pauses the queue as long as the provider asks, or for a backoff.
+func (q *Queue[P, T]) pauseFor(now time.Time, a *attempt, o Observation) {
+	d := o.Delay
+	if d <= 0 {
+		d = q.settings.retry.delay(a.account.number)
+	}
+	q.pauseUntil(now, d, o.err())
+}
+
+// pauseUntil only ever lengthens a pause.
+func (q *Queue[P, T]) pauseUntil(now time.Time, d time.Duration, err error) {
+	if until := after(q.since(now), int64(d)); until > q.pausedUntil {
+		q.pausedUntil, q.pausedBy = until, err
+		q.emit(Event{Type: EventPaused, Time: now, Until: now.Add(d), Err: err})
+	}
+}
+
+// err says in an error what o says.
+func (o Observation) err() error {
+	if o.Code == "" {
+		return fmt.Errorf("the provider says: %s", o.Outcome)
+	}
+	return fmt.Errorf("the provider says: %s (%s)", o.Outcome, o.Code)
+}
+
+// exhaust pauses the queue until the quota is renewed, and fails what waits unless it
+// is to be kept.
+func (q *Queue[P, T]) exhaust(now time.Time, o Observation) {
+	d := o.Delay
+	if d <= 0 {
+		d = exhaustedFor
+	}
+	q.pauseUntil(now, d, o.err())
+	if q.settings.keepOnQuota {
+		return
+	}
+	q.exhaustedUntil = max(q.exhaustedUntil, after(q.since(now), int64(d)))
+	for _, rec := range slices.Collect(q.waiting()) {
+		q.end(now, rec, stateFailed, q.quotaError())
+	}
+}
+
+func (q *Queue[P, T]) quotaError() error {
+	return fmt.Errorf("%w: model %q starts nothing before %s: raise the quota and call Resume, or wait for its renewal (WithWaitForQuota keeps requests)",
+		ErrQuotaExhausted, q.modelID, q.date(q.exhaustedUntil).Format(time.RFC3339))
+}
+
+// meaning is what an unmarked error means, by what the provider said last.
+func (o Observation) meaning() markKind {
+	switch o.Outcome {
+	case OutcomeRateLimited, OutcomeSlowDown:
+		return markRateLimited
+	case OutcomeOverloaded, OutcomeRetryable:
+		return markRetryable
+	case OutcomeQuotaExhausted:
+		return markQuota
+	case OutcomeFatal:
+		return markPermanent
+	}
+	return unmarked
+}
