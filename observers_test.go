@@ -105,7 +105,7 @@ func TestEventsOfTheQueue(t *testing.T) {
 		assert.Equal(t, []Event{
 			{Type: EventPaused, Time: begin, ModelID: "m"},
 			{Type: EventResumed, Time: later, ModelID: "m"},
-			{Type: EventLimitsChanged, Time: later, ModelID: "m"},
+			{Type: EventLimitsChanged, Time: later, ModelID: "m", Limits: []Limit{RPM(20)}},
 		}, got[:3])
 		assert.Equal(t, EventPaused, got[3].Type)
 		assert.Equal(t, later.Add(time.Minute), got[3].Until)

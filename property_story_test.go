@@ -193,7 +193,7 @@ func (s *story) play(t *testing.T) *seen {
 		return r.Params, f.outcome()
 	}
 	q, err := NewQueue("m", process,
-		WithLimits(s.limits...), WithMargin(s.margin), WithRetry(RetryPolicy{MaxAttempts: s.attempts, BaseDelay: 2 * time.Second}),
+		WithLimits(s.limits...), WithMargin(s.margin), WithRetry(RetryPolicy{MaxAttempts: s.attempts, BaseDelay: 2 * time.Second, Budget: -1}), WithoutDeadlineCheck(),
 		WithObserver(func(e Event) {
 			h := happened{e.Time.Sub(begin), e.RequestID, e.Type, e.Attempt}
 			switch e.Type {
