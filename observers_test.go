@@ -342,3 +342,39 @@ func TestMiddlewareSeesEachAttempt(t *testing.T) {
 		assert.Equal(t, []time.Duration{0, time.Minute, 2 * time.Minute}, starts)
 	})
 }
+
+// A middleware gives up on a slow call (a timeout of its own) and returns while next still runs
+// on another goroutine: the late result must not race with the worker.
+func TestMiddlewareReturnsBeforeNext(t *testing.T) {
+	release, late := make(chan struct{}), make(chan struct{})
+	started := make(chan struct{})
+	q := newQueue(t, func(context.Context, Request[int]) (string, error) {
+		close(started)
+		<-release
+		return "late", nil
+	}, WithUnlimited(), WithMiddleware(func(ctx context.Context, _ Attempt, next func(context.Context) error) error {
+		go func() { defer close(late); _ = next(ctx) }()
+		<-started
+		close(release) // from here on the processor's return and ours are concurrent
+		return Permanent(errors.New("gave up"))
+	}))
+	_, err := q.Submit(t.Context(), Request[int]{})
+	require.ErrorContains(t, err, "gave up")
+	<-late
+}
+
+// Two concurrent calls of next, the first answer wins (a hedged request).
+func TestMiddlewareHedges(t *testing.T) {
+	q := newQueue(t, func(_ context.Context, r Request[int]) (int, error) { return r.Params, nil },
+		WithUnlimited(), WithMiddleware(func(ctx context.Context, _ Attempt, next func(context.Context) error) error {
+			done := make(chan error, 2)
+			for range 2 {
+				go func() { done <- next(ctx) }()
+			}
+			defer func() { <-done }()
+			return <-done
+		}))
+	got, err := q.Do(t.Context(), 5)
+	require.NoError(t, err)
+	require.Equal(t, 5, got)
+}

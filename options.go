@@ -202,7 +202,10 @@ type Attempt struct {
 // Middleware surrounds each attempt, on the processor's goroutine: it calls next
 // with ctx or a context derived from it and returns next's error or another one,
 // marked or not. Returning nil without having called next fails the request. The
-// first middleware is the outermost. Must be safe for concurrent use.
+// first middleware is the outermost. It may call next again, or several times at once
+// (a hedged call): the result is that of the latest success. The attempt ends when the
+// middleware returns; a next that still runs then holds no slot any more. Must be safe
+// for concurrent use.
 type Middleware func(ctx context.Context, a Attempt, next func(context.Context) error) error
 
 // WithMiddleware adds middleware inside those added before.

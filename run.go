@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"github.com/llmqueue/llmqueue/internal/window"
@@ -100,11 +101,20 @@ func (w *worker[P, T]) call() (err error) {
 // it must not write into the worker's next job.
 func (w *worker[P, T]) callThrough(a *attempt) error {
 	q := w.q
+	var mu sync.Mutex // guards the next three: next may run on other goroutines, and late
 	var result T
-	called, req := false, w.req
-	next := func(ctx context.Context) (err error) {
+	var called, succeeded bool
+	req := w.req
+	next := func(ctx context.Context) error {
+		mu.Lock()
 		called = true
-		result, err = q.process(ctx, req)
+		mu.Unlock()
+		got, err := q.process(ctx, req)
+		mu.Lock()
+		defer mu.Unlock()
+		if succeeded = succeeded || err == nil; err == nil || !succeeded {
+			result = got
+		}
 		return err
 	}
 	about := Attempt{
@@ -117,6 +127,8 @@ func (w *worker[P, T]) callThrough(a *attempt) error {
 		next = func(ctx context.Context) error { return mw(ctx, about, inner) }
 	}
 	err := next(a)
+	mu.Lock()
+	defer mu.Unlock()
 	if err == nil && !called {
 		err = errNotCalled
 	}

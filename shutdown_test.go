@@ -50,6 +50,21 @@ func TestShutdownDrains(t *testing.T) {
 	})
 }
 
+// What has to wait for its limit is waited for, although nothing runs meanwhile.
+func TestShutdownWaitsForTheLimits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q, err := NewQueue("m", echo, WithLimits(RPM(1)), WithMargin(0))
+		require.NoError(t, err)
+		begin := time.Now()
+		for i := range 3 {
+			post(t, q, Request[int]{Params: i})
+		}
+		require.NoError(t, q.Shutdown(t.Context()))
+		assert.Equal(t, 2*time.Minute, time.Since(begin))
+		assert.EqualValues(t, 3, addsUp(t, q).Completed)
+	})
+}
+
 func TestSubmitAfterShutdown(t *testing.T) {
 	q := newQueue(t, echo, WithUnlimited())
 	id := post(t, q, Request[int]{Params: 4})
@@ -144,6 +159,36 @@ func TestShutdownOfAPausedQueue(t *testing.T) {
 			addsUp(t, q)
 		}
 	})
+}
+
+// An attempt that fails while a paused queue ends is the last: its retry would wait
+// for a Resume that nobody has to call. The request's error says both.
+func TestShutdownOfAPausedQueueEndsRetries(t *testing.T) {
+	for name, again := range map[string]func(error) error{
+		"retryable":    Retryable,
+		"rate limited": func(err error) error { return RateLimited(err, time.Minute) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				q, err := NewQueue("m", func(context.Context, Request[int]) (int, error) {
+					time.Sleep(time.Second)
+					return 0, again(errBoom)
+				}, WithUnlimited())
+				require.NoError(t, err)
+				id := post(t, q, Request[int]{})
+				q.Pause()
+				begin := time.Now()
+				require.NoError(t, q.Shutdown(t.Context()))
+				assert.Equal(t, time.Second, time.Since(begin))
+				r := status(t, q, id)
+				assert.Equal(t, StatusFailed, r.Status)
+				assert.Equal(t, 1, r.Attempts)
+				assert.ErrorIs(t, r.Err, ErrQueueClosed)
+				assert.ErrorIs(t, r.Err, errBoom)
+				addsUp(t, q)
+			})
+		})
+	}
 }
 
 // When the context ends first, the queued and the running fail with ErrQueueClosed,
@@ -334,5 +379,27 @@ func TestShutdownAnswersWaiters(t *testing.T) {
 		assert.ErrorIs(t, <-errs, ErrQueueClosed)
 		_, err = q.Status(a)
 		assert.ErrorIs(t, err, ErrRequestNotFound, "without a history nothing is kept")
+	})
+}
+
+// Unregister removes a model whatever its context says, and lets its other queues be.
+func TestUnregisterWithAnEndedContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := NewManager[int, int](WithUnlimited())
+		for _, id := range []string{"gone", "stays"} {
+			_, err := m.Register(id, sleeper)
+			require.NoError(t, err)
+			_, err = m.Submit(t.Context(), Request[int]{ID: "r", ModelID: id, Params: 60, NoWait: true})
+			require.NoError(t, err)
+		}
+		gone, _ := m.Queue("gone")
+		require.ErrorIs(t, m.Unregister(ended(), "gone"), context.Canceled)
+		assert.Equal(t, []string{"stays"}, m.Models())
+		assert.ErrorIs(t, status(t, gone, "r").Err, ErrQueueClosed)
+		assert.ErrorIs(t, m.Unregister(t.Context(), "gone"), ErrModelNotRegistered)
+		r, err := m.Wait(t.Context(), "stays", "r")
+		require.NoError(t, err)
+		assert.Equal(t, 60, r.Result)
+		require.NoError(t, m.Shutdown(t.Context()))
 	})
 }

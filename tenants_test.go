@@ -3,7 +3,6 @@ package llmqueue
 import (
 	"context"
 	"fmt"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A tenant with 100,000 waiting requests delays another one's single request by no
-// more than the request that starts before it.
+// A tenant with 100,000 waiting requests delays another one's single request by a
+// start or two of the same size, however many wait.
 func TestManyRequestsOfOneTenantHardlyDelayAnother(t *testing.T) {
 	crowd := 100_000
 	if testing.Short() || raceEnabled {
@@ -48,33 +47,44 @@ func TestManyRequestsOfOneTenantHardlyDelayAnother(t *testing.T) {
 }
 
 // Tenants get equal shares of tokens, not of requests: one with requests four times as
-// large starts a quarter as many.
+// large starts a quarter as many. Higher priorities come first and leave the shares of
+// the rest equal.
 func TestTenantsShareTokensEqually(t *testing.T) {
+	tenants := 1000
+	if testing.Short() || raceEnabled {
+		tenants = 100
+	}
 	synctest.Test(t, func(t *testing.T) {
-		var mu sync.Mutex
-		tokens := map[string]int64{}
+		tokens := make([]int64, tenants) // started, by tenant; one at a time
+		var urgent int64
 		q := newQueue(t, func(_ context.Context, r Request[int]) (int, error) {
-			mu.Lock()
-			defer mu.Unlock()
-			tokens[r.Tenant] += r.Estimate.InputTokens
+			if r.Priority > 0 {
+				urgent += r.Estimate.InputTokens
+			} else {
+				tokens[r.Params] += r.Estimate.InputTokens
+			}
 			return 0, nil
-		}, WithLimits(TPM(1200), Concurrent(1)), WithMargin(0))
-		sizes := map[string]int64{}
-		for i := range 20 {
-			sizes[fmt.Sprint("tenant-", i)] = []int64{5, 10, 20}[i%3]
-		}
+		}, WithLimits(TPM(int64(60*tenants)), Concurrent(1)), WithMargin(0), WithHistory(0, 0))
+		size := func(tenant int) int64 { return []int64{5, 10, 20}[tenant%3] }
 		q.Pause() // until all are there
-		for tenant, size := range sizes {
-			for range 1200 / size {
-				post(t, q, Request[int]{Tenant: tenant, Estimate: in(size)})
+		for tenant := range tenants {
+			for range 400 / size(tenant) {
+				post(t, q, Request[int]{Params: tenant, Tenant: fmt.Sprint(tenant), Estimate: in(size(tenant))})
 			}
 		}
+		for range tenants { // one window full
+			post(t, q, Request[int]{Tenant: "0", Priority: 1, Estimate: in(60)})
+		}
 		q.Resume()
-		time.Sleep(10*time.Minute - time.Second) // ten windows of 1,200 for 20 tenants
-		mu.Lock()
-		defer mu.Unlock()
-		for tenant, size := range sizes {
-			assert.InDelta(t, 600, tokens[tenant], float64(2*size), "%s with requests of %d", tenant, size)
+		time.Sleep(59 * time.Second)
+		synctest.Wait()
+		assert.EqualValues(t, 60*tenants, urgent, "the whole first window is for the higher priority")
+		time.Sleep(5 * time.Minute) // five windows of 60 for each
+		synctest.Wait()
+		for tenant, got := range tokens {
+			if !assert.InDelta(t, 300, got, float64(size(tenant)), "tokens of tenant %d with requests of %d", tenant, size(tenant)) {
+				break
+			}
 		}
 	})
 }
