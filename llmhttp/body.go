@@ -57,7 +57,7 @@ func (b *body) heed(p []byte, err error) {
 		b.scan = nil
 	}
 	b.mu.Unlock()
-	if err != io.EOF && o.Outcome == "" && b.ctx.Err() == nil {
+	if err != io.EOF && o.Outcome == "" {
 		o.Outcome = llmqueue.OutcomeRetryable
 	}
 	if o.Outcome != "" || o.Usage != (llmqueue.Usage{}) {

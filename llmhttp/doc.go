@@ -45,9 +45,9 @@
 // reservation stands, unless the processor calls [llmqueue.ReportUsage], which wins over
 // what was observed in any case.
 //
-// A call that ended with its context is not judged: an http.Client's Timeout ends the
-// context too. For a timeout that is retried use [llmqueue.Retryable], or the
-// transport's own, such as http.Transport.ResponseHeaderTimeout.
+// A call that a timeout of the client's own ended, such as http.Client.Timeout, is a
+// passing fault: whether to give up is judged by the queue's request. To bound an
+// attempt and fail the request with it, use llmqueue.WithTimeout.
 //
 // # Alone
 //

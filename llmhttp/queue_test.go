@@ -132,32 +132,34 @@ func TestQueueLearnsLimits(t *testing.T) {
 	})
 }
 
-// A caller that gives up is no fault of the provider's: there is nothing to try again.
-func TestCallsThatEndWithTheirContext(t *testing.T) {
+// A timeout of the client's own is a passing fault, before the headers and in the body;
+// whether to give up is judged by the request's context, which ends the request itself.
+func TestClientTimeoutsAreTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		calls := 0
 		hanging := provider(func(r *http.Request) (*http.Response, error) {
-			calls++
-			<-r.Context().Done()
-			return nil, context.Cause(r.Context())
+			switch calls++; calls {
+			case 1:
+				<-r.Context().Done()
+				return nil, context.Cause(r.Context())
+			case 2:
+				return response(200, "", iotest.TimeoutReader(strings.NewReader("{}"))), nil
+			}
+			return response(200, "", strings.NewReader(answered)), nil
 		})
 		client := &http.Client{Transport: llmhttp.NewTransport(hanging), Timeout: time.Second}
 		q := newQueue(t, func(ctx context.Context) (string, error) { return ask(ctx, client) })
-		_, err := q.Submit(t.Context(), llmqueue.Request[string]{})
-		require.ErrorIs(t, err, context.DeadlineExceeded)
-		assert.Equal(t, 1, calls)
-
-		late := &http.Client{Transport: llmhttp.NewTransport(answers(func() *http.Response {
-			return response(200, "", iotest.TimeoutReader(strings.NewReader("{}")))
-		}))}
-		q = newQueue(t, func(ctx context.Context) (string, error) {
-			ctx, cancel := context.WithCancel(ctx)
-			cancel()
-			return ask(ctx, late)
-		})
 		res, err := q.Submit(t.Context(), llmqueue.Request[string]{})
-		require.Error(t, err)
-		assert.Equal(t, 1, res.Attempts)
+		require.NoError(t, err)
+		assert.Equal(t, 3, res.Attempts)
+
+		calls = 0
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		_, err = q.Submit(ctx, llmqueue.Request[string]{})
+		require.ErrorIs(t, err, llmqueue.ErrCanceled)
+		synctest.Wait()
+		assert.Equal(t, 1, calls, "the caller gave up")
 	})
 }
 

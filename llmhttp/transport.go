@@ -60,8 +60,8 @@ const maxErrorBody = 64 << 10
 // RoundTrip sends the request. Outside a queue's attempt it does nothing else.
 // Inside one it observes the answer twice: when its headers are there (with an
 // error's body, up to 64 KiB of which it reads first), and when its body ends or is
-// closed. A call that failed without an answer is retryable, unless the request's
-// context ended.
+// closed. A call that failed without an answer is retryable, also when a timeout of
+// the client's own ended it: whether to give up is judged by the queue's request.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
 	if !llmqueue.InAttempt(ctx) {
@@ -71,9 +71,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	res, err := t.next().RoundTrip(req)
 	switch {
 	case err != nil:
-		if ctx.Err() == nil {
-			llmqueue.Observe(ctx, llmqueue.Observation{SentAt: sent, Outcome: llmqueue.OutcomeRetryable})
-		}
+		llmqueue.Observe(ctx, llmqueue.Observation{SentAt: sent, Outcome: llmqueue.OutcomeRetryable})
 	case res.StatusCode >= 400:
 		t.failed(ctx, sent, res)
 	case res.StatusCode >= 200 && res.StatusCode < 300:

@@ -55,6 +55,7 @@ var known = map[string]string{
 	"synctest": "testing/synctest", "testing": "testing", "time": "time",
 	"validator": "github.com/go-playground/validator/v10",
 	"llmqueue":  "github.com/llmqueue/llmqueue", "llmtest": "github.com/llmqueue/llmqueue/llmtest",
+	"llmhttp": "github.com/llmqueue/llmqueue/llmhttp",
 }
 
 // library finds the export data of compiled packages, by import path.
