@@ -37,6 +37,10 @@
 // A failed request returns its response and a non-nil error; all errors answer
 // errors.Is and errors.As, see the Err variables, [ProcessingError] and [PanicError].
 //
+// With the transport of package llmhttp in the SDK's http.Client no error needs a mark:
+// the queue hears what the provider says, learns its limits ([WithLearnedLimits]), and
+// takes usage from the answers. [Observe] is the same for other protocols.
+//
 // # The end
 //
 // Every accepted request ends exactly once: completed, failed or canceled. A processor

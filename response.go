@@ -26,7 +26,8 @@ type Response[T any] struct {
 	// With several tenants it may be an upper bound.
 	Position int
 	// EstimatedStart is when a waiting request will start if nothing else
-	// arrives; zero when unknown.
+	// arrives; zero when unknown. It is good to within one period of the limits
+	// where requests are small beside them, and rough where one takes a third.
 	EstimatedStart time.Time
 	// WaitsFor is what holds a waiting request longest: see Forecast.
 	WaitsFor   string
