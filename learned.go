@@ -72,6 +72,11 @@ func (q *Queue[P, T]) learn(now time.Time, w *worker[P, T], o Observation) {
 		switch i := indexLike(q.learned.limits, l); {
 		case indexLike(q.configured, l) < 0 && q.learnShared(now, l, seen):
 		case i < 0:
+			// Figures reveal a longer period only after some use: until then the
+			// same limit was taken for one of the usual period.
+			q.learned.limits = slices.DeleteFunc(q.learned.limits, func(o Limit) bool {
+				return kinds[o.Kind].counts == kinds[l.Kind].counts && o.Amount == l.Amount
+			})
 			q.learned.limits = append(q.learned.limits, l)
 			changed = true
 		case q.learned.limits[i].Amount != l.Amount:

@@ -141,18 +141,15 @@ func infer(l llmqueue.ObservedLimit) time.Duration {
 	if l.Remaining < 0 || used <= 0 || l.Reset <= 0 {
 		return 0
 	}
-	if l.Remaining == 0 && l.Reset < 50*time.Second {
-		return 0 // true of every period that is longer
-	}
 	ratio := float64(l.Reset) * float64(l.Amount) / float64(used)
-	for _, period := range []time.Duration{time.Second, 10 * time.Second, time.Minute, time.Hour, 24 * time.Hour} {
-		tolerance := 0.1
-		if period != time.Minute && l.Reset <= time.Minute {
-			// It may also be the rest of a minute that is counted from minute to
-			// minute, so another period has to fit closely.
-			tolerance = 0.01
+	for _, period := range []time.Duration{time.Minute, time.Hour, 24 * time.Hour} {
+		if period > time.Minute && l.Reset <= time.Minute {
+			// It may be the rest of a minute that does not refill evenly: an hour
+			// taken for a minute costs some refusals, a minute taken for an hour
+			// costs nearly all of its quota.
+			return 0
 		}
-		if math.Abs(ratio/float64(period)-1) <= tolerance {
+		if math.Abs(ratio/float64(period)-1) <= 0.1 {
 			return period
 		}
 	}

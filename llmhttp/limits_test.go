@@ -49,11 +49,16 @@ func TestParseLimits(t *testing.T) {
 				lim(llmqueue.KindRPM, time.Minute, 500, 499, 120*time.Millisecond),
 				lim(llmqueue.KindTPM, time.Minute, 10_000, 9_481, 3114*time.Millisecond),
 			}},
-		{"openai, requests per day", `
+		{"openai, requests per day that still may be per minute", `
 			x-ratelimit-limit-requests: 10000
 			x-ratelimit-remaining-requests: 9999
 			x-ratelimit-reset-requests: 8.64s`,
-			[]llmqueue.ObservedLimit{lim(llmqueue.KindRPD, day, 10_000, 9_999, 8640*time.Millisecond)}},
+			[]llmqueue.ObservedLimit{lim(llmqueue.KindRPM, 0, 10_000, 9_999, 8640*time.Millisecond)}},
+		{"openai, requests per day", `
+			x-ratelimit-limit-requests: 10000
+			x-ratelimit-remaining-requests: 9990
+			x-ratelimit-reset-requests: 1m26.4s`,
+			[]llmqueue.ObservedLimit{lim(llmqueue.KindRPD, day, 10_000, 9_990, 86400*time.Millisecond)}},
 		{"openai, a smaller project limit", `
 			x-ratelimit-limit-tokens: 200000
 			x-ratelimit-remaining-tokens: 5000
@@ -105,11 +110,11 @@ func TestParseLimits(t *testing.T) {
 				lim(llmqueue.KindRPM, 0, 20, 19, 10*time.Second),
 				lim(llmqueue.KindTPM, 0, 20_000, 18_000, 0),
 			}},
-		{"azure, by ten seconds", `
+		{"azure, perhaps by ten seconds", `
 			x-ratelimit-limit-requests: 20
 			x-ratelimit-remaining-requests: 10
 			x-ratelimit-reset-requests: 5`,
-			[]llmqueue.ObservedLimit{lim(llmqueue.KindRPM, 10*time.Second, 20, 10, 5*time.Second)}},
+			[]llmqueue.ObservedLimit{lim(llmqueue.KindRPM, 0, 20, 10, 5*time.Second)}},
 		{"azure, unknown", `
 			x-ratelimit-limit-requests: -1
 			x-ratelimit-remaining-requests: -1
