@@ -19,9 +19,6 @@ type attempt struct {
 	detached bool      // fire and forget: the parent gives values only
 	deadline time.Time // of this attempt, from WithTimeout
 	account  *account
-	queue    interface {
-		heedObservation(*attempt, Observation)
-	}
 
 	// mu guards the rest. It is taken after the queue's lock, never before, and no
 	// user code runs under it.
@@ -31,10 +28,16 @@ type attempt struct {
 	children map[*afterFunc]struct{}
 	usage    Usage
 	reported bool
-	observed Usage       // by Observe, for want of a report
+	over     bool   // the processor returned: what it reports now comes too late
+	heard    *heard // nil: nothing was observed
+}
+
+// heard is what was observed during an attempt. Most attempts have none, so it is not
+// part of their memory.
+type heard struct {
+	usage    Usage       // of all calls, for want of a report
 	said     Observation // the latest with an outcome
-	streamed bool
-	over     bool // the processor returned: what it reports now comes too late
+	streamed bool        // output was handed on
 }
 
 // account is what the queue keeps of a request from its first attempt on, and of one
@@ -54,6 +57,9 @@ type account struct {
 	timer    *time.Timer
 	charge   window.Reservation
 	shared   []SharedReservation
+	heeds    interface { // the worker, for observations; set while it runs
+		heedObservation(*attempt, Observation)
+	}
 }
 
 // usage is what all attempts together used, as far as it is known.
@@ -194,23 +200,35 @@ func (a *attempt) revise(u Usage) {
 func (a *attempt) used() (Usage, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if !a.reported && !a.observed.isZero() {
-		return a.observed, true
+	if !a.reported && a.heard != nil && !a.heard.usage.isZero() {
+		return a.heard.usage, true
 	}
 	return a.usage, a.reported
 }
 
 // observe notes what the provider said. It reports false when that comes too late.
 func (a *attempt) observe(o Observation) bool {
+	return a.hear(func(h *heard) {
+		h.usage = h.usage.plus(o.Usage.clamped())
+		if o.Outcome != "" {
+			h.said = o
+		}
+	})
+}
+
+// stream notes that output was handed on.
+func (a *attempt) stream() { a.hear(func(h *heard) { h.streamed = true }) }
+
+func (a *attempt) hear(note func(*heard)) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.over {
 		return false
 	}
-	a.observed = a.observed.plus(o.Usage.clamped())
-	if o.Outcome != "" {
-		a.said = o
+	if a.heard == nil {
+		a.heard = new(heard)
 	}
+	note(a.heard)
 	return true
 }
 
@@ -219,11 +237,8 @@ func (a *attempt) observe(o Observation) bool {
 func (a *attempt) verdict() (said Observation, streamed bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.said, a.streamed
-}
-
-func (a *attempt) stream() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.streamed = true
+	if a.heard == nil {
+		return Observation{}, false
+	}
+	return a.heard.said, a.heard.streamed
 }

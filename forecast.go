@@ -127,7 +127,7 @@ func (q *Queue[P, T]) forecast(now time.Time, own Usage, ahead level) (f forecas
 	all.Requests = ahead.requests
 	var limit int
 	if f.at, limit = q.own.Forecast(now, all, charge(own)); limit >= 0 {
-		f.waitsFor = q.nthWindow(limit).String()
+		f.waitsFor = q.names[limit]
 	}
 	for _, m := range q.shared {
 		if t := m.Forecast(now, ahead.requests, load, own); t.After(f.at) {
@@ -149,20 +149,6 @@ func (q *Queue[P, T]) forecast(now time.Time, own Usage, ahead level) (f forecas
 		}
 	}
 	return f
-}
-
-// nthWindow is the nth limit in force, the concurrent one not counted.
-func (q *Queue[P, T]) nthWindow(n int) Limit {
-	for _, l := range q.limits {
-		if l.Kind == KindConcurrent {
-			continue
-		}
-		if n == 0 {
-			return l
-		}
-		n--
-	}
-	return Limit{}
 }
 
 // Forecast says when a request would start if nothing else arrived.

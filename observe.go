@@ -55,7 +55,7 @@ type ObservedLimit struct {
 // attempt, or after it ended, it does nothing. Safe for concurrent use.
 func Observe(ctx context.Context, o Observation) {
 	if a, ok := ctx.Value(attemptKey{}).(*attempt); ok && a.observe(o) {
-		a.queue.heedObservation(a, o)
+		a.account.heeds.heedObservation(a, o)
 	}
 }
 

@@ -44,9 +44,10 @@ type Queue[P, T any] struct {
 	mu             sync.Mutex
 	records        store[P, T]
 	line           line.Line
-	demand         demand  // what waits in line, for forecasts
-	configured     []Limit // by WithLimits and SetLimits
-	limits         []Limit // in force: see inForce
+	demand         demand   // what waits in line, for forecasts
+	configured     []Limit  // by WithLimits and SetLimits
+	limits         []Limit  // in force: see inForce
+	names          []string // of the windows, for forecasts
 	own            *window.Set
 	learned        learned
 	pacing         pacing
@@ -177,6 +178,12 @@ func shortestPeriod(limits []LimitInfo) (shortest time.Duration) {
 // setLimits takes over validated limits, the windows excepted.
 func (q *Queue[P, T]) setLimits(limits []Limit) {
 	q.limits = slices.Clone(limits)
+	q.names = q.names[:0]
+	for _, l := range limits {
+		if l.Kind != KindConcurrent {
+			q.names = append(q.names, l.String())
+		}
+	}
 	q.slots = concurrency(limits, defaultConcurrency)
 	q.tokens = tokenLimited(limits)
 	for _, m := range q.shared {

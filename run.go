@@ -159,7 +159,7 @@ func (q *Queue[P, T]) start(now time.Time, rec *record[P, T], u Usage, taken win
 	if w.spare = nil; a == nil {
 		a = new(attempt)
 	}
-	a.parent, a.detached, a.account, a.queue = rec.ctx, rec.noWait, acc, w
+	a.parent, a.detached, a.account, acc.heeds = rec.ctx, rec.noWait, acc, w
 	acc.attempt, acc.started, acc.charge, acc.shared = a, q.since(now), taken, shared
 	acc.number++
 	if !rec.sized && !q.sizes.open {
