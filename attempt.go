@@ -57,9 +57,11 @@ type account struct {
 	timer    *time.Timer
 	charge   window.Reservation
 	shared   []SharedReservation
-	heeds    interface { // the worker, for observations; set while it runs
-		heedObservation(*attempt, Observation)
-	}
+	heeds    heeder // the worker, for observations
+}
+
+type heeder interface {
+	heedObservation(*attempt, Observation)
 }
 
 // usage is what all attempts together used, as far as it is known.
@@ -206,30 +208,34 @@ func (a *attempt) used() (Usage, bool) {
 	return a.usage, a.reported
 }
 
-// observe notes what the provider said. It reports false when that comes too late.
-func (a *attempt) observe(o Observation) bool {
-	return a.hear(func(h *heard) {
+// observe notes what the provider said and returns who heeds it, nil when that comes
+// too late. That is read before the attempt can be over: its account may be another
+// request's afterwards.
+func (a *attempt) observe(o Observation) (heeds heeder) {
+	a.hear(func(h *heard) {
+		heeds = a.account.heeds
 		h.usage = h.usage.plus(o.Usage.clamped())
 		if o.Outcome != "" {
 			h.said = o
 		}
 	})
+	return heeds
 }
 
 // stream notes that output was handed on.
 func (a *attempt) stream() { a.hear(func(h *heard) { h.streamed = true }) }
 
-func (a *attempt) hear(note func(*heard)) bool {
+// hear notes something, unless the processor has returned.
+func (a *attempt) hear(note func(*heard)) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.over {
-		return false
+		return
 	}
 	if a.heard == nil {
 		a.heard = new(heard)
 	}
 	note(a.heard)
-	return true
 }
 
 // verdict is the latest outcome that was observed, and whether streamed output was

@@ -385,3 +385,31 @@ func TestManagerEstimate(t *testing.T) {
 	_, err = m.Estimate(t.Context(), NewRequest("b", 1))
 	require.ErrorIs(t, err, ErrModelNotRegistered)
 }
+
+// A processor that leaves a goroutine behind, which goes on observing: what comes too
+// late is heeded by nobody, least of all by another request.
+func TestObserveRacesTheEnd(t *testing.T) {
+	q := newQueue(t, func(ctx context.Context, r Request[int]) (int, error) {
+		if r.Params == 0 {
+			started := make(chan struct{})
+			go func() {
+				for i := 0; ctx.Err() == nil || i < 100; i++ {
+					Observe(ctx, Observation{Outcome: OutcomeServed, Usage: in(1), Limits: []ObservedLimit{{Kind: KindRPM, Amount: maxAmount, Remaining: maxAmount}}})
+					Streamed(ctx)
+					if i == 0 {
+						close(started)
+					}
+				}
+			}()
+			<-started
+		}
+		return r.Params, nil
+	}, WithLimits(RPM(maxAmount)), WithHistory(0, 0))
+	for i := range 2000 {
+		got, err := q.Do(t.Context(), i%2)
+		require.NoError(t, err)
+		require.Equal(t, i%2, got)
+	}
+	require.NoError(t, q.Shutdown(t.Context()))
+	addsUp(t, q)
+}

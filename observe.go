@@ -54,8 +54,10 @@ type ObservedLimit struct {
 // be called several times in an attempt and takes effect at once. Outside an
 // attempt, or after it ended, it does nothing. Safe for concurrent use.
 func Observe(ctx context.Context, o Observation) {
-	if a, ok := ctx.Value(attemptKey{}).(*attempt); ok && a.observe(o) {
-		a.account.heeds.heedObservation(a, o)
+	if a, ok := ctx.Value(attemptKey{}).(*attempt); ok {
+		if heeds := a.observe(o); heeds != nil {
+			heeds.heedObservation(a, o)
+		}
 	}
 }
 
