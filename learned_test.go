@@ -208,6 +208,12 @@ func (p *provider) arrive() (o Observation) {
 	return o
 }
 
+func (p *provider) counts() (accepted, refused int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.accepted), p.refused
+}
+
 func (p *provider) process(ctx context.Context, r Request[int]) (int, error) {
 	sent := time.Now()
 	nap(ctx, time.Duration(10+r.Params%7)*time.Millisecond)
@@ -256,12 +262,11 @@ func TestQueuesShareAKeyByHeaders(t *testing.T) {
 					all = append(all, q)
 				}
 				time.Sleep(time.Minute)
-				first := p.refused
-				begin, had := time.Now(), len(p.accepted)
+				had, first := p.counts()
+				begin := time.Now()
 				time.Sleep(10 * time.Minute)
-				p.mu.Lock()
-				served, refused := len(p.accepted)-had, p.refused-first
-				p.mu.Unlock()
+				served, refused := p.counts()
+				served, refused = served-had, refused-first
 				t.Logf("%d queues: %d refused in the first window, then %d refused and %d served in %v", queues, first, refused, served, time.Since(begin))
 				for i, q := range all {
 					done := q.Info().Completed
