@@ -16,15 +16,31 @@ func (q *Queue[P, T]) Info() QueueInfo {
 		Accepted: q.count.accepted, Completed: q.count.completed, Failed: q.count.failed,
 		Canceled: q.count.canceled, Retries: q.count.retries, Abandoned: q.count.abandoned,
 		Paused: q.paused, Closed: q.closed, Dropped: q.dropped.Load(), Usage: q.count.usage,
-		Limits: limitInfos(now, q.limits, q.own, q.running), Slots: q.slotsNow(),
 	}
-	if q.pausedUntil > q.since(now) {
-		info.PausedUntil = q.date(q.pausedUntil)
-		if q.pausedBy != nil {
-			info.PauseReason = q.pausedBy.Error()
+	for _, e := range q.endpoints {
+		i := q.endpointInfo(now, e)
+		info.Endpoints = append(info.Endpoints, i)
+		info.Slots += i.Slots
+	}
+	first := info.Endpoints[0]
+	info.Limits, info.Shared = first.Limits, first.Shared
+	soonest := slices.MinFunc(info.Endpoints, func(a, b EndpointInfo) int { return a.PausedUntil.Compare(b.PausedUntil) })
+	info.PausedUntil, info.PauseReason = soonest.PausedUntil, soonest.PauseReason
+	return info
+}
+
+func (q *Queue[P, T]) endpointInfo(now time.Time, e *endpoint) EndpointInfo {
+	info := EndpointInfo{
+		Name: e.name, Processing: e.running, Slots: e.slotsNow(), Open: e.open(),
+		Limits: limitInfos(now, e.limits, e.own, e.running),
+	}
+	if e.pausedUntil > q.since(now) {
+		info.PausedUntil = q.date(e.pausedUntil)
+		if e.pausedBy != nil {
+			info.PauseReason = e.pausedBy.Error()
 		}
 	}
-	for _, m := range q.shared {
+	for _, m := range e.shared {
 		info.Shared = append(info.Shared, m.Limits(now)...)
 	}
 	return info
@@ -93,6 +109,9 @@ func (q *Queue[P, T]) requestInfo(now time.Time, rec *record[P, T]) RequestInfo 
 		Priority: rec.priority, Estimate: rec.estimate, Usage: r.Usage, Attempts: r.Attempts,
 		Position: r.Position, EstimatedStart: r.EstimatedStart, WaitsFor: r.WaitsFor,
 		CreatedAt: r.CreatedAt, StartedAt: r.StartedAt, FinishedAt: r.FinishedAt,
+	}
+	if a := rec.account; a != nil && a.endpoint != nil {
+		info.Endpoint = a.endpoint.name
 	}
 	if r.Err != nil {
 		info.Error = r.Err.Error()

@@ -46,58 +46,58 @@ func (o ObservedLimit) limit() (Limit, error) {
 	return l, l.validate()
 }
 
-// ignorant reports whether the queue still has to learn its first limit: until then
+// ignorant reports whether the endpoint still has to learn its first limit: until then
 // it runs one request at a time.
-func (q *Queue[P, T]) ignorant() bool {
-	return q.settings.learn && len(q.limits) == 0 && len(q.shared) == 0 && !q.learned.none
+func (e *endpoint) ignorant() bool {
+	return e.learn && len(e.limits) == 0 && len(e.shared) == 0 && !e.learned.none
 }
 
 // noneStated notes that an answer came without limits: waiting for one helps nobody.
-func (q *Queue[P, T]) noneStated(now time.Time) {
-	if q.ignorant() {
-		q.learned.none = true
-		q.emit(Event{Type: EventNoLimits, Time: now})
+func (q *Queue[P, T]) noneStated(now time.Time, e *endpoint) {
+	if e.ignorant() {
+		e.learned.none = true
+		q.emit(Event{Type: EventNoLimits, Time: now, Endpoint: e.name})
 	}
 }
 
 // learn takes over what an answer says about the limits.
 func (q *Queue[P, T]) learn(now time.Time, w *worker[P, T], o Observation) {
-	changed := false
+	e, changed := w.endpoint, false
 	for _, seen := range o.Limits {
 		l, err := seen.limit()
 		if err != nil {
-			q.emit(Event{Type: EventLimitIgnored, Time: now, Err: fmt.Errorf("limit %s %d: %w", seen.Kind, seen.Amount, err)})
+			q.emit(Event{Type: EventLimitIgnored, Time: now, Endpoint: e.name, Err: fmt.Errorf("limit %s %d: %w", seen.Kind, seen.Amount, err)})
 			continue
 		}
-		switch i := indexLike(q.learned.limits, l); {
-		case indexLike(q.configured, l) < 0 && q.learnShared(now, l, seen):
+		switch i := indexLike(e.learned.limits, l); {
+		case indexLike(e.configured, l) < 0 && e.learnShared(now, l, seen):
 		case i < 0:
 			// Figures reveal a longer period only after some use: until then the
 			// same limit was taken for one of the usual period.
-			q.learned.limits = slices.DeleteFunc(q.learned.limits, func(o Limit) bool {
+			e.learned.limits = slices.DeleteFunc(e.learned.limits, func(o Limit) bool {
 				return kinds[o.Kind].counts == kinds[l.Kind].counts && o.Amount == l.Amount
 			})
-			q.learned.limits = append(q.learned.limits, l)
+			e.learned.limits = append(e.learned.limits, l)
 			changed = true
-		case q.learned.limits[i].Amount != l.Amount:
-			q.learned.limits[i].Amount = l.Amount
+		case e.learned.limits[i].Amount != l.Amount:
+			e.learned.limits[i].Amount = l.Amount
 			changed = true
 		}
 	}
-	if changed && q.adopt(now) {
-		q.emit(Event{Type: EventLimitLearned, Time: now, Limits: slices.Clone(q.limits)})
+	if changed && q.adopt(now, e) {
+		q.emit(Event{Type: EventLimitLearned, Time: now, Endpoint: e.name, Limits: slices.Clone(e.limits)})
 	}
 	for _, seen := range o.Limits {
 		if l, err := seen.limit(); err == nil && seen.Remaining >= 0 && seen.Remaining <= seen.Amount {
 			q.heedOthers(now, w, o, l, seen)
 		}
 	}
-	q.learned.watched = q.learned.watched || len(o.Limits) > 0
+	e.learned.watched = e.learned.watched || len(o.Limits) > 0
 }
 
 // learnShared tells a shared set that has this limit.
-func (q *Queue[P, T]) learnShared(now time.Time, l Limit, seen ObservedLimit) (has bool) {
-	for _, m := range q.shared {
+func (e *endpoint) learnShared(now time.Time, l Limit, seen ObservedLimit) (has bool) {
+	for _, m := range e.shared {
 		if learner, ok := m.(limitLearner); ok && learner.learn(now, l, seen) {
 			has = true
 		}
@@ -113,49 +113,42 @@ type limitLearner interface {
 
 // inForce is what the configured limits come to: corrected by what was learned, and
 // with shorter bursts after calls came too fast.
-func (q *Queue[P, T]) inForce() []Limit {
-	limits := slices.Clone(q.configured)
+func (e *endpoint) inForce() []Limit {
+	limits := slices.Clone(e.configured)
 	for i := range limits {
 		l := &limits[i]
-		if j := indexLike(q.learned.limits, *l); j >= 0 {
-			if said := q.learned.limits[j].Amount; q.settings.learn || said < l.Amount {
+		if j := indexLike(e.learned.limits, *l); j >= 0 {
+			if said := e.learned.limits[j].Amount; e.learn || said < l.Amount {
 				l.Amount = said
 			}
 		}
 	}
-	if q.settings.learn {
-		for _, l := range q.learned.limits {
+	if e.learn {
+		for _, l := range e.learned.limits {
 			if indexLike(limits, l) < 0 {
 				limits = append(limits, l)
 			}
 		}
 	}
 	for i := range limits {
-		limits[i].Burst = q.pacing.burst(limits[i])
+		limits[i].Burst = e.pacing.burst(limits[i])
 	}
 	return limits
 }
 
 // adopt brings what is in force up to date, and reports whether that changed
 // anything.
-func (q *Queue[P, T]) adopt(now time.Time) bool {
-	limits := q.inForce()
-	if slices.Equal(limits, q.limits) {
+func (q *Queue[P, T]) adopt(now time.Time, e *endpoint) bool {
+	limits := e.inForce()
+	if slices.Equal(limits, e.limits) {
 		return false
 	}
-	q.own.SetLimits(now, windowLimits(limits, q.settings.margin))
-	q.setLimits(limits)
-	q.learned.version++
-	q.learned.others = nil
-	var impossible []*record[P, T]
-	for rec := range q.waiting() {
-		if q.impossible(q.reservation(rec)) != nil {
-			impossible = append(impossible, rec)
-		}
-	}
-	for _, rec := range impossible {
-		q.end(now, rec, stateFailed, q.impossible(q.reservation(rec)))
-	}
+	e.own.SetLimits(now, windowLimits(limits, e.margin))
+	e.setLimits(now, limits)
+	q.sumUp()
+	e.learned.version++
+	e.learned.others = nil
+	q.failImpossible(now)
 	return true
 }
 
@@ -175,19 +168,20 @@ const noise = 0.01
 // started, later ones with what is booked now, which may hide others but never
 // invents any.
 func (q *Queue[P, T]) heedOthers(now time.Time, w *worker[P, T], o Observation, l Limit, seen ObservedLimit) {
-	i := windowOf(q.limits, l)
+	e := w.endpoint
+	i := windowOf(e.limits, l)
 	if i < 0 {
 		return
 	}
-	own := q.own.Booked(nil)[i]
-	if len(w.booked) > i && w.bookedAs == q.learned.version && !w.observed {
+	own := e.own.Booked(nil)[i]
+	if len(w.booked) > i && w.bookedAs == e.learned.version && !w.observed {
 		sent := o.SentAt
 		if sent.Before(w.started) {
 			sent = w.started
 		}
-		own = w.booked[i] + q.own.ChargedAfter(i, &w.attempt.account.charge, sent.Add(reordering))
+		own = w.booked[i] + e.own.ChargedAfter(i, &w.attempt.account.charge, sent.Add(reordering))
 		if o.Outcome == OutcomeRateLimited || o.Outcome == OutcomeSlowDown {
-			own = min(own, q.own.Booked(nil)[i])
+			own = min(own, e.own.Booked(nil)[i])
 		}
 	}
 	taken := seen.Amount - seen.Remaining
@@ -197,7 +191,7 @@ func (q *Queue[P, T]) heedOthers(now time.Time, w *worker[P, T], o Observation, 
 	}
 	period := l.period()
 	if period <= steady {
-		q.heedShare(now, i, others, period)
+		e.heedShare(now, i, others, period)
 		return
 	}
 	until, evenly := min(seen.Reset, period), false
@@ -209,7 +203,7 @@ func (q *Queue[P, T]) heedOthers(now time.Time, w *worker[P, T], o Observation, 
 		whole := time.Duration(float64(period) * float64(taken) / float64(seen.Amount))
 		evenly = (seen.Reset - whole).Abs() <= time.Second+whole/20
 	}
-	q.own.Others(now, i, others, now.Add(until), evenly)
+	e.own.Others(now, i, others, now.Add(until), evenly)
 }
 
 // steady bounds the periods over which others are expected to go on as they did: they
@@ -220,11 +214,11 @@ const steady = time.Hour
 
 // heedShare expects others, who took n just now, to go on with the most that they took
 // in this period and the last one.
-func (q *Queue[P, T]) heedShare(now time.Time, i int, n int64, period time.Duration) {
-	for len(q.learned.others) <= i {
-		q.learned.others = append(q.learned.others, share{})
+func (e *endpoint) heedShare(now time.Time, i int, n int64, period time.Duration) {
+	for len(e.learned.others) <= i {
+		e.learned.others = append(e.learned.others, share{})
 	}
-	s := &q.learned.others[i]
+	s := &e.learned.others[i]
 	switch age := now.Sub(s.since); {
 	case age >= 2*period:
 		*s = share{since: now}
@@ -232,7 +226,7 @@ func (q *Queue[P, T]) heedShare(now time.Time, i int, n int64, period time.Durat
 		*s = share{last: s.most, since: now}
 	}
 	s.most = max(s.most, n)
-	q.own.Others(now, i, max(s.most, s.last), now.Add(2*period), false)
+	e.own.Others(now, i, max(s.most, s.last), now.Add(2*period), false)
 }
 
 // windowOf is the index among the windows of limits of the one that is like l, or -1.

@@ -88,6 +88,13 @@ func (m *Manager[P, T]) RegisterAll(models []ModelConfig, process Processor[P, T
 		if len(c.Limits) > 0 {
 			all = append(all, WithLimits(c.Limits...))
 		}
+		if c.Accounting != "" {
+			accounting, err := AccountingFor(c.Accounting)
+			if err != nil {
+				return undo(fmt.Errorf("models[%d]: %w", i, err))
+			}
+			all = append(all, WithAccounting(accounting))
+		}
 		q, err := NewQueue(c.ModelID, process, all...)
 		if err != nil {
 			return undo(fmt.Errorf("models[%d]: %w", i, err))

@@ -1,6 +1,7 @@
 package llmqueue
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -35,15 +36,15 @@ func (p pacing) burst(l Limit) int64 {
 // shorten halves the bursts three times at once, so that a server that enforces by
 // the second is found in two steps, unless they were shortened since the refused call
 // started: one burst is one lesson.
-func (q *Queue[P, T]) shorten(now time.Time, started int64) {
-	p := &q.pacing
+func (q *Queue[P, T]) shorten(now time.Time, e *endpoint, started int64) {
+	p := &e.pacing
 	if p.changedAt != 0 && started <= p.changedAt {
 		return
 	}
 	p.changedAt = q.since(now)
 	if p.halvings < maxHalvings {
 		p.halvings = min(p.halvings+3, maxHalvings)
-		q.adopt(now)
+		q.adopt(now, e)
 	}
 }
 
@@ -51,12 +52,12 @@ func (q *Queue[P, T]) shorten(now time.Time, started int64) {
 const calm = 2 * time.Minute
 
 // relax lets bursts grow again.
-func (q *Queue[P, T]) relax(now time.Time) {
-	p := &q.pacing
+func (q *Queue[P, T]) relax(now time.Time, e *endpoint) {
+	p := &e.pacing
 	if p.halvings > 0 && q.since(now) >= after(p.changedAt, int64(calm)) {
 		p.halvings--
 		p.changedAt = q.since(now)
-		q.adopt(now)
+		q.adopt(now, e)
 	}
 }
 
@@ -89,14 +90,14 @@ func (b *bound) succeed(slots int64) {
 }
 
 // slotsNow is how many processors may run at present.
-func (q *Queue[P, T]) slotsNow() int64 {
+func (e *endpoint) slotsNow() int64 {
 	switch {
-	case q.ignorant():
+	case e.ignorant():
 		return 1
-	case q.bound.at > 0:
-		return min(q.slots, int64(q.bound.at))
+	case e.bound.at > 0:
+		return min(e.slots, int64(e.bound.at))
 	}
-	return q.slots
+	return e.slots
 }
 
 // budget bounds retries after passing faults to a share of the traffic. Retries
@@ -139,30 +140,30 @@ func (w *worker[P, T]) heedObservation(a *attempt, o Observation) {
 		return
 	}
 	now := time.Now()
-	started := a.account.started
+	e, started := w.endpoint, a.account.started
 	switch o.Outcome {
 	case OutcomeServed:
-		q.relax(now)
+		q.relax(now, e)
 		if len(o.Limits) == 0 {
-			q.noneStated(now)
+			q.noneStated(now, e)
 		}
 	case OutcomeRateLimited:
 		q.pauseFor(now, a, o)
 		if !o.exhausted() {
-			q.shorten(now, started) // there was room in every limit, here and there
+			q.shorten(now, e, started) // there was room in every limit, here and there
 		}
 	case OutcomeSlowDown:
 		q.pauseFor(now, a, o)
-		q.shorten(now, started)
+		q.shorten(now, e, started)
 	case OutcomeOverloaded:
-		q.bound.cut(q.since(now), started, q.running)
+		e.bound.cut(q.since(now), started, e.running)
 	case OutcomeQuotaExhausted:
-		q.exhaust(now, o)
+		q.exhaust(now, e, o)
 	}
 	if len(o.Limits) > 0 {
 		if o.Outcome == OutcomeRateLimited || o.Outcome == OutcomeSlowDown {
 			// Whether it counted the refused call, the provider's own figures tell.
-			q.own.Settle(now, &a.account.charge, window.Charge{})
+			e.own.Settle(now, &a.account.charge, window.Charge{})
 		}
 		q.learn(now, w, o)
 		w.observed = true
@@ -180,20 +181,20 @@ func (o Observation) exhausted() bool {
 	return false
 }
 
-// pauseFor pauses the queue as long as the provider asks, or for a backoff.
+// pauseFor pauses the endpoint as long as the provider asks, or for a backoff.
 func (q *Queue[P, T]) pauseFor(now time.Time, a *attempt, o Observation) {
-	d := o.Delay
+	e, d := a.account.endpoint, o.Delay
 	if d <= 0 {
 		d = q.settings.retry.delay(a.account.number)
 	}
-	q.pauseUntil(now, d, o.err())
+	q.pauseUntil(now, e, d, o.err())
 }
 
 // pauseUntil only ever lengthens a pause.
-func (q *Queue[P, T]) pauseUntil(now time.Time, d time.Duration, err error) {
-	if until := after(q.since(now), int64(d)); until > q.pausedUntil {
-		q.pausedUntil, q.pausedBy = until, err
-		q.emit(Event{Type: EventPaused, Time: now, Until: now.Add(d), Err: err})
+func (q *Queue[P, T]) pauseUntil(now time.Time, e *endpoint, d time.Duration, err error) {
+	if until := after(q.since(now), int64(d)); until > e.pausedUntil {
+		e.pausedUntil, e.pausedBy = until, err
+		q.emit(Event{Type: EventPaused, Time: now, Endpoint: e.name, Until: now.Add(d), Err: err})
 	}
 }
 
@@ -205,26 +206,40 @@ func (o Observation) err() error {
 	return fmt.Errorf("the provider says: %s (%s)", o.Outcome, o.Code)
 }
 
-// exhaust pauses the queue until the quota is renewed, and fails what waits unless it
-// is to be kept.
-func (q *Queue[P, T]) exhaust(now time.Time, o Observation) {
+// exhaust pauses the endpoint until the quota is renewed, and fails what waits unless it
+// is to be kept or another endpoint serves.
+func (q *Queue[P, T]) exhaust(now time.Time, e *endpoint, o Observation) {
 	d := o.Delay
 	if d <= 0 {
 		d = exhaustedFor
 	}
-	q.pauseUntil(now, d, o.err())
+	q.pauseUntil(now, e, d, o.err())
 	if q.settings.keepOnQuota {
 		return
 	}
-	q.exhaustedUntil = max(q.exhaustedUntil, after(q.since(now), int64(d)))
+	e.exhaustedUntil = max(e.exhaustedUntil, after(q.since(now), int64(d)))
+	if !q.exhausted(q.since(now)) {
+		return
+	}
 	for _, rec := range slices.Collect(q.waiting()) {
 		q.end(now, rec, stateFailed, q.quotaError())
 	}
 }
 
+// exhausted reports whether the quota of every endpoint is used up.
+func (q *Queue[P, T]) exhausted(ns int64) bool {
+	for _, e := range q.endpoints {
+		if e.exhaustedUntil <= ns {
+			return false
+		}
+	}
+	return true
+}
+
 func (q *Queue[P, T]) quotaError() error {
+	first := slices.MinFunc(q.endpoints, func(a, b *endpoint) int { return cmp.Compare(a.exhaustedUntil, b.exhaustedUntil) })
 	return fmt.Errorf("%w: model %q starts nothing before %s: raise the quota and call Resume, or wait for its renewal (WithWaitForQuota keeps requests)",
-		ErrQuotaExhausted, q.modelID, q.date(q.exhaustedUntil).Format(time.RFC3339))
+		ErrQuotaExhausted, q.modelID, q.date(first.exhaustedUntil).Format(time.RFC3339))
 }
 
 // meaning is what an unmarked error means, by what the provider said last.

@@ -6,8 +6,6 @@ import (
 	"runtime/debug"
 	"sync"
 	"time"
-
-	"github.com/llmqueue/llmqueue/internal/window"
 )
 
 // worker is a goroutine that runs processors, one after the other.
@@ -20,14 +18,16 @@ type worker[P, T any] struct {
 
 	// The job, nil attempt when there is none. Written under the queue's lock while
 	// the worker sleeps or concludes its last one.
-	attempt *attempt
-	ref     ref
-	req     Request[P]
-	spare   *attempt // for the next job
-	number  int      // of the attempt
-	created time.Time
-	started time.Time
-	result  T // here because the queue reads it through a pointer
+	attempt  *attempt
+	process  Processor[P, T]
+	endpoint *endpoint
+	ref      ref
+	req      Request[P]
+	spare    *attempt // for the next job
+	number   int      // of the attempt
+	created  time.Time
+	started  time.Time
+	result   T // here because the queue reads it through a pointer
 
 	// What the limits held when the job started, for comparison with what the
 	// provider says remains of them; see learned.go.
@@ -77,7 +77,7 @@ func (w *worker[P, T]) call() (err error) {
 	}()
 	q, a := w.q, w.attempt
 	if len(q.settings.middleware) == 0 {
-		w.result, err = q.process(a, w.req)
+		w.result, err = w.process(a, w.req)
 	} else {
 		err = w.callThrough(a)
 	}
@@ -104,12 +104,12 @@ func (w *worker[P, T]) callThrough(a *attempt) error {
 	var mu sync.Mutex // guards the next three: next may run on other goroutines, and late
 	var result T
 	var called, succeeded bool
-	req := w.req
+	req, process := w.req, w.process
 	next := func(ctx context.Context) error {
 		mu.Lock()
 		called = true
 		mu.Unlock()
-		got, err := q.process(ctx, req)
+		got, err := process(ctx, req)
 		mu.Lock()
 		defer mu.Unlock()
 		if succeeded = succeeded || err == nil; err == nil || !succeeded {
@@ -118,7 +118,7 @@ func (w *worker[P, T]) callThrough(a *attempt) error {
 		return err
 	}
 	about := Attempt{
-		ModelID: q.modelID, RequestID: w.req.ID, Number: w.number, Tenant: w.req.Tenant,
+		ModelID: q.modelID, Endpoint: w.endpoint.name, RequestID: w.req.ID, Number: w.number, Tenant: w.req.Tenant,
 		Priority: w.req.Priority, Estimate: w.req.Estimate, Metadata: w.req.Metadata,
 		CreatedAt: w.created, StartedAt: w.started,
 	}
@@ -136,9 +136,9 @@ func (w *worker[P, T]) callThrough(a *attempt) error {
 	return err
 }
 
-// start gives rec, which is in no line, to a worker: free when there is one that just
+// start gives rec, which is in no line and has its seat, to a worker: free when there is one that just
 // concluded its job, else an idle one, else a new one.
-func (q *Queue[P, T]) start(now time.Time, rec *record[P, T], u Usage, taken window.Reservation, shared []SharedReservation, free *worker[P, T]) {
+func (q *Queue[P, T]) start(now time.Time, rec *record[P, T], s seat, free *worker[P, T]) {
 	acc := rec.account
 	if acc == nil {
 		acc = q.records.account(rec)
@@ -160,7 +160,8 @@ func (q *Queue[P, T]) start(now time.Time, rec *record[P, T], u Usage, taken win
 		a = new(attempt)
 	}
 	a.parent, a.detached, a.account, acc.heeds = rec.ctx, rec.noWait, acc, w
-	acc.attempt, acc.started, acc.charge, acc.shared = a, q.since(now), taken, shared
+	acc.attempt, acc.started, acc.charge, acc.shared = a, q.since(now), s.taken, s.shared
+	acc.endpoint, acc.reserved = s.e, s.usage
 	acc.number++
 	if !rec.sized && !q.sizes.open {
 		acc.blind = true
@@ -173,16 +174,18 @@ func (q *Queue[P, T]) start(now time.Time, rec *record[P, T], u Usage, taken win
 	}
 	rec.state = stateRunning
 	q.running++
+	s.e.running++
 	q.count.processing++
 
-	w.attempt, w.ref = a, rec.ref()
+	w.attempt, w.endpoint, w.ref = a, s.e, rec.ref()
+	w.process = s.e.process.(Processor[P, T])
 	w.req = Request[P]{
 		ID: rec.id, ModelID: q.modelID, Params: rec.params, NoWait: rec.noWait, Priority: rec.priority,
-		Tenant: rec.tenant, Estimate: u, MaxWait: rec.maxWait, Metadata: rec.metadata,
+		Tenant: rec.tenant, Estimate: s.usage, MaxWait: rec.maxWait, Metadata: rec.metadata,
 	}
 	w.number, w.created, w.started = acc.number, q.epoch.Add(time.Duration(rec.created)), now
-	if w.observed = false; q.learned.watched {
-		w.booked, w.bookedAs = q.own.Booked(w.booked[:0]), q.learned.version
+	if w.observed = false; s.e.learned.watched {
+		w.booked, w.bookedAs = s.e.own.Booked(w.booked[:0]), s.e.learned.version
 	}
 	q.emitFor(rec, Event{Type: EventStarted, Time: now})
 }
@@ -247,7 +250,7 @@ func (q *Queue[P, T]) unlock() {
 // retired; otherwise w is idle and waits for its token.
 func (q *Queue[P, T]) conclude(w *worker[P, T], err error) (busy, retired bool) {
 	a, r, invalid := w.attempt, w.ref, w.invalid
-	a.finish()
+	cut := a.finish()
 	if w.spare == nil {
 		w.spare = new(attempt) // here, not under the lock
 	}
@@ -256,21 +259,27 @@ func (q *Queue[P, T]) conclude(w *worker[P, T], err error) (busy, retired bool) 
 	now := time.Now()
 	w.attempt, w.req, w.invalid = nil, Request[P]{}, false
 	acc := a.account
+	e := acc.endpoint
 	acc.attempt = nil
 	if acc.timer != nil {
 		acc.timer.Stop()
 		acc.timer = nil
 	}
 	q.running--
+	e.running--
+	e.rest()
 	q.settle(now, acc, a, err == nil || invalid)
 	mark, delay := q.heed(now, a, err)
+	if e.breaker != nil {
+		q.judge(now, e, a, err, mark, cut, invalid)
+	}
 	if rec := q.records.get(r); rec != nil && rec.account == acc && rec.state == stateRunning {
 		q.count.processing--
 		q.duration.add(float64(q.since(now) - acc.started))
 		switch {
 		case err == nil:
-			q.bound.succeed(q.slots)
-			q.noneStated(now)
+			e.bound.succeed(e.slots)
+			q.noneStated(now, e)
 			q.finish(now, rec, stateCompleted, &w.result, nil)
 		case invalid:
 			q.finish(now, rec, stateFailed, nil, err)
@@ -318,9 +327,10 @@ func (q *Queue[P, T]) book(now time.Time, acc *account, used Usage) {
 	}
 	q.count.usage = q.count.usage.minus(acc.used).plus(used)
 	acc.used, acc.reported = used, true
-	q.own.Settle(now, &acc.charge, charge(used))
+	charged := acc.endpoint.accounting.settled(acc.reserved, used)
+	acc.endpoint.own.Settle(now, &acc.charge, charge(charged))
 	for _, s := range acc.shared {
-		s.Settle(now, used)
+		s.Settle(now, charged)
 	}
 }
 
@@ -352,14 +362,26 @@ func (q *Queue[P, T]) heed(now time.Time, a *attempt, err error) (mark markKind,
 		if delay = wanted; delay <= 0 {
 			delay = q.settings.retry.delay(a.account.number)
 		}
-		q.pauseUntil(now, delay, err)
+		q.pauseUntil(now, a.account.endpoint, delay, err)
 	default:
-		delay = time.Duration(max(q.pausedUntil-q.since(now), 0)) // as observed
+		delay = time.Duration(max(a.account.endpoint.pausedUntil-q.since(now), 0)) // as observed
 	}
 	if streamed {
 		mark = markPermanent
 	}
 	return mark, delay
+}
+
+// judge tells the breaker of e how a call ended. cut is what ended its context before it
+// returned, nil when nothing did.
+func (q *Queue[P, T]) judge(now time.Time, e *endpoint, a *attempt, err error, mark markKind, cut error, invalid bool) {
+	said, _ := a.verdict()
+	passing := said.meaning() == markRetryable // also when streamed output forbids another attempt
+	failed := err != nil && !invalid && (passing || mark == unmarked || mark == markRetryable)
+	if failed && cut == context.Canceled && e.breaker.IsClosed() {
+		return // who asked has gone: that says nothing, and no probe hangs on it
+	}
+	q.record(now, e, failed || cut == context.DeadlineExceeded, err)
 }
 
 // decide lets the request of a failed attempt wait for the next one, or ends it.
@@ -375,7 +397,7 @@ func (q *Queue[P, T]) decide(now time.Time, rec *record[P, T], err error, mark m
 		err = fmt.Errorf("%w: shut down before another attempt: %w", ErrQueueClosed, q.processingError(rec, err))
 		q.finish(now, rec, stateFailed, nil, err)
 		return
-	case mark == markQuota && !q.settings.keepOnQuota:
+	case mark == markQuota && !q.settings.keepOnQuota && q.exhausted(q.since(now)):
 		q.finish(now, rec, stateFailed, nil, fmt.Errorf("%w: %w", ErrQuotaExhausted, q.processingError(rec, err)))
 		return
 	case mark == markRateLimited || mark == markQuota:

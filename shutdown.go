@@ -106,8 +106,8 @@ func (q *Queue[P, T]) drain() {
 	}
 	close(q.drained)
 	q.timer.Stop()
-	for _, m := range q.shared {
-		m.Leave()
+	for _, e := range q.endpoints {
+		e.leave()
 	}
 	for _, w := range q.idle {
 		w.retired = true

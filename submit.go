@@ -157,7 +157,7 @@ func (q *Queue[P, T]) refuse(now time.Time, req *Request[P]) error {
 	if q.closed {
 		return fmt.Errorf("%w: model %q was shut down, submit elsewhere", ErrQueueClosed, q.modelID)
 	}
-	if q.exhaustedUntil > q.since(now) && !q.settings.keepOnQuota {
+	if !q.settings.keepOnQuota && q.exhausted(q.since(now)) {
 		return q.quotaError()
 	}
 	if req.ID != "" {
@@ -179,8 +179,7 @@ func (q *Queue[P, T]) refuse(now time.Time, req *Request[P]) error {
 
 // joinLine and leaveLine keep the line and the sums over it in step.
 func (q *Queue[P, T]) joinLine(rec *record[P, T]) {
-	u := q.reservation(rec)
-	q.line.Push(rec.handle, rec.priority, rec.tenant, q.share(u))
+	q.line.Push(rec.handle, rec.priority, rec.tenant, q.share(rec.estimate))
 	q.demand.add(rec.priority, 1, rec.estimate, rec.sized)
 }
 
@@ -341,6 +340,6 @@ func (q *Queue[P, T]) reestimate(now time.Time, rec *record[P, T], u Usage) {
 	rec.estimate, rec.sized = u, !u.isZero()
 	if rec.state == stateInLine {
 		q.demand.add(rec.priority, 1, rec.estimate, rec.sized)
-		q.line.SetCost(rec.handle, q.share(q.reservation(rec)))
+		q.line.SetCost(rec.handle, q.share(rec.estimate))
 	}
 }
