@@ -59,7 +59,9 @@ type account struct {
 	timer    *time.Timer
 	charge   window.Reservation
 	shared   []SharedReservation
-	heeds    heeder // the worker, for observations
+	heeds    heeder   // the worker, for observations
+	away     *away    // nil unless it was handed to a fallback
+	unserved []string // the models that could not serve it, nil when it ended otherwise
 }
 
 type heeder interface {

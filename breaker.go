@@ -51,6 +51,9 @@ func (q *Queue[P, T]) record(now time.Time, e *endpoint, failed bool, err error)
 	case d > 0 && (failed || !e.opened):
 		e.opened = true
 		q.emit(Event{Type: EventOpened, Time: now, Endpoint: e.name, Until: now.Add(d), Err: err})
+		if q.allOpen() {
+			q.sendWaitingOn(now, q.openError())
+		}
 	case e.opened && e.breaker.IsClosed():
 		e.opened = false
 		q.emit(Event{Type: EventClosed, Time: now, Endpoint: e.name})

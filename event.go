@@ -27,6 +27,7 @@ const (
 	EventNoLimits      EventType = "no_limits"      // limits were to be learned, but the provider states none; sent once
 	EventOpened        EventType = "opened"         // an endpoint's breaker opened after repeated failure: nothing starts there before Until
 	EventClosed        EventType = "closed"         // an endpoint's breaker closed after a probe succeeded
+	EventFallback      EventType = "fallback"       // a request goes to the model Fallback, because of Err
 	EventNoUsage       EventType = "no_usage"       // token limits are set but nothing reports usage; sent once
 )
 
@@ -41,6 +42,7 @@ type Event struct {
 	Priority  int
 	Attempt   int       // the attempts started so far
 	Usage     Usage     // of all attempts together, at the end
+	Fallback  string    // the other model: where the request goes, and at its end which one answered
 	Err       error     // why it failed, was canceled, retried or paused
 	Until     time.Time // for EventRetried and EventPaused
 	Limits    []Limit   // for EventLimitLearned and EventLimitsChanged: those in force
@@ -105,7 +107,7 @@ func logEvents(l *slog.Logger) func(Event) {
 	return func(e Event) {
 		level, msg := slog.LevelDebug, "request "+string(e.Type)
 		switch e.Type {
-		case EventRetried:
+		case EventRetried, EventFallback:
 			level = slog.LevelWarn
 		case EventFailed:
 			level = slog.LevelError
@@ -133,6 +135,9 @@ func logEvents(l *slog.Logger) func(Event) {
 		}
 		if e.RequestID != "" {
 			attrs = append(attrs, slog.String("request", e.RequestID), slog.Int("attempt", e.Attempt))
+		}
+		if e.Fallback != "" {
+			attrs = append(attrs, slog.String("fallback", e.Fallback))
 		}
 		if e.Tenant != "" {
 			attrs = append(attrs, slog.String("tenant", e.Tenant))

@@ -221,7 +221,7 @@ type Forecast struct {
 
 // Estimate says when req would start if it were submitted now and nothing else
 // arrived, without submitting it. It refuses what Submit would refuse, for its size,
-// its params or its deadline.
+// its params, an exhausted quota or its deadline. What a fallback would do it does not say.
 func (q *Queue[P, T]) Estimate(ctx context.Context, req Request[P]) (Forecast, error) {
 	if err := q.prepare(ctx, &req); err != nil {
 		return Forecast{}, err
@@ -232,11 +232,11 @@ func (q *Queue[P, T]) Estimate(ctx context.Context, req Request[P]) (Forecast, e
 	if err := q.refuse(now, &req); err != nil {
 		return Forecast{}, err
 	}
-	ahead := q.demand.before(req.Priority)
-	f := q.forecastNew(now, &req)
-	if err := q.tooLate(ctx, now, &req, f); err != nil {
+	if err := q.unserved(ctx, now, &req); err != nil && len(q.settings.fallback) == 0 {
 		return Forecast{}, err
 	}
+	ahead := q.demand.before(req.Priority)
+	f := q.forecastNew(now, &req)
 	if f.waitsFor == "" && ahead.requests == 0 {
 		return Forecast{EstimatedStart: now}, nil
 	}

@@ -6,16 +6,18 @@ import (
 )
 
 // QueueInfo is a snapshot of one queue. At any moment
-// Accepted = Pending + Processing + Completed + Failed + Canceled.
+// Accepted = Pending + Processing + Forwarded + Completed + Failed + Canceled.
 type QueueInfo struct {
 	ModelID    string `json:"model_id"`
 	Pending    int    `json:"pending"`    // in line, or between two attempts
 	Processing int    `json:"processing"` // requests whose processor runs and that did not end yet
+	Forwarded  int    `json:"forwarded"`  // requests that a fallback model has (WithFallback)
 	Accepted   int64  `json:"accepted"`
 	Completed  int64  `json:"completed"`
 	Failed     int64  `json:"failed"`
 	Canceled   int64  `json:"canceled"`
-	Retries    int64  `json:"retries"` // attempts after the first
+	Retries    int64  `json:"retries"`   // attempts after the first
+	Fallbacks  int64  `json:"fallbacks"` // requests handed to a fallback model, once for each such model
 	// Abandoned counts processors that still run although their request ended
 	// (canceled or timed out). Each holds its slot until it returns.
 	Abandoned   int       `json:"abandoned"`

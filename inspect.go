@@ -15,7 +15,7 @@ func (q *Queue[P, T]) Info() QueueInfo {
 		ModelID: q.modelID, Pending: q.pending(), Processing: q.count.processing,
 		Accepted: q.count.accepted, Completed: q.count.completed, Failed: q.count.failed,
 		Canceled: q.count.canceled, Retries: q.count.retries, Abandoned: q.count.abandoned,
-		Paused: q.paused, Closed: q.closed, Dropped: q.dropped.Load(), Usage: q.count.usage,
+		Forwarded: len(q.forwarded), Fallbacks: q.count.fallbacks, Paused: q.paused, Closed: q.closed, Dropped: q.dropped.Load(), Usage: q.count.usage,
 	}
 	for _, e := range q.endpoints {
 		i := q.endpointInfo(now, e)
@@ -47,7 +47,7 @@ func (q *Queue[P, T]) endpointInfo(now time.Time, e *endpoint) EndpointInfo {
 }
 
 // Requests lists requests without their params and results: first what runs, longest
-// first, then what waits, in order, then what is between two attempts, then what
+// first, then what a fallback model has (ModelID says which), then what waits, in order, then what is between two attempts, then what
 // ended, latest first. At most limit of them; limit ≤ 0 means 100.
 func (q *Queue[P, T]) Requests(limit int) []RequestInfo {
 	if limit <= 0 {
@@ -65,6 +65,9 @@ func (q *Queue[P, T]) Requests(limit int) []RequestInfo {
 		return len(infos) < limit
 	}
 	for _, rec := range q.runningRecords() {
+		add(rec)
+	}
+	for _, rec := range q.awayNow() {
 		add(rec)
 	}
 	ahead := 0

@@ -49,6 +49,7 @@ type queueSettings struct {
 	validator   *validator.Validate
 	unvalidated bool
 	hopeful     bool // no deadline check
+	fallback    []string
 	keepOnQuota bool
 	grace       time.Duration
 	outstanding int

@@ -222,7 +222,8 @@ func (q *Queue[P, T]) exhaust(now time.Time, e *endpoint, o Observation) {
 		return
 	}
 	for _, rec := range slices.Collect(q.waiting()) {
-		q.end(now, rec, stateFailed, q.quotaError())
+		q.takeOff(rec)
+		q.fail(now, rec, q.quotaError())
 	}
 }
 

@@ -23,11 +23,12 @@ import (
 type Queue[P, T any] struct {
 	modelID     string
 	settings    settings
-	checkParams func(P) error          // nil: nothing to check
-	checkResult func(T) error          // nil: nothing to check
-	estimate    func(Request[P]) Usage // nil: no estimator
-	usageOf     func(result *T) Usage  // nil: T is no UsageReporter
-	epoch       time.Time              // what ns count from
+	route       func(modelID string) (*Queue[P, T], error) // to its fallbacks
+	checkParams func(P) error                              // nil: nothing to check
+	checkResult func(T) error                              // nil: nothing to check
+	estimate    func(Request[P]) Usage                     // nil: no estimator
+	usageOf     func(result *T) Usage                      // nil: T is no UsageReporter
+	epoch       time.Time                                  // what ns count from
 	observers   []*observer
 	dropped     atomic.Int64
 	waiters     sync.Pool      // of *waiter[T]
@@ -65,27 +66,37 @@ type Queue[P, T any] struct {
 	cut            bool // Shutdown ran out of time
 	drained        chan struct{}
 	count          counters
-	wake           *worker[P, T] // for unlock
-	answer         *waiter[T]    // for unlock
+	forwarded      map[ref]struct{} // requests that a fallback has
+	leaving        []ref            // those on their way there, for unlock
+	recalls        []place[P, T]    // what is to be canceled there, for unlock
+	wake           *worker[P, T]    // for unlock
+	answer         *waiter[T]       // for unlock
 }
 
 type counters struct {
-	accepted, completed, failed, canceled, retries int64
-	processing, abandoned                          int
-	usage                                          Usage
+	accepted, completed, failed, canceled, retries, fallbacks int64
+	processing, abandoned                                     int
+	usage                                                     Usage
 }
 
 // NewQueue makes a queue for one model. It needs at least one limit, or
 // WithUnlimited. What is wrong with the options, or with a validate tag of P or T,
 // is ErrInvalidConfiguration.
 func NewQueue[P, T any](modelID string, process Processor[P, T], opts ...Option) (*Queue[P, T], error) {
-	q := &Queue[P, T]{modelID: modelID, settings: newSettings(opts), drained: make(chan struct{})}
+	return newQueueOf(modelID, process, opts, nil)
+}
+
+// newQueueOf is NewQueue for a queue that finds its fallbacks by route.
+func newQueueOf[P, T any](modelID string, process Processor[P, T], opts []Option, route func(string) (*Queue[P, T], error)) (*Queue[P, T], error) {
+	q := &Queue[P, T]{modelID: modelID, route: route, settings: newSettings(opts), drained: make(chan struct{})}
 	s := &q.settings
 	switch {
 	case modelID == "":
 		return nil, fmt.Errorf("%w: empty model id, name the model", ErrInvalidConfiguration)
 	case process == nil:
 		return nil, fmt.Errorf("%w: model %q: nil processor", ErrInvalidConfiguration, modelID)
+	case len(s.fallback) > 0 && route == nil:
+		return nil, invalid("model %q: WithFallback needs a Manager, Register the models there", modelID)
 	}
 	err := s.endpointSettings.validate()
 	if err == nil {

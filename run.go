@@ -223,7 +223,18 @@ func (q *Queue[P, T]) rest(w *worker[P, T]) {
 func (q *Queue[P, T]) unlock() {
 	wake, answer := q.wake, q.answer
 	q.wake, q.answer = nil, nil
+	leaving, recalls := q.leaving, q.recalls
+	if leaving != nil || recalls != nil {
+		q.leaving, q.recalls = nil, nil
+		if leaving != nil {
+			q.crew.Add(1)
+		}
+	}
 	q.mu.Unlock()
+	if leaving != nil {
+		go q.travel(leaving)
+	}
+	recall(recalls)
 	for wake != nil {
 		w := wake
 		wake, w.next = w.next, nil
@@ -390,15 +401,21 @@ func (q *Queue[P, T]) decide(now time.Time, rec *record[P, T], err error, mark m
 	case !rec.noWait && rec.ctx.Err() != nil:
 		q.finish(now, rec, stateCanceled, nil, canceledBy(rec.ctx))
 		return
-	case mark < markRetryable || rec.account.number >= q.settings.retry.MaxAttempts:
+	case mark < markRetryable:
 		q.finish(now, rec, stateFailed, nil, q.processingError(rec, err))
+		return
+	case rec.account.number >= q.settings.retry.MaxAttempts:
+		q.fail(now, rec, q.processingError(rec, err))
 		return
 	case q.cut || q.closed && q.paused:
 		err = fmt.Errorf("%w: shut down before another attempt: %w", ErrQueueClosed, q.processingError(rec, err))
 		q.finish(now, rec, stateFailed, nil, err)
 		return
 	case mark == markQuota && !q.settings.keepOnQuota && q.exhausted(q.since(now)):
-		q.finish(now, rec, stateFailed, nil, fmt.Errorf("%w: %w", ErrQuotaExhausted, q.processingError(rec, err)))
+		q.fail(now, rec, fmt.Errorf("%w: %w", ErrQuotaExhausted, q.processingError(rec, err)))
+		return
+	case len(q.settings.fallback) > 0 && q.allOpen():
+		q.fail(now, rec, fmt.Errorf("%w, after: %w", q.openError(), q.processingError(rec, err)))
 		return
 	case mark == markRateLimited || mark == markQuota:
 		q.returnToLine(rec)
@@ -428,18 +445,29 @@ func (q *Queue[P, T]) timeOut(r ref, a *attempt) {
 
 // end finishes a request from outside its processor, wherever it is.
 func (q *Queue[P, T]) end(now time.Time, rec *record[P, T], state recordState, err error) {
+	q.takeOff(rec)
+	q.finish(now, rec, state, nil, err)
+}
+
+// takeOff takes a request out of wherever it is.
+func (q *Queue[P, T]) takeOff(rec *record[P, T]) {
 	switch rec.state {
 	case stateInLine:
 		q.leaveLine(rec)
 	case stateRetrying:
+		rec.state = stateInLine // its entry is stale now
 		q.retries.drop(q.doesNotRetry)
 		q.announceRoom()
 	case stateRunning:
 		rec.account.attempt.cancel(context.Canceled)
 		q.count.processing--
 		q.count.abandoned++
+	case stateForwarded:
+		delete(q.forwarded, rec.ref())
+		if at, ok := rec.account.away.at.(place[P, T]); ok {
+			q.recalls = append(q.recalls, at)
+		}
 	}
-	q.finish(now, rec, state, nil, err)
 }
 
 // doesNotRetry tells which entries of retries are stale.
@@ -452,10 +480,8 @@ func (q *Queue[P, T]) doesNotRetry(r ref) bool {
 // history needs. The request must be out of the line.
 func (q *Queue[P, T]) finish(now time.Time, rec *record[P, T], state recordState, result *T, err error) {
 	rec.state = state
-	if rec.account == nil {
-		q.records.account(rec)
-	}
-	rec.account.ended, rec.account.failure = q.since(now), err
+	acc := q.accountOf(rec)
+	acc.ended, acc.failure = q.since(now), err
 	event := Event{Time: now, Err: err}
 	switch state {
 	case stateCompleted:
@@ -471,12 +497,16 @@ func (q *Queue[P, T]) finish(now time.Time, rec *record[P, T], state recordState
 	for w := rec.waiters; w != nil; {
 		next := w.next
 		q.respond(&w.resp, now, rec, result)
+		w.unserved = acc.unserved
 		w.next, q.answer = q.answer, w
 		w = next
 	}
 	rec.waiters = nil
 	if len(q.observers) > 0 {
-		event.Usage = rec.account.usage()
+		event.Usage = acc.usage()
+		if acc.away != nil {
+			acc.away.overlay(&event.Usage, new(int), &event.Fallback)
+		}
 		q.emitFor(rec, event)
 	}
 	if rec.noWait && state == stateCompleted {

@@ -41,6 +41,7 @@ const (
 	stateInLine
 	stateRetrying // waits for its next attempt, not in line
 	stateRunning
+	stateForwarded // a fallback has it
 	stateCompleted
 	stateFailed
 	stateCanceled

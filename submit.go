@@ -8,11 +8,15 @@ import (
 
 // waiter is someone who waits for a request's end: a Submit, a Wait, or a SubmitAll.
 type waiter[T any] struct {
-	next *waiter[T]
-	resp Response[T]   // written by the queue before it answers
-	done chan struct{} // one token when resp is there
-	sink *sink[T]      // of a SubmitAll, instead of done
+	next     *waiter[T]
+	resp     Response[T]   // written by the queue before it answers
+	done     chan struct{} // one token when resp is there
+	sink     receiver[T]   // takes resp instead of done, unless nil
+	unserved []string      // the models that could not serve the request, when it ended so
 }
+
+// receiver is someone who takes answers other than from a channel.
+type receiver[T any] interface{ put(w *waiter[T]) }
 
 // Submit hands in a request. It waits for the end and returns the final response,
 // with the response's Err as error when it failed or was canceled; with NoWait it
@@ -60,11 +64,16 @@ func (q *Queue[P, T]) receive(w *waiter[T]) (resp Response[T], err error) {
 // abandon ends a request whose caller's context ended. When the request ended
 // first, its result stands.
 func (q *Queue[P, T]) abandon(ctx context.Context, r ref) {
+	q.endAs(r, stateCanceled, canceledBy(ctx))
+}
+
+// endAs ends a request from outside, unless it has ended.
+func (q *Queue[P, T]) endAs(r ref, state recordState, err error) {
 	q.mu.Lock()
 	defer q.unlock()
 	if rec := q.records.get(r); rec != nil && !rec.state.final() {
 		now := time.Now()
-		q.end(now, rec, stateCanceled, canceledBy(ctx))
+		q.end(now, rec, state, err)
 		q.pump(now, nil)
 	}
 }
@@ -108,10 +117,9 @@ func (q *Queue[P, T]) accept(ctx context.Context, req *Request[P], w *waiter[T])
 	if err := q.refuse(now, req); err != nil {
 		return Response[T]{}, ref{}, err
 	}
-	if _, bounded := ctx.Deadline(); (bounded || req.MaxWait > 0) && !q.settings.hopeful {
-		if err := q.tooLate(ctx, now, req, q.forecastNew(now, req)); err != nil {
-			return Response[T]{}, ref{}, err
-		}
+	unserved := q.unserved(ctx, now, req)
+	if unserved != nil && len(q.settings.fallback) == 0 {
+		return Response[T]{}, ref{}, unserved
 	}
 	ns := q.since(now)
 	rec := q.records.add()
@@ -128,7 +136,9 @@ func (q *Queue[P, T]) accept(ctx context.Context, req *Request[P], w *waiter[T])
 	id, r = rec.id, rec.ref()
 	q.count.accepted++
 	q.emitFor(rec, Event{Type: EventQueued, Time: now})
-	if !q.startAtOnce(now, ns, rec) {
+	if unserved != nil {
+		q.sendOn(now, rec, unserved)
+	} else if !q.startAtOnce(now, ns, rec) {
 		q.joinLine(rec)
 		if rec.maxWait > 0 {
 			q.deadlines.add(after(ns, int64(rec.maxWait)), r)
@@ -156,9 +166,6 @@ func (q *Queue[P, T]) accept(ctx context.Context, req *Request[P], w *waiter[T])
 func (q *Queue[P, T]) refuse(now time.Time, req *Request[P]) error {
 	if q.closed {
 		return fmt.Errorf("%w: model %q was shut down, submit elsewhere", ErrQueueClosed, q.modelID)
-	}
-	if !q.settings.keepOnQuota && q.exhausted(q.since(now)) {
-		return q.quotaError()
 	}
 	if req.ID != "" {
 		q.expireHistory(q.since(now))
@@ -272,14 +279,45 @@ func (q *Queue[P, T]) stopWaiting(w *waiter[T], requestID string) (Response[T], 
 // Status says where a request is, without waiting. Its error is ErrRequestNotFound
 // or nil: that the request failed stands in the response.
 func (q *Queue[P, T]) Status(requestID string) (Response[T], error) {
+	resp, at, err := q.statusHere(requestID)
+	if at == nil {
+		return resp, err
+	}
+	there, ok := at.q.statusThere(at.r)
+	if !ok {
+		return resp, nil // it ended there, and is about to end here
+	}
+	resp.ModelID, resp.Status, resp.WaitsFor = there.ModelID, there.Status, there.WaitsFor
+	resp.Position, resp.EstimatedStart = there.Position, there.EstimatedStart
+	return resp, nil
+}
+
+// statusHere is Status, and where the request is when a fallback has it.
+func (q *Queue[P, T]) statusHere(requestID string) (resp Response[T], at *place[P, T], err error) {
 	q.mu.Lock()
 	defer q.unlock()
 	now := time.Now()
 	rec, err := q.lookup(now, requestID)
 	if err != nil {
-		return Response[T]{}, err
+		return Response[T]{}, nil, err
 	}
-	return q.response(now, rec, kept[T](rec)), nil
+	if rec.state == stateForwarded {
+		if p, ok := rec.account.away.at.(place[P, T]); ok {
+			at = &p
+		}
+	}
+	return q.response(now, rec, kept[T](rec)), at, nil
+}
+
+// statusThere is the status of a request that came from another model, false when it
+// has ended.
+func (q *Queue[P, T]) statusThere(r ref) (resp Response[T], ok bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if rec := q.records.get(r); rec != nil && !rec.state.final() {
+		return q.response(time.Now(), rec, nil), true
+	}
+	return resp, false
 }
 
 // Cancel ends a request as canceled. One that waits leaves the line at once; of one
@@ -318,13 +356,15 @@ func (q *Queue[P, T]) UpdateUsage(requestID string, u Usage) error {
 	switch {
 	case rec.state == stateInLine || rec.state == stateRetrying:
 		q.reestimate(now, rec, u)
+	case rec.state == stateForwarded || rec.account.away != nil:
+		err = fmt.Errorf("%w: request %q is at model %q, update it there", ErrRequestNotFound, requestID, rec.account.away.modelID)
 	case rec.account.attempt != nil:
 		rec.account.attempt.revise(u)
 	case rec.account.number > 0:
 		q.book(now, rec.account, u)
 	}
 	q.pump(now, nil)
-	return nil
+	return err
 }
 
 // reestimate replaces what a waiting request will reserve.
