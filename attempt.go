@@ -60,6 +60,7 @@ type account struct {
 	charge   window.Reservation
 	shared   []SharedReservation
 	heeds    heeder   // the worker, for observations
+	follows  bool     // another request's account has what its call used
 	away     *away    // nil unless it was handed to a fallback
 	unserved []string // the models that could not serve it, nil when it ended otherwise
 }

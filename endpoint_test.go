@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// calls notes which endpoint was called, when and by whom.
-type calls struct {
+// callLog notes which endpoint was called, when and by whom.
+type callLog struct {
 	mu  sync.Mutex
 	all []called
 }
@@ -28,7 +28,7 @@ type called struct {
 }
 
 // at is a processor of that endpoint which works as long as d says.
-func (c *calls) at(endpoint string, d time.Duration) Processor[int, string] {
+func (c *callLog) at(endpoint string, d time.Duration) Processor[int, string] {
 	return func(ctx context.Context, r Request[int]) (string, error) {
 		c.mu.Lock()
 		c.all = append(c.all, called{endpoint, time.Now(), r.Params, r.Estimate.Total()})
@@ -38,7 +38,7 @@ func (c *calls) at(endpoint string, d time.Duration) Processor[int, string] {
 	}
 }
 
-func (c *calls) of(endpoint string) (at []called) {
+func (c *callLog) of(endpoint string) (at []called) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, e := range c.all {
@@ -50,7 +50,7 @@ func (c *calls) of(endpoint string) (at []called) {
 }
 
 // inOrder checks that whoever came first, by params, did not start after others.
-func (c *calls) inOrder(t *testing.T) {
+func (c *callLog) inOrder(t *testing.T) {
 	t.Helper()
 	at := make([]time.Time, len(c.all))
 	for _, call := range c.all {
@@ -63,7 +63,7 @@ func (c *calls) inOrder(t *testing.T) {
 
 func TestEndpointsAddUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var c calls
+		var c callLog
 		q, err := NewQueue("m", c.at("m", time.Second), WithLimits(RPM(10)), WithMargin(0))
 		require.NoError(t, err)
 		require.NoError(t, q.AddEndpoint("eu", c.at("eu", time.Second), WithLimits(RPM(30), Concurrent(5)), WithMargin(0)))
@@ -86,7 +86,7 @@ func TestEndpointsKeepTheirLimits(t *testing.T) {
 	for seed := range uint64(30) {
 		synctest.Test(t, func(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(seed, 5))
-			var c calls
+			var c callLog
 			limits := map[string][]Limit{}
 			random := func(name string) []Limit {
 				limits[name] = []Limit{RPM(1 + rnd.Int64N(10)), TPM(100 + rnd.Int64N(300)), Concurrent(1 + rnd.Int64N(6))}
@@ -128,7 +128,7 @@ func TestEndpointsKeepTheirLimits(t *testing.T) {
 
 func TestARequestGoesWhereItFits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var c calls
+		var c callLog
 		q, err := NewQueue("m", c.at("m", 0), WithLimits(TPM(100)))
 		require.NoError(t, err)
 		_, err = q.Submit(t.Context(), Request[int]{Estimate: in(500)})
@@ -152,7 +152,7 @@ func TestAPausedEndpointIsPassedOver(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var c calls
+				var c callLog
 				var events []Event
 				q, err := NewQueue("m", func(ctx context.Context, _ Request[int]) (string, error) {
 					Observe(ctx, says)
@@ -185,7 +185,7 @@ func TestAPausedEndpointIsPassedOver(t *testing.T) {
 
 func TestRemoveEndpoint(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var c calls
+		var c callLog
 		q, err := NewQueue("m", c.at("m", time.Minute), WithLimits(Concurrent(1)))
 		require.NoError(t, err)
 		require.NoError(t, q.AddEndpoint("eu", c.at("eu", time.Second), WithLimits(Concurrent(1))))
@@ -249,7 +249,7 @@ func TestEndpointsThatMakeNoSense(t *testing.T) {
 // place there goes to who still needs it.
 func TestEndpointsWithSharedLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var c calls
+		var c callLog
 		shared := NewSharedLimits(RPM(2))
 		q, err := NewQueue("m", c.at("m", time.Second), WithSharedLimits(shared))
 		require.NoError(t, err)
@@ -354,7 +354,7 @@ func TestBreakerOpensIsProbedAndCloses(t *testing.T) {
 
 func TestAnOpenEndpointIsPassedOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var c calls
+		var c callLog
 		down := func(context.Context, Request[int]) (string, error) { return "", Retryable(errBoom) }
 		q, err := NewQueue("m", down, WithUnlimited(), WithBreaker(func(string) Breaker { return &scripted{limit: 2} }))
 		require.NoError(t, err)
@@ -414,7 +414,7 @@ func TestWhatABreakerCounts(t *testing.T) {
 func TestBreakerAndCanceledCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &scripted{limit: 1}
-		var c calls
+		var c callLog
 		q, err := NewQueue("m", c.at("m", time.Second), WithUnlimited(), WithBreaker(func(string) Breaker { return b }))
 		require.NoError(t, err)
 		cancel := func() {

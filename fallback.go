@@ -152,8 +152,9 @@ func (q *Queue[P, T]) tryNext(r ref) (again bool) {
 	}
 	w := &waiter[T]{sink: homecoming[P, T]{q, r, a}}
 	at := place[P, T]{q: target}
-	if err = target.prepare(ctx, &req); err == nil {
-		_, at.r, err = target.accept(ctx, &req, w)
+	key, err := target.prepare(ctx, &req)
+	if err == nil {
+		_, at.r, err = target.accept(ctx, &req, key, w)
 	}
 	if !req.NoWait && ctx.Err() != nil {
 		q.endAs(r, stateCanceled, canceledBy(ctx))
@@ -161,7 +162,7 @@ func (q *Queue[P, T]) tryNext(r ref) (again bool) {
 	}
 	if errors.Is(err, ErrDuplicateRequest) {
 		req.ID = "" // it keeps its id here
-		_, at.r, err = target.accept(ctx, &req, w)
+		_, at.r, err = target.accept(ctx, &req, key, w)
 	}
 	if err != nil {
 		return q.turnedAway(r, a, err)

@@ -223,13 +223,13 @@ type Forecast struct {
 // arrived, without submitting it. It refuses what Submit would refuse, for its size,
 // its params, an exhausted quota or its deadline. What a fallback would do it does not say.
 func (q *Queue[P, T]) Estimate(ctx context.Context, req Request[P]) (Forecast, error) {
-	if err := q.prepare(ctx, &req); err != nil {
+	if _, err := q.prepare(ctx, &req); err != nil {
 		return Forecast{}, err
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := time.Now()
-	if err := q.refuse(now, &req); err != nil {
+	if err := q.refuse(now, &req, false); err != nil {
 		return Forecast{}, err
 	}
 	if err := q.unserved(ctx, now, &req); err != nil && len(q.settings.fallback) == 0 {

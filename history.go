@@ -84,6 +84,12 @@ func (q *Queue[P, T]) response(now time.Time, rec *record[P, T], result *T) (r R
 
 // respond writes a snapshot of rec into r, which is empty.
 func (q *Queue[P, T]) respond(r *Response[T], now time.Time, rec *record[P, T], result *T) {
+	if rec.state == stateFollowing {
+		q.respond(r, now, q.calls.byFollower[rec.ref()].rec, nil)
+		r.RequestID, r.Usage = rec.id, Usage{}
+		r.Metadata, r.CreatedAt = rec.metadata, q.epoch.Add(time.Duration(rec.created))
+		return
+	}
 	r.RequestID, r.ModelID, r.Status = rec.id, q.modelID, rec.state.status()
 	r.Metadata, r.CreatedAt = rec.metadata, q.epoch.Add(time.Duration(rec.created))
 	if a := rec.account; a != nil {

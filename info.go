@@ -17,6 +17,7 @@ type QueueInfo struct {
 	Failed     int64  `json:"failed"`
 	Canceled   int64  `json:"canceled"`
 	Retries    int64  `json:"retries"`   // attempts after the first
+	Coalesced  int64  `json:"coalesced"` // requests that shared the call of an earlier one (WithCoalescing)
 	Fallbacks  int64  `json:"fallbacks"` // requests handed to a fallback model, once for each such model
 	// Abandoned counts processors that still run although their request ended
 	// (canceled or timed out). Each holds its slot until it returns.

@@ -11,11 +11,12 @@ func (q *Queue[P, T]) Info() QueueInfo {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := time.Now()
+	pending, processing, forwarded := q.alike()
 	info := QueueInfo{
-		ModelID: q.modelID, Pending: q.pending(), Processing: q.count.processing,
+		ModelID: q.modelID, Pending: q.pending() + pending, Processing: q.count.processing + processing,
 		Accepted: q.count.accepted, Completed: q.count.completed, Failed: q.count.failed,
 		Canceled: q.count.canceled, Retries: q.count.retries, Abandoned: q.count.abandoned,
-		Forwarded: len(q.forwarded), Fallbacks: q.count.fallbacks, Paused: q.paused, Closed: q.closed, Dropped: q.dropped.Load(), Usage: q.count.usage,
+		Forwarded: len(q.forwarded) + forwarded, Coalesced: q.count.coalesced, Fallbacks: q.count.fallbacks, Paused: q.paused, Closed: q.closed, Dropped: q.dropped.Load(), Usage: q.count.usage,
 	}
 	for _, e := range q.endpoints {
 		i := q.endpointInfo(now, e)
@@ -58,8 +59,14 @@ func (q *Queue[P, T]) Requests(limit int) []RequestInfo {
 	now := time.Now()
 	q.expireHistory(q.since(now))
 	var infos []RequestInfo
-	add := func(rec *record[P, T]) bool {
-		if rec != nil && len(infos) < limit {
+	var add func(rec *record[P, T]) bool
+	add = func(rec *record[P, T]) bool {
+		switch {
+		case rec != nil && rec.call:
+			for _, follower := range q.sharing(rec) {
+				add(follower)
+			}
+		case rec != nil && len(infos) < limit:
 			infos = append(infos, q.requestInfo(now, rec))
 		}
 		return len(infos) < limit
@@ -75,9 +82,12 @@ func (q *Queue[P, T]) Requests(limit int) []RequestInfo {
 		if len(infos) == limit {
 			break
 		}
+		from := len(infos)
 		add(rec)
 		if ahead++; rec.state == stateInLine {
-			infos[len(infos)-1].Position = ahead
+			for i := range infos[from:] {
+				infos[from+i].Position = ahead
+			}
 		}
 	}
 	for i := q.history.count - 1; i >= 0; i-- {

@@ -38,6 +38,7 @@ type endpointSettings struct {
 // queueSettings is what holds for a whole queue.
 type queueSettings struct {
 	estimator   any // func(Request[P]) Usage
+	coalesce    any // func(Request[P]) string
 	retry       RetryPolicy
 	timeout     time.Duration
 	maxQueued   int

@@ -27,6 +27,7 @@ type Queue[P, T any] struct {
 	checkParams func(P) error                              // nil: nothing to check
 	checkResult func(T) error                              // nil: nothing to check
 	estimate    func(Request[P]) Usage                     // nil: no estimator
+	coalesce    func(Request[P]) string                    // nil: no request shares its call
 	usageOf     func(result *T) Usage                      // nil: T is no UsageReporter
 	epoch       time.Time                                  // what ns count from
 	observers   []*observer
@@ -42,6 +43,7 @@ type Queue[P, T any] struct {
 	// done by unlock.
 	mu             sync.Mutex
 	records        store[P, T]
+	calls          calls[P, T] // that several requests may share
 	line           line.Line
 	demand         demand      // what waits in line, for forecasts
 	endpoints      []*endpoint // at least one; never changed in place
@@ -74,9 +76,9 @@ type Queue[P, T any] struct {
 }
 
 type counters struct {
-	accepted, completed, failed, canceled, retries, fallbacks int64
-	processing, abandoned                                     int
-	usage                                                     Usage
+	accepted, completed, failed, canceled, retries, fallbacks, coalesced int64
+	processing, abandoned                                                int
+	usage                                                                Usage
 }
 
 // NewQueue makes a queue for one model. It needs at least one limit, or
@@ -110,6 +112,9 @@ func newQueueOf[P, T any](modelID string, process Processor[P, T], opts []Option
 	}
 	if err == nil {
 		q.estimate, err = estimatorFor[P](s.estimator)
+	}
+	if err == nil {
+		q.coalesce, err = coalescerFor[P](s.coalesce)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("model %q: %w", modelID, err)
@@ -196,7 +201,8 @@ func (q *Queue[P, T]) ModelID() string { return q.modelID }
 func (q *Queue[P, T]) Len() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.pending()
+	pending, _, _ := q.alike()
+	return q.pending() + pending
 }
 
 func (q *Queue[P, T]) pending() int { return q.line.Len() + q.retries.live }

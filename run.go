@@ -147,6 +147,13 @@ func (q *Queue[P, T]) start(now time.Time, rec *record[P, T], s seat, free *work
 		acc.used, acc.reported = Usage{}, false
 		q.count.retries++
 	}
+	if rec.call && acc.number == 0 {
+		for _, follower := range q.sharing(rec) {
+			if follower.maxWait > 0 {
+				q.deadlines.drop(q.doesNotWaitFirst)
+			}
+		}
+	}
 	if acc.number == 0 {
 		q.budget.first(q.settings.retry.Budget)
 	}
@@ -445,7 +452,11 @@ func (q *Queue[P, T]) timeOut(r ref, a *attempt) {
 
 // end finishes a request from outside its processor, wherever it is.
 func (q *Queue[P, T]) end(now time.Time, rec *record[P, T], state recordState, err error) {
-	q.takeOff(rec)
+	if rec.state == stateFollowing {
+		q.unfollow(now, rec)
+	} else {
+		q.takeOff(rec)
+	}
 	q.finish(now, rec, state, nil, err)
 }
 
@@ -479,6 +490,10 @@ func (q *Queue[P, T]) doesNotRetry(r ref) bool {
 // finish gives a request its final status, answers who waits and keeps what the
 // history needs. The request must be out of the line.
 func (q *Queue[P, T]) finish(now time.Time, rec *record[P, T], state recordState, result *T, err error) {
+	if rec.call {
+		q.finishCall(now, rec, state, result, err)
+		return
+	}
 	rec.state = state
 	acc := q.accountOf(rec)
 	acc.ended, acc.failure = q.since(now), err

@@ -264,8 +264,7 @@ func (q *Queue[P, T]) expireWaits(now time.Time, ns int64) bool {
 			continue
 		}
 		rec := q.records.get(r)
-		q.leaveLine(rec)
-		q.finish(now, rec, stateFailed, nil, q.waitedTooLong(rec))
+		q.end(now, rec, stateFailed, q.waitedTooLong(rec))
 		any = true
 	}
 	return any

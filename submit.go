@@ -32,15 +32,16 @@ type receiver[T any] interface{ put(w *waiter[T]) }
 // When ctx ends first, a waiting request leaves the line without using quota and a
 // running one has its processor's context canceled; Submit returns at once.
 func (q *Queue[P, T]) Submit(ctx context.Context, req Request[P]) (Response[T], error) {
-	if err := q.prepare(ctx, &req); err != nil {
+	key, err := q.prepare(ctx, &req)
+	if err != nil {
 		return Response[T]{}, err
 	}
 	if req.NoWait {
-		resp, _, err := q.accept(ctx, &req, nil)
+		resp, _, err := q.accept(ctx, &req, key, nil)
 		return resp, err
 	}
 	w := q.waiters.Get().(*waiter[T])
-	_, r, err := q.accept(ctx, &req, w)
+	_, r, err := q.accept(ctx, &req, key, w)
 	if err != nil {
 		q.waiters.Put(w)
 		return Response[T]{}, err
@@ -79,8 +80,19 @@ func (q *Queue[P, T]) endAs(r ref, state recordState, err error) {
 }
 
 // prepare does what needs no lock: it checks the request, runs the caller's
-// validation and estimator, and fills the model in.
-func (q *Queue[P, T]) prepare(ctx context.Context, req *Request[P]) error {
+// validation, estimator and coalescing, and fills the model in. key is that of the call
+// that the request may share, empty when it shares none.
+func (q *Queue[P, T]) prepare(ctx context.Context, req *Request[P]) (key string, err error) {
+	if err := q.check(ctx, req); err != nil || q.coalesce == nil {
+		return "", err
+	}
+	if err := recovered(func() { key = q.coalesce(*req) }); err != nil {
+		return "", fmt.Errorf("%w: the coalescing key panicked: %w", ErrInvalidParams, err)
+	}
+	return key, nil
+}
+
+func (q *Queue[P, T]) check(ctx context.Context, req *Request[P]) error {
 	switch {
 	case ctx.Err() != nil:
 		return canceledBy(ctx)
@@ -110,14 +122,18 @@ func (q *Queue[P, T]) prepare(ctx context.Context, req *Request[P]) error {
 }
 
 // accept puts a prepared request in line and starts what may start.
-func (q *Queue[P, T]) accept(ctx context.Context, req *Request[P], w *waiter[T]) (resp Response[T], r ref, err error) {
+func (q *Queue[P, T]) accept(ctx context.Context, req *Request[P], key string, w *waiter[T]) (resp Response[T], r ref, err error) {
 	q.mu.Lock()
 	defer q.unlock()
 	now := time.Now()
-	if err := q.refuse(now, req); err != nil {
+	shared := key != "" && q.calls.byKey[key] != nil // it costs nothing more
+	if err := q.refuse(now, req, shared); err != nil {
 		return Response[T]{}, ref{}, err
 	}
-	unserved := q.unserved(ctx, now, req)
+	var unserved error
+	if !shared {
+		unserved = q.unserved(ctx, now, req)
+	}
 	if unserved != nil && len(q.settings.fallback) == 0 {
 		return Response[T]{}, ref{}, unserved
 	}
@@ -136,14 +152,24 @@ func (q *Queue[P, T]) accept(ctx context.Context, req *Request[P], w *waiter[T])
 	id, r = rec.id, rec.ref()
 	q.count.accepted++
 	q.emitFor(rec, Event{Type: EventQueued, Time: now})
-	if unserved != nil {
-		q.sendOn(now, rec, unserved)
-	} else if !q.startAtOnce(now, ns, rec) {
-		q.joinLine(rec)
+	work := rec
+	if key != "" {
+		work = q.follow(now, rec, key)
+	}
+	switch {
+	case work == nil: // it shares a call
+		if rec.maxWait > 0 && !q.doesNotWaitFirst(r) {
+			q.deadlines.add(after(ns, int64(rec.maxWait)), r)
+			q.arm(ns)
+		}
+	case unserved != nil:
+		q.sendOn(now, work, unserved)
+	case !q.startAtOnce(now, ns, work):
+		q.joinLine(work)
 		if rec.maxWait > 0 {
 			q.deadlines.add(after(ns, int64(rec.maxWait)), r)
 		}
-		if head, _ := q.line.Head(); head == rec.handle {
+		if head, _ := q.line.Head(); head == work.handle {
 			q.pump(now, nil)
 		} else if rec.maxWait > 0 {
 			q.arm(ns)
@@ -157,13 +183,17 @@ func (q *Queue[P, T]) accept(ctx context.Context, req *Request[P], w *waiter[T])
 		if rec.state == stateInLine {
 			f := q.forecastLast(now, rec)
 			resp.Position, resp.EstimatedStart, resp.WaitsFor = q.line.Rank(rec.handle), f.at, f.waitsFor
+		} else if rec.state == stateFollowing {
+			now := q.response(now, rec, nil)
+			resp.Position, resp.EstimatedStart, resp.WaitsFor = now.Position, now.EstimatedStart, now.WaitsFor
 		}
 	}
 	return resp, r, nil
 }
 
-// refuse says why the queue does not take a request, or nil.
-func (q *Queue[P, T]) refuse(now time.Time, req *Request[P]) error {
+// refuse says why the queue does not take a request, or nil. One that shares a call
+// takes no room.
+func (q *Queue[P, T]) refuse(now time.Time, req *Request[P], shared bool) error {
 	if q.closed {
 		return fmt.Errorf("%w: model %q was shut down, submit elsewhere", ErrQueueClosed, q.modelID)
 	}
@@ -178,7 +208,7 @@ func (q *Queue[P, T]) refuse(now time.Time, req *Request[P]) error {
 			return err
 		}
 	}
-	if limit := q.settings.maxQueued; limit > 0 && q.pending() >= limit {
+	if limit := q.settings.maxQueued; limit > 0 && !shared && q.pending() >= limit {
 		return fmt.Errorf("%w: model %q has %d requests waiting, try later or raise WithMaxQueued", ErrQueueFull, q.modelID, limit)
 	}
 	return nil
@@ -213,6 +243,9 @@ func (q *Queue[P, T]) leftLine(rec *record[P, T]) {
 // doesNotWaitFirst tells which entries of deadlines are stale.
 func (q *Queue[P, T]) doesNotWaitFirst(r ref) bool {
 	rec := q.records.get(r)
+	if rec != nil && rec.state == stateFollowing {
+		rec = q.calls.byFollower[r].rec
+	}
 	return rec == nil || rec.state != stateInLine || rec.account != nil
 }
 
@@ -301,12 +334,22 @@ func (q *Queue[P, T]) statusHere(requestID string) (resp Response[T], at *place[
 	if err != nil {
 		return Response[T]{}, nil, err
 	}
-	if rec.state == stateForwarded {
-		if p, ok := rec.account.away.at.(place[P, T]); ok {
-			at = &p
-		}
+	if c := q.calls.byFollower[rec.ref()]; c != nil {
+		at = whereAway(c.rec)
+	} else {
+		at = whereAway(rec)
 	}
 	return q.response(now, rec, kept[T](rec)), at, nil
+}
+
+// whereAway is where a fallback has rec, nil when none has.
+func whereAway[P, T any](rec *record[P, T]) *place[P, T] {
+	if rec.state == stateForwarded {
+		if p, ok := rec.account.away.at.(place[P, T]); ok {
+			return &p
+		}
+	}
+	return nil
 }
 
 // statusThere is the status of a request that came from another model, false when it
@@ -353,9 +396,14 @@ func (q *Queue[P, T]) UpdateUsage(requestID string, u Usage) error {
 	if err != nil {
 		return err
 	}
+	if rec.state == stateFollowing {
+		rec = q.calls.byFollower[rec.ref()].rec
+	}
 	switch {
 	case rec.state == stateInLine || rec.state == stateRetrying:
 		q.reestimate(now, rec, u)
+	case rec.account.follows:
+		err = q.errShared(requestID)
 	case rec.state == stateForwarded || rec.account.away != nil:
 		err = fmt.Errorf("%w: request %q is at model %q, update it there", ErrRequestNotFound, requestID, rec.account.away.modelID)
 	case rec.account.attempt != nil:
