@@ -47,9 +47,11 @@ func (o ObservedLimit) limit() (Limit, error) {
 }
 
 // ignorant reports whether the queue still has to learn its first limit: until then
-// it runs one request at a time.
+// it runs one request at a time. A bound on concurrency says nothing of requests or
+// tokens.
 func (q *Queue[P, T]) ignorant() bool {
-	return q.settings.learn && len(q.limits) == 0 && len(q.shared) == 0 && !q.learned.none
+	return q.settings.learn && len(q.shared) == 0 && !q.learned.none &&
+		!slices.ContainsFunc(q.limits, func(l Limit) bool { return l.Kind != KindConcurrent })
 }
 
 // noneStated notes that an answer came without limits: waiting for one helps nobody.

@@ -97,8 +97,18 @@ func TestAnswersCorrectLimits(t *testing.T) {
 }
 
 // A queue without limits sends one request, and all that it learned it may send when
-// the answer's headers are there, not when the answer ends.
+// the answer's headers are there, not when the answer ends. A bound on concurrency is
+// none of the limits that it waits for.
 func TestLimitsAreLearnedFromTheFirstAnswer(t *testing.T) {
+	for name, opts := range map[string][]Option{
+		"nothing configured":   {WithLearnedLimits()},
+		"concurrency is known": {WithLearnedLimits(), WithLimits(Concurrent(64))},
+	} {
+		t.Run(name, func(t *testing.T) { testLearning(t, opts...) })
+	}
+}
+
+func testLearning(t *testing.T, opts ...Option) {
 	synctest.Test(t, func(t *testing.T) {
 		var starts startsOf
 		q := newQueue(t, func(ctx context.Context, _ Request[int]) (int, error) {
@@ -107,7 +117,7 @@ func TestLimitsAreLearnedFromTheFirstAnswer(t *testing.T) {
 			Observe(ctx, states(20, int64(20-n), time.Minute))
 			nap(ctx, 10*time.Second)
 			return 0, nil
-		}, WithLearnedLimits())
+		}, opts...)
 		for range 50 {
 			post(t, q, Request[int]{})
 		}
