@@ -37,7 +37,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	process := func(ctx context.Context, req llmqueue.Request[string]) (string, error) {
 		reply, err := provider.Ask(ctx, req.ModelID, req.Params, 200)
 		if err != nil {
-			return "", chat.Mark(err) // retry it, slow down, or give up
+			return "", err // retry it, slow down, or give up
 		}
 		llmqueue.ReportUsage(ctx, reply.Usage) // what the call really took
 		return reply.Text, nil
