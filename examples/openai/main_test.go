@@ -1,8 +1,6 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -11,28 +9,16 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/llmqueue/llmqueue/examples/internal/chat"
+	"github.com/llmqueue/llmqueue/examples/internal/exampletest"
 )
 
-// runExample runs the program against the simulator, in virtual time, and returns
-// what it printed. It is interrupted after a while, unless that is zero.
+// runExample runs the program against the simulator and returns what it printed.
 func runExample(t *testing.T, interrupt time.Duration, args ...string) (string, error) {
 	t.Helper()
-	t.Setenv(chat.KeyVariable, "")
-	var out strings.Builder
-	var err error
-	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancelCause(t.Context())
-		defer cancel(nil)
-		if interrupt > 0 {
-			time.AfterFunc(interrupt, func() { cancel(errors.New("Ctrl-C")) })
-		}
-		err = run(ctx, args, &out)
-	})
-	return out.String(), err
+	return exampletest.Run(t, run, interrupt, args...)
 }
 
 // row returns the number that the final table has in a row.
