@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/llmqueue/llmqueue/internal/window"
 )
 
 // This file corrects the queue's limits by what the provider's answers say. It runs
@@ -64,7 +66,7 @@ func (q *Queue[P, T]) noneStated(now time.Time) {
 
 // learn takes over what an answer says about the limits.
 func (q *Queue[P, T]) learn(now time.Time, w *worker[P, T], o Observation) {
-	changed := false
+	first, changed := q.ignorant(), false
 	for _, seen := range o.Limits {
 		l, err := seen.limit()
 		if err != nil {
@@ -87,6 +89,9 @@ func (q *Queue[P, T]) learn(now time.Time, w *worker[P, T], o Observation) {
 		}
 	}
 	if changed && q.adopt(now) {
+		if first {
+			q.chargeAnew(now, &w.attempt.account.charge)
+		}
 		q.emit(Event{Type: EventLimitLearned, Time: now, Limits: slices.Clone(q.limits)})
 	}
 	for _, seen := range o.Limits {
@@ -95,6 +100,17 @@ func (q *Queue[P, T]) learn(now time.Time, w *worker[P, T], o Observation) {
 		}
 	}
 	q.learned.watched = q.learned.watched || len(o.Limits) > 0
+}
+
+// chargeAnew books the call that taught the first limits in them: it started before
+// they were there to count it, but the provider counted it.
+func (q *Queue[P, T]) chargeAnew(now time.Time, r *window.Reservation) {
+	c := r.Charge()
+	if anew, ok := q.own.Reserve(now, c); ok {
+		*r = anew
+	} else {
+		q.own.Add(now, c) // larger than a limit: nothing of it is given back
+	}
 }
 
 // learnShared tells a shared set that has this limit.
