@@ -61,7 +61,7 @@ func TestQueueIsNeverRefused(t *testing.T) {
 				args []string
 				more float64 // what is reserved for answers under way is more than they use
 			}{
-				{nil, 0}, {[]string{"-known"}, 0}, {[]string{"-charge", "used"}, 0.02},
+				{nil, 0}, {[]string{"-known"}, 0}, {[]string{"-charge", "used"}, 0.04},
 			} {
 				t.Run(strings.Join([]string{minute.name, limits.name, strings.Join(how.args, " ")}, "/"), func(t *testing.T) {
 					out, err := runExample(t, 0, slices.Concat(minute.args, limits.args, how.args)...)
@@ -86,6 +86,23 @@ func TestQueueIsNeverRefused(t *testing.T) {
 					}
 				})
 			}
+		}
+	}
+}
+
+// A large limit is learned to the last request: the call that taught it counts too.
+func TestLargeLimitIsLearnedExactly(t *testing.T) {
+	in := filepath.Join(t.TempDir(), "in.jsonl")
+	if err := os.WriteFile(in, []byte(strings.Repeat(`{"prompt":"Why?"}`+"\n", 250)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := runExample(t, 0, "-input", in, "-rpm", "100", "-tpm", "1000000", "-concurrency", "200", "-period", "1m")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]int{"accepted by the server": 250, "refused by the server": 0} {
+		if got := row(t, out, name); got != want {
+			t.Errorf("%s: %d, want %d\n%s", name, got, want, out)
 		}
 	}
 }
