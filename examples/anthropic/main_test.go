@@ -37,4 +37,8 @@ func TestRun(t *testing.T) {
 			t.Fatalf("limits %v, want amounts of 50, 30000 and 8000, each used\n%s", limits, out)
 		}
 	}
+	// What answers did not use is given back; the failed attempt's 200 stay.
+	if requests, output := limits[0][0], limits[2][0]; requests != 9 || output != total[1]+200 {
+		t.Errorf("%v requests and %v output tokens are charged, want 9 and %v\n%s", requests, output, total[1]+200, out)
+	}
 }

@@ -10,7 +10,7 @@ import (
 // is answered, one at a time.
 func TestRun(t *testing.T) {
 	out := exampletest.Output(t, run)
-	exampletest.Wants(t, out, "5 of 5 questions answered")
+	exampletest.Wants(t, out, "5 of 5 questions answered", "concurrent        0 used,       1 left")
 	calls := exampletest.Numbers(t, out, `^Calls: (\d+) accepted, (\d+) refused, (\d+) met an overloaded server, (\d+) failed$`)[0]
 	if calls[0] != 6 || calls[1] != 0 || calls[2] == 0 || calls[3] != 0 {
 		t.Errorf("calls %v, want 6 accepted (the other program's among them), none refused or failed, some overloaded\n%s", calls, out)
