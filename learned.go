@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/llmqueue/llmqueue/internal/window"
 )
 
 // This file corrects the queue's limits by what the provider's answers say. It runs
@@ -47,9 +49,11 @@ func (o ObservedLimit) limit() (Limit, error) {
 }
 
 // ignorant reports whether the endpoint still has to learn its first limit: until then
-// it runs one request at a time.
+// it runs one request at a time. A bound on concurrency says nothing of requests or
+// tokens.
 func (e *endpoint) ignorant() bool {
-	return e.learn && len(e.limits) == 0 && len(e.shared) == 0 && !e.learned.none
+	return e.learn && len(e.shared) == 0 && !e.learned.none &&
+		!slices.ContainsFunc(e.limits, func(l Limit) bool { return l.Kind != KindConcurrent })
 }
 
 // noneStated notes that an answer came without limits: waiting for one helps nobody.
@@ -63,6 +67,7 @@ func (q *Queue[P, T]) noneStated(now time.Time, e *endpoint) {
 // learn takes over what an answer says about the limits.
 func (q *Queue[P, T]) learn(now time.Time, w *worker[P, T], o Observation) {
 	e, changed := w.endpoint, false
+	first := e.ignorant()
 	for _, seen := range o.Limits {
 		l, err := seen.limit()
 		if err != nil {
@@ -85,6 +90,9 @@ func (q *Queue[P, T]) learn(now time.Time, w *worker[P, T], o Observation) {
 		}
 	}
 	if changed && q.adopt(now, e) {
+		if first {
+			e.chargeAnew(now, &w.attempt.account.charge)
+		}
 		q.emit(Event{Type: EventLimitLearned, Time: now, Endpoint: e.name, Limits: slices.Clone(e.limits)})
 	}
 	for _, seen := range o.Limits {
@@ -93,6 +101,17 @@ func (q *Queue[P, T]) learn(now time.Time, w *worker[P, T], o Observation) {
 		}
 	}
 	e.learned.watched = e.learned.watched || len(o.Limits) > 0
+}
+
+// chargeAnew books the call that taught the first limits in them: it started before
+// they were there to count it, but the provider counted it.
+func (e *endpoint) chargeAnew(now time.Time, r *window.Reservation) {
+	c := r.Charge()
+	if anew, ok := e.own.Reserve(now, c); ok {
+		*r = anew
+	} else {
+		e.own.Add(now, c) // larger than a limit: nothing of it is given back
+	}
 }
 
 // learnShared tells a shared set that has this limit.

@@ -97,27 +97,81 @@ func TestAnswersCorrectLimits(t *testing.T) {
 }
 
 // A queue without limits sends one request, and all that it learned it may send when
-// the answer's headers are there, not when the answer ends.
+// the answer's headers are there, not when the answer ends. A bound on concurrency is
+// none of the limits that it waits for.
 func TestLimitsAreLearnedFromTheFirstAnswer(t *testing.T) {
+	for name, opts := range map[string][]Option{
+		"nothing configured":   {WithLearnedLimits()},
+		"concurrency is known": {WithLearnedLimits(), WithLimits(Concurrent(250))},
+	} {
+		// One call is within the noise of the larger limit.
+		for _, limit := range []int{20, 200} {
+			t.Run(fmt.Sprint(name, " ", limit), func(t *testing.T) { testLearning(t, limit, opts...) })
+		}
+	}
+}
+
+func testLearning(t *testing.T, limit int, opts ...Option) {
 	synctest.Test(t, func(t *testing.T) {
 		var starts startsOf
 		q := newQueue(t, func(ctx context.Context, _ Request[int]) (int, error) {
 			n := starts.note()
 			nap(ctx, time.Second)
-			Observe(ctx, states(20, int64(20-n), time.Minute))
+			Observe(ctx, states(int64(limit), int64(limit-n), time.Minute))
 			nap(ctx, 10*time.Second)
 			return 0, nil
-		}, WithLearnedLimits())
-		for range 50 {
+		}, opts...)
+		for range limit + 30 {
 			post(t, q, Request[int]{})
 		}
 		time.Sleep(999 * time.Millisecond)
 		require.Equal(t, 1, starts.count(), "before the first answer")
 		time.Sleep(2 * time.Millisecond)
 		synctest.Wait()
-		require.Equal(t, 20, starts.count(), "once the limit is known")
-		assert.Equal(t, []Limit{RPM(20).Per(0)}, []Limit{q.Info().Limits[0].Limit})
+		require.Equal(t, limit, starts.count(), "once the limit is known")
+		assert.Equal(t, []Limit{RPM(int64(limit)).Per(0)}, []Limit{q.Info().Limits[0].Limit})
 	})
+}
+
+// The call that taught the limits is charged to them like any other: what it reserved,
+// then what it used. The provider's figures are too coarse to tell.
+func TestFirstAnswerIsCharged(t *testing.T) {
+	for _, c := range []struct {
+		name                    string
+		tokens, reserved, after int64
+	}{
+		{"small", 100_000, 500, 300},
+		{"larger than the limit", 400, 500, 500},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				q := newQueue(t, func(ctx context.Context, _ Request[int]) (int, error) {
+					Observe(ctx, Observation{Outcome: OutcomeServed, Limits: []ObservedLimit{
+						{Kind: KindRPM, Amount: 200, Remaining: -1},
+						{Kind: KindTPM, Amount: c.tokens, Remaining: -1},
+					}})
+					nap(ctx, time.Second)
+					ReportUsage(ctx, Usage{InputTokens: 100, OutputTokens: 200})
+					return 0, nil
+				}, WithLearnedLimits())
+				used := func() (rpm, tpm int64) {
+					limits := q.Info().Limits
+					require.Len(t, limits, 2)
+					return limits[0].Used, limits[1].Used
+				}
+				post(t, q, Request[int]{Estimate: Usage{InputTokens: 100, OutputTokens: 400}})
+				synctest.Wait()
+				rpm, tpm := used()
+				assert.Equal(t, []int64{1, c.reserved}, []int64{rpm, tpm}, "while it runs")
+				time.Sleep(2 * time.Second)
+				rpm, tpm = used()
+				assert.Equal(t, []int64{1, c.after}, []int64{rpm, tpm}, "afterwards")
+				time.Sleep(time.Minute + 2*time.Second)
+				rpm, tpm = used()
+				assert.Equal(t, []int64{0, 0}, []int64{rpm, tpm}, "a minute later")
+			})
+		})
+	}
 }
 
 func TestProviderThatStatesNoLimits(t *testing.T) {

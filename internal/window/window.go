@@ -127,6 +127,9 @@ type Reservation struct {
 	high   amounts // the highest so far
 }
 
+// Charge returns the latest figure.
+func (r *Reservation) Charge() Charge { return r.booked }
+
 // Reserve charges c to all limits, or to none when it does not fit them all.
 func (s *Set) Reserve(now time.Time, c Charge) (Reservation, bool) {
 	c = c.capped()
