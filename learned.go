@@ -12,11 +12,12 @@ import (
 
 // learned is what a queue knows of its limits from answers.
 type learned struct {
-	limits  []Limit // as the provider states them
-	none    bool    // it answers without stating any
-	watched bool    // some answer stated limits: attempts note what was booked before them
-	version int     // of the limits in force
-	others  []share // by window, of this version
+	limits  []Limit   // as the provider states them
+	latest  time.Time // when the call was sent that changed them last
+	none    bool      // it answers without stating any
+	watched bool      // some answer stated limits: attempts note what was booked before them
+	version int       // of the limits in force
+	others  []share   // by window, of this version
 }
 
 // share is the most of a limit that others were seen to hold in this period and in the
@@ -62,7 +63,7 @@ func (q *Queue[P, T]) noneStated(now time.Time) {
 
 // learn takes over what an answer says about the limits.
 func (q *Queue[P, T]) learn(now time.Time, w *worker[P, T], o Observation) {
-	changed := false
+	changed, sent := false, w.sentAt(o)
 	for _, seen := range o.Limits {
 		l, err := seen.limit()
 		if err != nil {
@@ -79,10 +80,15 @@ func (q *Queue[P, T]) learn(now time.Time, w *worker[P, T], o Observation) {
 			})
 			q.learned.limits = append(q.learned.limits, l)
 			changed = true
-		case q.learned.limits[i].Amount != l.Amount:
+		case l.Amount < q.learned.limits[i].Amount && !sent.Before(q.learned.latest),
+			l.Amount > q.learned.limits[i].Amount && sent.After(q.learned.latest.Add(reordering)):
+			// Answers overtake each other: one to an earlier call tells of how it was.
 			q.learned.limits[i].Amount = l.Amount
 			changed = true
 		}
+	}
+	if changed && sent.After(q.learned.latest) {
+		q.learned.latest = sent
 	}
 	if changed && q.adopt(now) {
 		q.emit(Event{Type: EventLimitLearned, Time: now, Limits: slices.Clone(q.limits)})
@@ -159,6 +165,14 @@ func (q *Queue[P, T]) adopt(now time.Time) bool {
 	return true
 }
 
+// sentAt is when the call went out that o answers.
+func (w *worker[P, T]) sentAt(o Observation) time.Time {
+	if o.SentAt.Before(w.started) {
+		return w.started
+	}
+	return o.SentAt
+}
+
 // reordering is how long after it was sent the provider may have counted other calls
 // before this one.
 const reordering = 250 * time.Millisecond
@@ -181,11 +195,7 @@ func (q *Queue[P, T]) heedOthers(now time.Time, w *worker[P, T], o Observation, 
 	}
 	own := q.own.Booked(nil)[i]
 	if len(w.booked) > i && w.bookedAs == q.learned.version && !w.observed {
-		sent := o.SentAt
-		if sent.Before(w.started) {
-			sent = w.started
-		}
-		own = w.booked[i] + q.own.ChargedAfter(i, &w.attempt.account.charge, sent.Add(reordering))
+		own = w.booked[i] + q.own.ChargedAfter(i, &w.attempt.account.charge, w.sentAt(o).Add(reordering))
 		if o.Outcome == OutcomeRateLimited || o.Outcome == OutcomeSlowDown {
 			own = min(own, q.own.Booked(nil)[i])
 		}

@@ -96,6 +96,43 @@ func TestAnswersCorrectLimits(t *testing.T) {
 	}
 }
 
+// The answer to a call that was sent before the limits fell comes after one that says
+// so: it tells of how it was.
+func TestAnswersThatAreOvertakenDoNotRaiseLimits(t *testing.T) {
+	for _, sentAt := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			q := newQueue(t, func(ctx context.Context, r Request[int]) (int, error) {
+				o := states(100, 90, time.Minute)
+				if sentAt {
+					o.SentAt = time.Now()
+				}
+				switch r.Params {
+				case 1: // slow, and counted before the limit fell
+					nap(ctx, 10*time.Second)
+				case 2:
+					o.Limits[0].Amount, o.Limits[0].Remaining = 20, 10
+				}
+				Observe(ctx, o)
+				return 0, nil
+			}, WithLearnedLimits(), WithLimits(RPM(100)))
+			amount := func() int64 { return q.Info().Limits[0].Limit.Amount }
+			_, err := q.Do(t.Context(), 0)
+			require.NoError(t, err)
+			slow := post(t, q, Request[int]{Params: 1})
+			time.Sleep(time.Second)
+			_, err = q.Do(t.Context(), 2)
+			require.NoError(t, err)
+			require.EqualValues(t, 20, amount())
+			_, err = q.Wait(t.Context(), slow)
+			require.NoError(t, err)
+			assert.EqualValues(t, 20, amount(), "the slow answer is the older one")
+			_, err = q.Do(t.Context(), 3)
+			require.NoError(t, err)
+			assert.EqualValues(t, 100, amount(), "a later one raises it again")
+		})
+	}
+}
+
 // A queue without limits sends one request, and all that it learned it may send when
 // the answer's headers are there, not when the answer ends.
 func TestLimitsAreLearnedFromTheFirstAnswer(t *testing.T) {
