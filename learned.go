@@ -3,6 +3,7 @@ package llmqueue
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 )
@@ -20,12 +21,15 @@ type learned struct {
 	others  []share   // by window, of this version
 }
 
-// share is the most of a limit that others were seen to hold in this period and in the
-// one before.
+// share is how much of a limit others hold.
 type share struct {
-	most, last int64
-	since      time.Time // when this period began
+	most     int64     // that they were seen to hold in this period
+	expected int64     // after the periods before
+	real     bool      // there are others
+	since    time.Time // when this period began
 }
+
+func (s *share) held() int64 { return max(s.most, s.expected) }
 
 // like reports whether a and b count the same over the same period.
 func (l Limit) like(o Limit) bool {
@@ -194,9 +198,11 @@ func (q *Queue[P, T]) heedOthers(now time.Time, w *worker[P, T], o Observation, 
 		return
 	}
 	own := q.own.Booked(nil)[i]
-	if len(w.booked) > i && w.bookedAs == q.learned.version && !w.observed {
+	refused := o.Outcome == OutcomeRateLimited || o.Outcome == OutcomeSlowDown
+	compared := len(w.booked) > i && w.bookedAs == q.learned.version && !w.observed
+	if compared {
 		own = w.booked[i] + q.own.ChargedAfter(i, &w.attempt.account.charge, w.sentAt(o).Add(reordering))
-		if o.Outcome == OutcomeRateLimited || o.Outcome == OutcomeSlowDown {
+		if refused {
 			own = min(own, q.own.Booked(nil)[i])
 		}
 	}
@@ -207,7 +213,7 @@ func (q *Queue[P, T]) heedOthers(now time.Time, w *worker[P, T], o Observation, 
 	}
 	period := l.period()
 	if period <= steady {
-		q.heedShare(now, i, others, period)
+		q.heedShare(now, i, others, l, compared || refused)
 		return
 	}
 	until, evenly := min(seen.Reset, period), false
@@ -228,22 +234,38 @@ func (q *Queue[P, T]) heedOthers(now time.Time, w *worker[P, T], o Observation, 
 // if alone.
 const steady = time.Hour
 
-// heedShare expects others, who took n just now, to go on with the most that they took
-// in this period and the last one.
-func (q *Queue[P, T]) heedShare(now time.Time, i int, n int64, period time.Duration) {
+// heedShare expects others, who took n of the amount just now, to go on with it.
+//
+// What they take is seen only when a call of this queue's looks, so it is easily missed
+// in part. It counts as more at once and as less little by little: what looks free to
+// one that shares a key looks free to all of them, so each takes as large a part of it
+// as it has of the limit. And a part of the rest is left to them, so that there is some
+// room for what was missed, and that who has much comes down and who has little goes up.
+//
+// Unless it is real, n may be what this queue took before it knew of the limit.
+func (q *Queue[P, T]) heedShare(now time.Time, i int, n int64, l Limit, real bool) {
 	for len(q.learned.others) <= i {
 		q.learned.others = append(q.learned.others, share{})
 	}
-	s := &q.learned.others[i]
+	s, period := &q.learned.others[i], l.period()
 	switch age := now.Sub(s.since); {
 	case age >= 2*period:
 		*s = share{since: now}
 	case age >= period:
-		*s = share{last: s.most, since: now}
+		fewer, ours := max(s.held()-s.most, 0), 1-float64(s.held())/float64(l.Amount)
+		*s = share{expected: s.held() - int64(math.Ceil(max(ours, 1.0/leftToOthers)*float64(fewer))), real: s.real, since: now}
 	}
-	s.most = max(s.most, n)
-	q.own.Others(now, i, max(s.most, s.last), now.Add(2*period), false)
+	s.most, s.real = max(s.most, n), s.real || real && n > 0
+	held := s.held()
+	if s.real && held > 0 {
+		held += (l.Amount - held + leftToOthers - 1) / leftToOthers
+	}
+	q.own.Others(now, i, held, now.Add(2*period), false)
 }
+
+// leftToOthers is the part of what others do not hold that is left to them: one in so
+// many.
+const leftToOthers = 24
 
 // windowOf is the index among the windows of limits of the one that is like l, or -1.
 func windowOf(limits []Limit, l Limit) int {

@@ -286,7 +286,7 @@ func TestAloneAQueueUsesAllThatHeadersGrant(t *testing.T) {
 
 // Several queues that know of each other from headers only.
 func TestQueuesShareAKeyByHeaders(t *testing.T) {
-	for _, queues := range []int{2, 4} {
+	for _, queues := range []int{2, 4, 8} {
 		t.Run(fmt.Sprint(queues), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := &provider{limit: 300, period: time.Minute}
@@ -312,11 +312,43 @@ func TestQueuesShareAKeyByHeaders(t *testing.T) {
 					cancel()
 					_ = q.Shutdown(ctx)
 				}
-				assert.LessOrEqual(t, refused, served/20, "refused after the first window")
-				assert.GreaterOrEqual(t, served, 10*300*90/100)
+				assert.LessOrEqual(t, refused, served*queues/400, "refused after the first window")
+				assert.GreaterOrEqual(t, served, 10*300*95/100)
 			})
 		})
 	}
+}
+
+// Who shares a key and stops leaves its part to the other, in a few periods.
+func TestShareOfAKeyGrowsWhenOthersStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &provider{limit: 300, period: time.Minute}
+		var both [2]*Queue[int, int]
+		for i := range both {
+			both[i] = newQueue(t, p.process, WithLimits(RPM(300)), WithRetry(RetryPolicy{MaxAttempts: 1000}))
+			for n := range 6000 {
+				post(t, both[i], Request[int]{Params: n})
+			}
+		}
+		end := func(q *Queue[int, int]) {
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			_ = q.Shutdown(ctx)
+		}
+		time.Sleep(5 * time.Minute)
+		end(both[0])
+		var minutes []int
+		for range 6 {
+			had, _ := p.counts()
+			time.Sleep(time.Minute + 250*time.Millisecond)
+			now, _ := p.counts()
+			minutes = append(minutes, now-had)
+		}
+		end(both[1])
+		t.Log("a minute, alone again:", minutes)
+		assert.GreaterOrEqual(t, minutes[3], 250)
+		assert.GreaterOrEqual(t, minutes[5], 285)
+	})
 }
 
 // A shared set is corrected too, for all its queues, and never above what it was
