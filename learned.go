@@ -213,7 +213,7 @@ func (q *Queue[P, T]) heedOthers(now time.Time, w *worker[P, T], o Observation, 
 	}
 	period := l.period()
 	if period <= steady {
-		q.heedShare(now, i, others, l, compared || refused)
+		q.heedShare(now, i, others, l, o.Delay, compared || refused)
 		return
 	}
 	until, evenly := min(seen.Reset, period), false
@@ -243,7 +243,7 @@ const steady = time.Hour
 // room for what was missed, and that who has much comes down and who has little goes up.
 //
 // Unless it is real, n may be what this queue took before it knew of the limit.
-func (q *Queue[P, T]) heedShare(now time.Time, i int, n int64, l Limit, real bool) {
+func (q *Queue[P, T]) heedShare(now time.Time, i int, n int64, l Limit, delay time.Duration, real bool) {
 	for len(q.learned.others) <= i {
 		q.learned.others = append(q.learned.others, share{})
 	}
@@ -253,14 +253,25 @@ func (q *Queue[P, T]) heedShare(now time.Time, i int, n int64, l Limit, real boo
 		*s = share{since: now}
 	case age >= period:
 		fewer, ours := max(s.held()-s.most, 0), 1-float64(s.held())/float64(l.Amount)
-		*s = share{expected: s.held() - int64(math.Ceil(max(ours, 1.0/leftToOthers)*float64(fewer))), real: s.real, since: now}
+		*s = share{expected: s.held() - int64(math.Ceil(max(ours, 1.0/8)*float64(fewer))), real: s.real, since: now}
 	}
 	s.most, s.real = max(s.most, n), s.real || real && n > 0
 	held := s.held()
 	if s.real && held > 0 {
 		held += (l.Amount - held + leftToOthers - 1) / leftToOthers
 	}
-	q.own.Others(now, i, held, now.Add(2*period), false)
+	// Never all of it for long: who waits for others to leave all at once would then
+	// come as if alone.
+	least := l.Amount - (l.Amount+leftToOthers-1)/leftToOthers
+	if until := now.Add(2 * period); held <= least {
+		q.own.Others(now, i, held, until, false)
+	} else {
+		if delay <= 0 || delay > period {
+			delay = period
+		}
+		q.own.Others(now, i, held, now.Add(delay), false)
+		q.own.OthersLater(now, i, least, until)
+	}
 }
 
 // leftToOthers is the part of what others do not hold that is left to them: one in so

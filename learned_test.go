@@ -351,6 +351,35 @@ func TestShareOfAKeyGrowsWhenOthersStop(t *testing.T) {
 	})
 }
 
+// Who comes to a key that is used up gets a part of it, without many calls in vain.
+func TestLatecomerGetsAShareOfAKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &provider{limit: 120, period: time.Minute}
+		var all [4]*Queue[int, int]
+		for i := range all {
+			all[i] = newQueue(t, p.process, WithLearnedLimits(), WithRetry(RetryPolicy{MaxAttempts: 1000}))
+			for n := range 6000 {
+				post(t, all[i], Request[int]{Params: n})
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		time.Sleep(time.Minute)
+		had, first := p.counts()
+		time.Sleep(10 * time.Minute)
+		served, refused := p.counts()
+		served, refused = served-had, refused-first
+		t.Logf("%d refused in the first window, then %d and %d served", first, refused, served)
+		assert.LessOrEqual(t, refused, served/5)
+		assert.GreaterOrEqual(t, served, 10*120*90/100)
+		for i, q := range all {
+			assert.GreaterOrEqual(t, q.Info().Completed, int64(50), "queue %d", i)
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			_ = q.Shutdown(ctx)
+		}
+	})
+}
+
 // A shared set is corrected too, for all its queues, and never above what it was
 // configured with.
 func TestAnswersCorrectSharedLimits(t *testing.T) {
