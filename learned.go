@@ -3,6 +3,7 @@ package llmqueue
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -14,19 +15,23 @@ import (
 
 // learned is what a queue knows of its limits from answers.
 type learned struct {
-	limits  []Limit // as the provider states them
-	none    bool    // it answers without stating any
-	watched bool    // some answer stated limits: attempts note what was booked before them
-	version int     // of the limits in force
-	others  []share // by window, of this version
+	limits  []Limit   // as the provider states them
+	latest  time.Time // when the call was sent that changed them last
+	none    bool      // it answers without stating any
+	watched bool      // some answer stated limits: attempts note what was booked before them
+	version int       // of the limits in force
+	others  []share   // by window, of this version
 }
 
-// share is the most of a limit that others were seen to hold in this period and in the
-// one before.
+// share is how much of a limit others hold.
 type share struct {
-	most, last int64
-	since      time.Time // when this period began
+	most     int64     // that they were seen to hold in this period
+	expected int64     // after the periods before
+	real     bool      // there are others
+	since    time.Time // when this period began
 }
+
+func (s *share) held() int64 { return max(s.most, s.expected) }
 
 // like reports whether a and b count the same over the same period.
 func (l Limit) like(o Limit) bool {
@@ -66,7 +71,7 @@ func (q *Queue[P, T]) noneStated(now time.Time, e *endpoint) {
 
 // learn takes over what an answer says about the limits.
 func (q *Queue[P, T]) learn(now time.Time, w *worker[P, T], o Observation) {
-	e, changed := w.endpoint, false
+	e, changed, sent := w.endpoint, false, w.sentAt(o)
 	first := e.ignorant()
 	for _, seen := range o.Limits {
 		l, err := seen.limit()
@@ -84,10 +89,15 @@ func (q *Queue[P, T]) learn(now time.Time, w *worker[P, T], o Observation) {
 			})
 			e.learned.limits = append(e.learned.limits, l)
 			changed = true
-		case e.learned.limits[i].Amount != l.Amount:
+		case l.Amount < e.learned.limits[i].Amount && !sent.Before(e.learned.latest),
+			l.Amount > e.learned.limits[i].Amount && sent.After(e.learned.latest.Add(reordering)):
+			// Answers overtake each other: one to an earlier call tells of how it was.
 			e.learned.limits[i].Amount = l.Amount
 			changed = true
 		}
+	}
+	if changed && sent.After(e.learned.latest) {
+		e.learned.latest = sent
 	}
 	if changed && q.adopt(now, e) {
 		if first {
@@ -171,6 +181,14 @@ func (q *Queue[P, T]) adopt(now time.Time, e *endpoint) bool {
 	return true
 }
 
+// sentAt is when the call went out that o answers.
+func (w *worker[P, T]) sentAt(o Observation) time.Time {
+	if o.SentAt.Before(w.started) {
+		return w.started
+	}
+	return o.SentAt
+}
+
 // reordering is how long after it was sent the provider may have counted other calls
 // before this one.
 const reordering = 250 * time.Millisecond
@@ -193,13 +211,11 @@ func (q *Queue[P, T]) heedOthers(now time.Time, w *worker[P, T], o Observation, 
 		return
 	}
 	own := e.own.Booked(nil)[i]
-	if len(w.booked) > i && w.bookedAs == e.learned.version && !w.observed {
-		sent := o.SentAt
-		if sent.Before(w.started) {
-			sent = w.started
-		}
-		own = w.booked[i] + e.own.ChargedAfter(i, &w.attempt.account.charge, sent.Add(reordering))
-		if o.Outcome == OutcomeRateLimited || o.Outcome == OutcomeSlowDown {
+	refused := o.Outcome == OutcomeRateLimited || o.Outcome == OutcomeSlowDown
+	compared := len(w.booked) > i && w.bookedAs == e.learned.version && !w.observed
+	if compared {
+		own = w.booked[i] + e.own.ChargedAfter(i, &w.attempt.account.charge, w.sentAt(o).Add(reordering))
+		if refused {
 			own = min(own, e.own.Booked(nil)[i])
 		}
 	}
@@ -210,7 +226,7 @@ func (q *Queue[P, T]) heedOthers(now time.Time, w *worker[P, T], o Observation, 
 	}
 	period := l.period()
 	if period <= steady {
-		e.heedShare(now, i, others, period)
+		e.heedShare(now, i, others, l, o.Delay, compared || refused)
 		return
 	}
 	until, evenly := min(seen.Reset, period), false
@@ -231,22 +247,49 @@ func (q *Queue[P, T]) heedOthers(now time.Time, w *worker[P, T], o Observation, 
 // if alone.
 const steady = time.Hour
 
-// heedShare expects others, who took n just now, to go on with the most that they took
-// in this period and the last one.
-func (e *endpoint) heedShare(now time.Time, i int, n int64, period time.Duration) {
+// heedShare expects others, who took n of the amount just now, to go on with it.
+//
+// What they take is seen only when a call of this queue's looks, so it is easily missed
+// in part. It counts as more at once and as less little by little: what looks free to
+// one that shares a key looks free to all of them, so each takes as large a part of it
+// as it has of the limit. And a part of the rest is left to them, so that there is some
+// room for what was missed, and that who has much comes down and who has little goes up.
+//
+// Unless it is real, n may be what this queue took before it knew of the limit.
+func (e *endpoint) heedShare(now time.Time, i int, n int64, l Limit, delay time.Duration, real bool) {
 	for len(e.learned.others) <= i {
 		e.learned.others = append(e.learned.others, share{})
 	}
-	s := &e.learned.others[i]
+	s, period := &e.learned.others[i], l.period()
 	switch age := now.Sub(s.since); {
 	case age >= 2*period:
 		*s = share{since: now}
 	case age >= period:
-		*s = share{last: s.most, since: now}
+		fewer, ours := max(s.held()-s.most, 0), 1-float64(s.held())/float64(l.Amount)
+		*s = share{expected: s.held() - int64(math.Ceil(max(ours, 1.0/8)*float64(fewer))), real: s.real, since: now}
 	}
-	s.most = max(s.most, n)
-	e.own.Others(now, i, max(s.most, s.last), now.Add(2*period), false)
+	s.most, s.real = max(s.most, n), s.real || real && n > 0
+	held := s.held()
+	if s.real && held > 0 {
+		held += (l.Amount - held + leftToOthers - 1) / leftToOthers
+	}
+	// Never all of it for long: who waits for others to leave all at once would then
+	// come as if alone.
+	least := l.Amount - (l.Amount+leftToOthers-1)/leftToOthers
+	if until := now.Add(2 * period); held <= least {
+		e.own.Others(now, i, held, until, false)
+	} else {
+		if delay <= 0 || delay > period {
+			delay = period
+		}
+		e.own.Others(now, i, held, now.Add(delay), false)
+		e.own.OthersLater(now, i, least, until)
+	}
 }
+
+// leftToOthers is the part of what others do not hold that is left to them: one in so
+// many.
+const leftToOthers = 24
 
 // windowOf is the index among the windows of limits of the one that is like l, or -1.
 func windowOf(limits []Limit, l Limit) int {

@@ -249,7 +249,7 @@ func (s *Set) Usage(now time.Time, i int) (used, available int64, resetAt time.T
 	used = own + theirs
 	available = max(w.amount-used, 0)
 	if theirs > 0 {
-		resetAt = now.Add(time.Duration(w.others.until - l.now))
+		resetAt = now.Add(time.Duration(w.others.gone() - l.now))
 	}
 	if own > 0 {
 		wait := l.last(w.kind) - l.raw(&s.clock)
