@@ -47,7 +47,16 @@ type Simulator struct {
 // OPENAI_API_KEY and OPENAI_BASE_URL), and otherwise starts a simulator. The
 // queue retries, so the SDK does not; further options override.
 func Open(simulator Simulator, opts ...option.RequestOption) (*Provider, error) {
-	from, err := service.Open(llmtest.OpenAI(simulator.Limits...), simulator.Options, KeyVariable)
+	return connect(simulator, opts, KeyVariable)
+}
+
+// Simulate is Open for examples that need several services: it never asks the real one.
+func Simulate(simulator Simulator, opts ...option.RequestOption) (*Provider, error) {
+	return connect(simulator, opts)
+}
+
+func connect(simulator Simulator, opts []option.RequestOption, variables ...string) (*Provider, error) {
+	from, err := service.Open(llmtest.OpenAI(simulator.Limits...), simulator.Options, variables...)
 	if err != nil {
 		return nil, err
 	}

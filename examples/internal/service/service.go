@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"strings"
 
 	"github.com/llmqueue/llmqueue/llmtest"
 )
@@ -37,7 +38,7 @@ func Real(variables ...string) bool {
 }
 
 // Open returns the real service if one of the variables is set, which the SDK reads
-// by itself, and otherwise starts a simulator in memory. Close it.
+// by itself, and otherwise, or without variables, starts a simulator in memory. Close it.
 func Open(simulated llmtest.Provider, opts []llmtest.Option, variables ...string) (*Service, error) {
 	if Real(variables...) {
 		return &Service{Transport: &Counter{base: http.DefaultTransport}}, nil
@@ -50,7 +51,7 @@ func Open(simulated llmtest.Provider, opts []llmtest.Option, variables ...string
 		Transport: &Counter{base: srv.Client().Transport},
 		URL:       srv.URL(),
 		Server:    srv,
-		variable:  variables[0],
+		variable:  strings.Join(variables, " or "),
 	}, nil
 }
 
@@ -67,6 +68,9 @@ func (s *Service) Close() {
 // String says who answers. It never contains a key.
 func (s *Service) String() string {
 	if s.Simulated() {
+		if s.variable == "" {
+			return "a simulator in this process"
+		}
 		return fmt.Sprintf("a simulator in this process (set %s to ask the real service)", s.variable)
 	}
 	return "the real service"
