@@ -29,6 +29,8 @@ type endpoint struct {
 	learned        learned
 	pacing         pacing
 	bound          bound
+	ramp           ramp
+	unanswered     int64 // processors that run and were not observed to be answered yet
 	slots          int64 // how many processors may run
 	running        int64
 	shared         []SharedMember
@@ -51,7 +53,9 @@ func newEndpoint(now time.Time, name, modelID string, process any, s *endpointSe
 		name: name, process: process, margin: s.margin, learn: s.learn, unlimited: s.unlimited, accounting: s.accounting,
 		configured: s.limits, own: window.NewSet(now, windowLimits(s.limits, s.margin)),
 	}
-	e.learned.watched = s.learn
+	if s.learn {
+		e.learned.watched, e.ramp.at = true, rampFirst
+	}
 	if s.breaker != nil {
 		if e.breaker = s.breaker(name); e.breaker == nil {
 			return nil, invalid("WithBreaker gave a nil breaker for endpoint %q", name)

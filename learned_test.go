@@ -134,8 +134,8 @@ func TestAnswersThatAreOvertakenDoNotRaiseLimits(t *testing.T) {
 }
 
 // A queue without limits sends one request, and all that it learned it may send when
-// the answer's headers are there, not when the answer ends. A bound on concurrency is
-// none of the limits that it waits for.
+// the answers' headers are there, not when the answers end: first a few, then twice as
+// many with each round. A bound on concurrency is none of the limits that it waits for.
 func TestLimitsAreLearnedFromTheFirstAnswer(t *testing.T) {
 	for name, opts := range map[string][]Option{
 		"nothing configured":   {WithLearnedLimits()},
@@ -165,7 +165,12 @@ func testLearning(t *testing.T, limit int, opts ...Option) {
 		require.Equal(t, 1, starts.count(), "before the first answer")
 		time.Sleep(2 * time.Millisecond)
 		synctest.Wait()
-		require.Equal(t, limit, starts.count(), "once the limit is known")
+		for _, started := range []int{10, 28, 64, 136} {
+			require.Equal(t, min(limit, started), starts.count(), "once the limit is known, in steps")
+			time.Sleep(time.Second)
+			synctest.Wait()
+		}
+		require.Equal(t, limit, starts.count(), "before the first has ended")
 		assert.Equal(t, []Limit{RPM(int64(limit)).Per(0)}, []Limit{q.Info().Limits[0].Limit})
 	})
 }

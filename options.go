@@ -127,10 +127,12 @@ func WithLimits(limits ...Limit) Option {
 }
 
 // WithLearnedLimits lets the provider's answers decide: limits that they state replace
-// the configured ones upward too, and add to them. Without a configured limit of
-// requests or tokens the queue sends one request at a time until an answer states some,
-// or comes without any. It needs something that calls Observe, such as the transport of
-// package llmhttp. Without this option answers only lower configured limits.
+// the configured ones upward too, and add to them. Without a configured limit of requests
+// or tokens the queue sends one request at a time until an answer states some, or comes
+// without any. Then it makes a few calls at once, and twice as many with each round of
+// answers, because what is stated per minute may be enforced by the second. It needs
+// something that calls Observe, such as the transport of package llmhttp. Without this
+// option answers only lower configured limits.
 func WithLearnedLimits() Option { return Option{func(s *settings) { s.learn = true }} }
 
 // WithWaitForQuota keeps requests waiting while the provider says that a quota (credit,

@@ -89,15 +89,60 @@ func (b *bound) succeed(slots int64) {
 	}
 }
 
+// ramp bounds how many calls may be under way whose answer has not begun, while a queue
+// that learns its limits does not know yet how many at once the provider takes:
+// whatever a limit says of a minute, a server that enforces by the second refuses most
+// of what comes in the first millisecond. Every answer allows one more, so that the bound
+// doubles with each round, and it ends when it bounds nothing, or when calls turn out to
+// end unobserved.
+type ramp struct{ at int64 } // 0: none
+
+// rampFirst is how many calls a queue makes at once when it has learned its limits.
+const rampFirst = 8
+
+// served lets the ramp grow, until it bounds nothing.
+func (r *ramp) served(slots int64) {
+	if r.at == 0 {
+		return
+	}
+	if r.at++; r.at >= slots {
+		r.at = 0
+	}
+}
+
+// hear notes that the answer to the call that w makes has begun.
+func (w *worker[P, T]) hear(e *endpoint, served bool) {
+	if w.answered {
+		return
+	}
+	w.answered = true
+	e.unanswered--
+	if served {
+		e.ramp.served(e.slots)
+	}
+}
+
+// over notes that the call that w makes is over, whether or not anybody observed it.
+func (w *worker[P, T]) over(e *endpoint) {
+	if !w.answered {
+		e.unanswered--
+		e.ramp.at = 0
+	}
+}
+
 // slotsNow is how many processors may run at present.
 func (e *endpoint) slotsNow() int64 {
+	slots := e.slots
 	switch {
 	case e.ignorant():
 		return 1
 	case e.bound.at > 0:
-		return min(e.slots, int64(e.bound.at))
+		slots = min(slots, int64(e.bound.at))
 	}
-	return e.slots
+	if e.ramp.at > 0 {
+		slots = min(slots, e.running-e.unanswered+e.ramp.at)
+	}
+	return slots
 }
 
 // budget bounds retries after passing faults to a share of the traffic. Retries
@@ -141,6 +186,9 @@ func (w *worker[P, T]) heedObservation(a *attempt, o Observation) {
 	}
 	now := time.Now()
 	e, started := w.endpoint, a.account.started
+	if o.Outcome != "" {
+		w.hear(e, o.Outcome == OutcomeServed)
+	}
 	switch o.Outcome {
 	case OutcomeServed:
 		q.relax(now, e)
@@ -157,6 +205,9 @@ func (w *worker[P, T]) heedObservation(a *attempt, o Observation) {
 		q.shorten(now, e, started)
 	case OutcomeOverloaded:
 		e.bound.cut(q.since(now), started, e.running)
+		if o.Delay > 0 || e.bound.at <= 1 {
+			q.pauseFor(now, a, o) // else what waits takes turns at being turned away
+		}
 	case OutcomeQuotaExhausted:
 		q.exhaust(now, e, o)
 	}

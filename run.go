@@ -34,6 +34,7 @@ type worker[P, T any] struct {
 	booked   []int64
 	bookedAs int
 	observed bool // an answer was compared already
+	answered bool // the provider's answer has begun
 
 	invalid bool // result broke its validate tags
 	retired bool
@@ -182,6 +183,8 @@ func (q *Queue[P, T]) start(now time.Time, rec *record[P, T], s seat, free *work
 	rec.state = stateRunning
 	q.running++
 	s.e.running++
+	s.e.unanswered++
+	w.answered = false
 	q.count.processing++
 
 	w.attempt, w.endpoint, w.ref = a, s.e, rec.ref()
@@ -285,6 +288,7 @@ func (q *Queue[P, T]) conclude(w *worker[P, T], err error) (busy, retired bool) 
 	}
 	q.running--
 	e.running--
+	w.over(e)
 	e.rest()
 	q.settle(now, acc, a, err == nil || invalid)
 	mark, delay := q.heed(now, a, err)
