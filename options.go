@@ -50,6 +50,7 @@ type queueSettings struct {
 	unvalidated bool
 	hopeful     bool // no deadline check
 	keepOnQuota bool
+	backfill    bool
 	grace       time.Duration
 	outstanding int
 }

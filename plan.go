@@ -65,8 +65,8 @@ const waitsForSize = "unknown size"
 // WithPriorUsage count from the present time. All attempts succeed; what is due at an
 // instant happens before what arrives at it.
 //
-// It takes WithLimits, WithUnlimited, WithMargin, WithPriorUsage and
-// WithAccounting; other options are ErrInvalidConfiguration. A request
+// It takes WithLimits, WithUnlimited, WithMargin, WithPriorUsage, WithAccounting and
+// WithBackfill; other options are ErrInvalidConfiguration. A request
 // that can never start is ErrRateLimitExceeded. Arrivals out of order and negative numbers
 // are ErrInvalidParams. Such errors name the request by its index, from 0.
 func Plan(load iter.Seq[PlannedRequest], opts ...Option) (PlanResult, error) {
@@ -117,8 +117,9 @@ type planned struct {
 
 func newPlan(opts []Option) (*plan, error) {
 	s, plain := newSettings(opts), newSettings(nil)
+	plain.backfill = s.backfill
 	if len(s.shared) > 0 || s.learn || s.breaker != nil || !reflect.DeepEqual(s.queueSettings, plain.queueSettings) {
-		return nil, invalid("a plan takes WithLimits, WithUnlimited, WithMargin, WithPriorUsage and WithAccounting, leave other options out")
+		return nil, invalid("a plan takes WithLimits, WithUnlimited, WithMargin, WithPriorUsage, WithAccounting and WithBackfill, leave other options out")
 	}
 	idle := func(context.Context, Request[planned]) (none struct{}, err error) { return }
 	q, err := NewQueue("plan", idle, append(slices.Clip(opts), WithHistory(0, 0))...)

@@ -356,6 +356,9 @@ func TestPlanStartsWhatAQueueStarts(t *testing.T) {
 	}
 	for seed := range uint64(seeds) {
 		load, opts := randomLoad(seed)
+		if seed%2 == 1 {
+			opts = append(opts, WithBackfill())
+		}
 		want := queued(t, load, opts...)
 		p, got := played(t, load, opts...)
 		require.Equal(t, want, got, "seed %d", seed)

@@ -41,6 +41,7 @@ func (q *Queue[P, T]) startAll(now time.Time, ns int64, free *worker[P, T]) {
 		for _, e := range q.endpoints {
 			e.roomAt, e.waits = 0, false
 		}
+		q.passAt = 0
 		if q.paused {
 			return
 		}
@@ -59,6 +60,9 @@ func (q *Queue[P, T]) startAll(now time.Time, ns int64, free *worker[P, T]) {
 			q.end(now, rec, stateFailed, q.impossible(rec.estimate))
 			continue
 		default:
+			if q.settings.backfill {
+				q.pass(now, ns, rec, free)
+			}
 			return
 		}
 		if free != nil && free.attempt != nil {
@@ -289,6 +293,7 @@ func (q *Queue[P, T]) next(ns int64) (next int64) {
 				consider(e.roomAt)
 			}
 		}
+		consider(q.passAt)
 	}
 	consider(max(q.retries.first(), q.retryNotBefore))
 	consider(q.deadlines.first())

@@ -158,7 +158,7 @@ func (q *Queue[P, T]) enter(now time.Time, rec *record[P, T]) {
 	if rec.maxWait > 0 {
 		q.deadlines.add(after(ns, int64(rec.maxWait)), rec.ref())
 	}
-	if head, _ := q.line.Head(); head == rec.handle {
+	if head, _ := q.line.Head(); head == rec.handle || q.settings.backfill {
 		q.pump(now, nil)
 	} else if rec.maxWait > 0 {
 		q.arm(ns)
