@@ -42,6 +42,7 @@ type endpoint struct {
 	pausedBy       error           // what it said
 	exhaustedUntil int64           // ns, until when a quota is used up
 	roomAt         int64           // ns, when the head fits the limits; 0 when something else holds it
+	spare          window.Spare    // what may start here without putting the head off; see passSome
 	opened         bool            // its breaker was seen to open, and not yet to close
 	drained        chan struct{}   // of a removed one: closed when nothing runs any more
 }

@@ -52,6 +52,7 @@ type queueSettings struct {
 	hopeful     bool // no deadline check
 	fallback    []string
 	keepOnQuota bool
+	backfill    bool
 	grace       time.Duration
 	outstanding int
 }

@@ -63,7 +63,9 @@ type Queue[P, T any] struct {
 	room           []chan struct{} // SubmitAll callers that wait for ErrQueueFull to pass
 	history        history
 	paused         bool
-	armed          int64 // ns, when the timer fires; 0 when it does not
+	passAt         int64    // ns, when a request may pass the head; 0 when none is known to
+	behind         []uint32 // for passSome
+	armed          int64    // ns, when the timer fires; 0 when it does not
 	closed         bool
 	cut            bool // Shutdown ran out of time
 	drained        chan struct{}

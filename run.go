@@ -270,14 +270,20 @@ func (q *Queue[P, T]) unlock() {
 // gives w its next job when one may start. It tells w whether it has one, or is
 // retired; otherwise w is idle and waits for its token.
 func (q *Queue[P, T]) conclude(w *worker[P, T], err error) (busy, retired bool) {
-	a, r, invalid := w.attempt, w.ref, w.invalid
-	cut := a.finish()
+	cut := w.attempt.finish()
 	if w.spare == nil {
 		w.spare = new(attempt) // here, not under the lock
 	}
 	q.mu.Lock()
 	defer q.unlock()
-	now := time.Now()
+	q.concludeAt(time.Now(), w, err, cut)
+	return w.attempt != nil, w.retired
+}
+
+// concludeAt is conclude under the queue's lock. cut is what ended the attempt's context
+// before its processor returned, nil when nothing did.
+func (q *Queue[P, T]) concludeAt(now time.Time, w *worker[P, T], err, cut error) {
+	a, r, invalid := w.attempt, w.ref, w.invalid
 	w.attempt, w.req, w.invalid = nil, Request[P]{}, false
 	acc := a.account
 	e := acc.endpoint
@@ -317,7 +323,6 @@ func (q *Queue[P, T]) conclude(w *worker[P, T], err error) (busy, retired bool) 
 	if w.attempt == nil {
 		q.rest(w)
 	}
-	return w.attempt != nil, w.retired
 }
 
 // settle books what an attempt really used.

@@ -41,6 +41,7 @@ func (q *Queue[P, T]) startAll(now time.Time, ns int64, free *worker[P, T]) {
 		for _, e := range q.endpoints {
 			e.roomAt, e.waits = 0, false
 		}
+		q.passAt = 0
 		if q.paused {
 			return
 		}
@@ -59,6 +60,9 @@ func (q *Queue[P, T]) startAll(now time.Time, ns int64, free *worker[P, T]) {
 			q.end(now, rec, stateFailed, q.impossible(rec.estimate))
 			continue
 		default:
+			if q.settings.backfill {
+				q.pass(now, ns, rec, free)
+			}
 			return
 		}
 		if free != nil && free.attempt != nil {
@@ -270,10 +274,8 @@ func (q *Queue[P, T]) expireWaits(now time.Time, ns int64) bool {
 	return any
 }
 
-// arm sets the timer for the next instant at which pump has something to do. It is
-// moved forward at once and backward only when it fires.
-func (q *Queue[P, T]) arm(ns int64) {
-	next := int64(0)
+// next is the next instant at which pump has something to do, 0 when none is known.
+func (q *Queue[P, T]) next(ns int64) (next int64) {
 	consider := func(at int64) {
 		if at != 0 && (next == 0 || at < next) {
 			next = at
@@ -290,14 +292,24 @@ func (q *Queue[P, T]) arm(ns int64) {
 				consider(e.roomAt)
 			}
 		}
+		consider(q.passAt)
 	}
 	consider(max(q.retries.first(), q.retryNotBefore))
 	consider(q.deadlines.first())
 	consider(q.history.expiry())
+	return next
+}
+
+// arm sets the timer for that instant. It is moved forward at once and backward only
+// when it fires.
+func (q *Queue[P, T]) arm(ns int64) {
+	next := q.next(ns)
 	if next == 0 || q.armed != 0 && q.armed <= next {
 		return
 	}
-	q.armed = next
+	if q.armed = next; q.timer == nil {
+		return // a plan keeps the time
+	}
 	q.timer.Reset(time.Duration(max(next-ns, 0)))
 	if q.woken.Load() {
 		q.timer.Reset(0) // a wake came in between: it must not be put off
@@ -309,8 +321,12 @@ func (q *Queue[P, T]) fire() {
 	q.mu.Lock()
 	defer q.unlock()
 	q.woken.Store(false)
+	q.fireAt(time.Now())
+}
+
+// fireAt is fire under the queue's lock.
+func (q *Queue[P, T]) fireAt(now time.Time) {
 	q.armed = 0
-	now := time.Now()
 	q.expireHistory(q.since(now))
 	q.pump(now, nil)
 }

@@ -137,44 +137,10 @@ func (q *Queue[P, T]) accept(ctx context.Context, req *Request[P], key string, w
 	if unserved != nil && len(q.settings.fallback) == 0 {
 		return Response[T]{}, ref{}, unserved
 	}
-	ns := q.since(now)
-	rec := q.records.add()
-	id := req.ID
-	rec.params, rec.tenant, rec.metadata = req.Params, req.Tenant, req.Metadata
-	rec.estimate, rec.priority, rec.maxWait = req.Estimate, req.Priority, req.MaxWait
-	rec.ctx, rec.created, rec.waiters = ctx, ns, w
-	rec.state, rec.noWait, rec.sized = stateInLine, req.NoWait, !req.Estimate.isZero()
-	if id == "" {
-		q.records.assign(rec)
-	} else {
-		q.records.name(rec, id)
-	}
-	id, r = rec.id, rec.ref()
-	q.count.accepted++
-	q.emitFor(rec, Event{Type: EventQueued, Time: now})
-	work := rec
-	if key != "" {
-		work = q.follow(now, rec, key)
-	}
-	switch {
-	case work == nil: // it shares a call
-		if rec.maxWait > 0 && !q.doesNotWaitFirst(r) {
-			q.deadlines.add(after(ns, int64(rec.maxWait)), r)
-			q.arm(ns)
-		}
-	case unserved != nil:
-		q.sendOn(now, work, unserved)
-	case !q.startAtOnce(now, ns, work):
-		q.joinLine(work)
-		if rec.maxWait > 0 {
-			q.deadlines.add(after(ns, int64(rec.maxWait)), r)
-		}
-		if head, _ := q.line.Head(); head == work.handle {
-			q.pump(now, nil)
-		} else if rec.maxWait > 0 {
-			q.arm(ns)
-		}
-	}
+	rec := q.newRecord(ctx, now, req, w)
+	id := rec.id
+	r = rec.ref() // before it starts: it may end, and be forgotten, at once
+	q.enter(now, rec, key, unserved)
 	if w == nil {
 		resp = Response[T]{
 			RequestID: id, ModelID: q.modelID, Status: StatusPending,
@@ -189,6 +155,52 @@ func (q *Queue[P, T]) accept(ctx context.Context, req *Request[P], key string, w
 		}
 	}
 	return resp, r, nil
+}
+
+// newRecord takes in a request that is not refused.
+func (q *Queue[P, T]) newRecord(ctx context.Context, now time.Time, req *Request[P], w *waiter[T]) *record[P, T] {
+	rec := q.records.add()
+	rec.params, rec.tenant, rec.metadata = req.Params, req.Tenant, req.Metadata
+	rec.estimate, rec.priority, rec.maxWait = req.Estimate, req.Priority, req.MaxWait
+	rec.ctx, rec.created, rec.waiters = ctx, q.since(now), w
+	rec.state, rec.noWait, rec.sized = stateInLine, req.NoWait, !req.Estimate.isZero()
+	if req.ID == "" {
+		q.records.assign(rec)
+	} else {
+		q.records.name(rec, req.ID)
+	}
+	q.count.accepted++
+	q.emitFor(rec, Event{Type: EventQueued, Time: now})
+	return rec
+}
+
+// enter starts a new record at once, or puts it in line and starts what may start; one
+// that shares a call follows it, and one that cannot be served here goes on to a fallback.
+// It may have ended and be forgotten when enter returns.
+func (q *Queue[P, T]) enter(now time.Time, rec *record[P, T], key string, unserved error) {
+	ns, work, r, maxWait := q.since(now), rec, rec.ref(), rec.maxWait
+	if key != "" {
+		work = q.follow(now, rec, key)
+	}
+	switch {
+	case work == nil: // the call is there already
+		if maxWait > 0 && !q.doesNotWaitFirst(r) {
+			q.deadlines.add(after(ns, int64(maxWait)), r)
+			q.arm(ns)
+		}
+	case unserved != nil:
+		q.sendOn(now, work, unserved)
+	case !q.startAtOnce(now, ns, work):
+		q.joinLine(work)
+		if maxWait > 0 {
+			q.deadlines.add(after(ns, int64(maxWait)), r)
+		}
+		if head, _ := q.line.Head(); head == work.handle || q.settings.backfill {
+			q.pump(now, nil)
+		} else if maxWait > 0 {
+			q.arm(ns)
+		}
+	}
 }
 
 // refuse says why the queue does not take a request, or nil. One that shares a call
