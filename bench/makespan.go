@@ -187,15 +187,15 @@ func makespans(ctx context.Context, b batch, progress io.Writer) ([]race, error)
 func (r race) table() table.Table {
 	l := r.trial.Limits
 	t := table.Table{
-		Title: fmt.Sprintf("Makespan of %d questions, %d requests and %d tokens per %v, %s: at least %.2fs, %.2fs in order",
-			len(r.trial.Questions), l.Requests, l.Tokens, l.Period, r.trial.Enforcement.What, r.least.AnyOrder.Seconds(), r.least.InOrder.Seconds()),
+		Title: fmt.Sprintf("Makespan of %d questions, %d requests and %d tokens per %v, %s: at least %.2fs, in any order %.2fs",
+			len(r.trial.Questions), l.Requests, l.Tokens, l.Period, r.trial.Enforcement.What, r.least.InOrder.Seconds(), r.least.AnyOrder.Seconds()),
 		Header: []string{"", "Time", "× minimum", "× that of a sliding window", "Refused", "Failed", "Tokens wasted"},
 	}
 	for _, res := range r.results {
 		ratio, toSliding := "–", "–"
 		if res.Answered() {
 			ratio = fmt.Sprintf("%.3f×", r.ratio(res))
-			toSliding = fmt.Sprintf("%.3f×", res.Wall.Seconds()/r.sliding.AnyOrder.Seconds())
+			toSliding = fmt.Sprintf("%.3f×", res.Wall.Seconds()/r.sliding.InOrder.Seconds())
 		}
 		t.Rows = append(t.Rows, []string{
 			res.Contestant.Name,
@@ -211,7 +211,7 @@ func (r race) table() table.Table {
 }
 
 func (r race) ratio(res makespan.Result) float64 {
-	return res.Wall.Seconds() / r.least.AnyOrder.Seconds()
+	return res.Wall.Seconds() / r.least.InOrder.Seconds()
 }
 
 // setups says how everyone is set up.
@@ -232,7 +232,7 @@ func drawing(races []race) chart.Chart {
 		Most:  3,
 	}
 	for _, r := range races {
-		p := chart.Panel{Title: fmt.Sprintf("%s, at least %.1f s", r.trial.Enforcement.What, r.least.AnyOrder.Seconds())}
+		p := chart.Panel{Title: fmt.Sprintf("%s, at least %.1f s", r.trial.Enforcement.What, r.least.InOrder.Seconds())}
 		for _, res := range r.results {
 			b := chart.Bar{
 				Name:   res.Contestant.Name,

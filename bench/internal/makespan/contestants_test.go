@@ -41,7 +41,10 @@ func race(t *testing.T, trial Trial, c Contestant) (res Result, ratio float64) {
 		if res, err = trial.Run(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}
-		ratio = res.Wall.Seconds() / least.AnyOrder.Seconds()
+		ratio = res.Wall.Seconds() / least.InOrder.Seconds()
+		if res.Answered() && res.Wall < least.AnyOrder {
+			t.Errorf("%s takes %v, and nobody can take less than %v", c.Name, res.Wall, least.AnyOrder)
+		}
 	})
 	return res, ratio
 }
@@ -89,23 +92,23 @@ func TestWhatLimitsDoToEveryone(t *testing.T) {
 	const never, sometimes = false, true
 	type verdict struct {
 		refused     bool
-		least, most float64 // times the minimum; 0: it fails some
+		least, most float64 // times the minimum; 0: it is not all that is answered
 	}
 	limits := Limits{12, 6000, 6 * time.Second}
 	for name, want := range map[string]map[string]verdict{
 		"llmqueue": {
-			"bucket": {never, 1, 1.02}, "sliding": {never, 1, 1.02}, "fixed": {never, 1, 1.02},
+			"bucket": {never, 0.97, 1.02}, "sliding": {never, 0.97, 1.02}, "fixed": {never, 0.97, 1.02},
 		},
 		"llmqueue, with Burst": {
-			"bucket": {never, 1, 3}, "sliding": {never, 1, 3}, "fixed": {never, 1, 3}, "quantized": {never, 1, 3},
+			"bucket": {never, 0.97, 3}, "sliding": {never, 0.97, 3}, "fixed": {never, 0.97, 3}, "quantized": {never, 0.97, 3},
 		},
 		"SDK alone":             {"sliding": {sometimes, 0, 0}, "fixed": {sometimes, 0, 0}, "quantized": {sometimes, 0, 0}},
 		"semaphore and retries": {"sliding": {sometimes, 0, 8}},
 		"x/time/rate, burst 1":  {"bucket": {never, 1.1, 1.4}},
-		"x/time/rate, burst N":  {"bucket": {never, 1, 1.01}, "sliding": {sometimes, 0, 8}},
-		"failsafe-go, bursty":   {"fixed": {never, 1, 1.02}},
+		"x/time/rate, burst N":  {"bucket": {never, 0.97, 1.01}, "sliding": {sometimes, 0, 8}},
+		"failsafe-go, bursty":   {"fixed": {never, 0.97, 1.02}},
 		"OpenAI's cookbook script": {
-			"bucket": {never, 1, 1.02}, "sliding": {sometimes, 1, 2},
+			"bucket": {never, 0.97, 1.02}, "sliding": {sometimes, 0.97, 2},
 		},
 	} {
 		for kind, v := range want {
@@ -126,6 +129,31 @@ func TestWhatLimitsDoToEveryone(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// Where tokens are what binds, they are waited for. At the edge of a bucket or of a
+// period some are a nanosecond early.
+func TestTokensBindToo(t *testing.T) {
+	limits := Limits{600, 6000, 6 * time.Second}
+	for name, tt := range map[string]struct {
+		enforcement string
+		refused     int64
+	}{
+		"llmqueue":                 {"sliding", 0},
+		"llmqueue, with Burst":     {"quantized", 0},
+		"x/time/rate, burst 1":     {"bucket", 0},
+		"x/time/rate, burst N":     {"bucket", 4},
+		"failsafe-go, bursty":      {"fixed", 4},
+		"OpenAI's cookbook script": {"bucket", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			res, ratio := race(t, sampleTrial(enforcement(t, tt.enforcement), limits), contestant(t, name))
+			t.Logf("%.3f times the minimum, %d refused", ratio, res.Refused)
+			if res.Refused > tt.refused || !res.Answered() {
+				t.Errorf("%d calls are refused, %d questions have no answer", res.Refused, res.Failed)
+			}
+		})
 	}
 }
 

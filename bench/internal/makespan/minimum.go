@@ -10,11 +10,11 @@ import (
 // from the provider's start to the last answer. It is computed offline, from the true
 // costs and latencies, and knows neither network nor margin.
 type Minimum struct {
+	// InOrder is the least when calls start in the order of the questions.
+	InOrder time.Duration
 	// AnyOrder is a bound from below: nothing that keeps the limits is faster, in
 	// whatever order it makes the calls.
 	AnyOrder time.Duration
-	// InOrder is the least when calls start in the order of the questions.
-	InOrder time.Duration
 	// ByRequests and ByTokens are how many calls waited for which limit, in order.
 	ByRequests, ByTokens int
 }
