@@ -82,7 +82,7 @@ func TestEarliestStartsByHand(t *testing.T) {
 // earlier it refuses each call that had to wait.
 func TestScheduleIsTheEarliestThatTheSimulatorAllows(t *testing.T) {
 	const calls = 60
-	limits := Limits{Requests: 12, Tokens: 3000, Period: 6 * time.Second}
+	limits := Limits{Requests: 13, Tokens: 3001, Period: 6 * time.Second} // which nothing divides
 	for _, e := range Enforcements {
 		for seed := range uint64(5) {
 			random := rand.New(rand.NewPCG(seed, 0))
@@ -205,6 +205,14 @@ func TestMinimumCountsWhatStartsLast(t *testing.T) {
 	m = MinimumOf(enforcement(t, "sliding"), Limits{1000, 600, 6 * time.Second}, batchOf(300, 300, 200, 200), latencies)
 	if want := 8 * time.Second; m.AnyOrder != want {
 		t.Errorf("the same for tokens, as the last cannot be all of 300: %v, want %v", m.AnyOrder, want)
+	}
+}
+
+// The last call in slices may take up slices after it.
+func TestMinimumOfALargeCallInSlices(t *testing.T) {
+	m := MinimumOf(enforcement(t, "quantized"), Limits{60, 60, 6 * time.Second}, batchOf(10, 10, 25), []time.Duration{1, 1, 1})
+	if want := 2*time.Second + 1; m.InOrder != want || m.AnyOrder > want {
+		t.Errorf("two calls fill a second each, and the third starts in the one after: %v, and at least %v, want %v", m.InOrder, m.AnyOrder, want)
 	}
 }
 
