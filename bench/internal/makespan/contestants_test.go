@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -187,6 +188,30 @@ func TestRunsAreBounded(t *testing.T) {
 	})
 }
 
+// Questions come in order, but for some that the scheduler holds up.
+func TestQuestionsComeInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 500
+		questions := make([]Question, n)
+		for i := range questions {
+			questions[i].MaxTokens = int64(i)
+		}
+		trial, _, _ := startedFor(t, enforcement(t, "bucket"), Limits{1, 1, time.Second}, questions)
+		var asked, astray atomic.Int64
+		_, err := trial.Run(t.Context(), Contestant{New: func(Provider) (Ask, func() error, error) {
+			return func(_ context.Context, q Question) error {
+				if d := asked.Add(1) - 1 - q.MaxTokens; d < -8 || d > 8 {
+					astray.Add(1)
+				}
+				return nil
+			}, nothingToStop, nil
+		}})
+		if err != nil || asked.Load() != n || astray.Load() > n/10 {
+			t.Errorf("%d of %d questions came, %d far from their place, %v", asked.Load(), n, astray.Load(), err)
+		}
+	})
+}
+
 // refusal is what the SDK makes of a 429.
 var refusal error = &openai.Error{StatusCode: http.StatusTooManyRequests}
 
@@ -255,6 +280,14 @@ func TestCookbookLoop(t *testing.T) {
 		}
 	}
 	const s = time.Second
+	full := level{capacity: 2, per: 10 * s, left: 1}
+	full.refill(4 * s)
+	if full.left != 1.8 {
+		t.Errorf("four seconds bring %v, want 0.8", full.left-1)
+	}
+	if full.refill(20 * s); full.left != 2 {
+		t.Errorf("it holds %v, and cannot hold more than 2", full.left)
+	}
 	synctest.Test(t, func(t *testing.T) {
 		starts, _, _ := run(t, 2, 1000, 0, 4, nil)
 		check(t, "two, then one each five seconds", starts, []time.Duration{0, 0, 5 * s, 10 * s})

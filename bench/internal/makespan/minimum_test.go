@@ -204,7 +204,11 @@ func TestMinimumCountsWhatStartsLast(t *testing.T) {
 	}
 	m = MinimumOf(enforcement(t, "sliding"), Limits{1000, 600, 6 * time.Second}, batchOf(300, 300, 200, 200), latencies)
 	if want := 8 * time.Second; m.AnyOrder != want {
-		t.Errorf("the same for tokens, as the last cannot be all of 300: %v, want %v", m.AnyOrder, want)
+		t.Errorf("two of them start at 6s even if they are the largest: %v, want %v", m.AnyOrder, want)
+	}
+	m = MinimumOf(enforcement(t, "sliding"), Limits{1000, 600, 6 * time.Second}, batchOf(300, 300, 100, 100), latencies)
+	if want := 7 * time.Second; m.AnyOrder != want {
+		t.Errorf("only one needs to, if it is large: %v, want %v", m.AnyOrder, want)
 	}
 }
 
