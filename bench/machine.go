@@ -19,7 +19,9 @@ func machine(s settings) string {
 	if c := commit(); c != "" {
 		parts = append(parts, "Commit: "+c)
 	}
-	parts = append(parts, fmt.Sprintf("Passes: %d", s.passes))
+	if s.costs {
+		parts = append(parts, fmt.Sprintf("Passes: %d", s.passes))
+	}
 	line := strings.Join(parts, ". ") + "."
 	if v := versions(); v != "" {
 		line += "\nBeside: " + v + "."
@@ -55,7 +57,7 @@ func versions() string {
 	}
 	var found []string
 	for _, dep := range info.Deps {
-		neighbors := []string{"github.com/alitto/pond/v2", "github.com/panjf2000/ants/v2", "github.com/failsafe-go/failsafe-go", "golang.org/x/time", "golang.org/x/sync"}
+		neighbors := []string{"github.com/alitto/pond/v2", "github.com/panjf2000/ants/v2", "github.com/failsafe-go/failsafe-go", "github.com/openai/openai-go/v3", "golang.org/x/time", "golang.org/x/sync"}
 		if slices.Contains(neighbors, dep.Path) {
 			found = append(found, dep.Path+" "+dep.Version)
 		}

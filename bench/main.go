@@ -1,13 +1,16 @@
 // Bench measures llmqueue beside what one would build from other libraries, all of
-// it in one run: what a job costs, and how well a limit is kept and used.
+// it in one run: what a job costs, how well a limit is kept and used, and with
+// -makespan, how soon a batch of questions is answered.
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/llmqueue/llmqueue/bench/internal/contender"
@@ -25,7 +28,7 @@ func main() {
 		fmt.Fprintf(os.Stderr, "bench: %v (see -h)\n", err)
 		os.Exit(2)
 	}
-	if err := run(s, os.Stdout); err != nil {
+	if err := run(s, os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
 		os.Exit(1)
 	}
@@ -38,14 +41,19 @@ type settings struct {
 	jobs     int           // to fire and forget
 	period   time.Duration // of the limits
 	markdown bool
+	costs    bool // measure cost and pacing
+	makespan bool
+	batch    batch
 }
 
 func parse(args []string, stdout io.Writer) (settings, error) {
-	s := settings{calls: 200_000, jobs: 100_000, period: time.Second}
+	s := settings{calls: 200_000, jobs: 100_000, period: time.Second, costs: true}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	flags.IntVar(&s.passes, "passes", 5, "how `often` each cost is measured")
 	flags.BoolVar(&s.markdown, "markdown", false, "print tables in Markdown")
+	flags.BoolVar(&s.makespan, "makespan", false, "measure the makespan of a batch of questions instead of cost and pacing")
+	s.batch.flags(flags)
 	quick := flags.Bool("quick", false, "measure once and little, to see that everything runs; the figures say nothing")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
@@ -60,27 +68,58 @@ func parse(args []string, stdout io.Writer) (settings, error) {
 	case s.passes < 1:
 		return s, fmt.Errorf("-passes wants at least 1, not %d", s.passes)
 	}
+	if !s.makespan {
+		var alone error
+		flags.Visit(func(f *flag.Flag) {
+			if slices.Contains(batchFlags, f.Name) {
+				alone = fmt.Errorf("-%s wants -makespan", f.Name)
+			}
+		})
+		if alone != nil {
+			return s, alone
+		}
+	}
+	if err := s.batch.complete(); err != nil {
+		return s, err
+	}
+	s.costs = !s.makespan
 	if *quick {
 		s.passes, s.calls, s.period = 1, 20_000, 250*time.Millisecond
+		s.makespan = true
+		s.batch.hurry()
 	}
 	return s, nil
 }
 
-func run(s settings, stdout io.Writer) error {
-	show := table.Table.Text
-	if s.markdown {
-		show = table.Table.Markdown
-	}
+func run(s settings, stdout, stderr io.Writer) error {
 	if _, err := fmt.Fprintf(stdout, "%s\n", machine(s)); err != nil {
 		return err
 	}
+	show := func(t table.Table) error {
+		fmt.Fprintln(stdout)
+		if s.markdown {
+			return t.Markdown(stdout)
+		}
+		return t.Text(stdout)
+	}
+	if s.costs {
+		if err := runCosts(s, show); err != nil {
+			return err
+		}
+	}
+	if s.makespan {
+		return runMakespan(s.batch, show, stderr)
+	}
+	return nil
+}
+
+func runCosts(s settings, show func(table.Table) error) error {
 	for _, scenario := range cost.Scenarios(s.calls, s.jobs) {
 		summaries, err := cost.Compare(scenario, contender.All, s.passes)
 		if err != nil {
 			return err
 		}
-		fmt.Fprintln(stdout)
-		if err := show(costs(scenario.Name, summaries), stdout); err != nil {
+		if err := show(costs(scenario.Name, summaries)); err != nil {
 			return err
 		}
 	}
@@ -88,13 +127,23 @@ func run(s settings, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	for _, t := range []table.Table{paces, lacks()} {
-		fmt.Fprintln(stdout)
-		if err := show(t, stdout); err != nil {
+	return errors.Join(show(paces), show(lacks()))
+}
+
+func runMakespan(b batch, show func(table.Table) error, stderr io.Writer) error {
+	races, err := makespans(context.Background(), b, stderr)
+	if err != nil {
+		return err
+	}
+	for _, r := range races {
+		if err := show(r.table()); err != nil {
 			return err
 		}
 	}
-	return nil
+	if err := show(setups(b.contestants)); err != nil || b.svg == "" {
+		return err
+	}
+	return draw(races, b.svg)
 }
 
 func costs(title string, summaries []cost.Summary) table.Table {

@@ -58,12 +58,12 @@ func TestHelp(t *testing.T) {
 // A run prints a row for everyone in every table, and each row is complete.
 func TestRun(t *testing.T) {
 	var text, markdown strings.Builder
-	s := settings{passes: 1, calls: 200, jobs: 200, period: 10 * time.Millisecond}
-	if err := run(s, &text); err != nil {
+	s := settings{passes: 1, calls: 200, jobs: 200, period: 10 * time.Millisecond, costs: true}
+	if err := run(s, &text, t.Output()); err != nil {
 		t.Fatal(err)
 	}
 	s.markdown = true
-	if err := run(s, &markdown); err != nil {
+	if err := run(s, &markdown, t.Output()); err != nil {
 		t.Fatal(err)
 	}
 	for _, out := range []string{text.String(), markdown.String()} {
