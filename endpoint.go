@@ -30,6 +30,7 @@ type endpoint struct {
 	pacing         pacing
 	bound          bound
 	ramp           ramp
+	lateness       lateness
 	unanswered     int64 // processors that run and were not observed to be answered yet
 	slots          int64 // how many processors may run
 	running        int64
@@ -72,20 +73,14 @@ func newEndpoint(now time.Time, name, modelID string, process any, s *endpointSe
 			return nil, err
 		}
 		e.shared = append(e.shared, m)
-		e.patience = append(e.patience, shortestPeriod(m.Limits(now)))
+		var limits []Limit
+		for _, l := range m.Limits(now) {
+			limits = append(limits, l.Limit)
+		}
+		e.patience = append(e.patience, shortest(limits))
 	}
 	e.setLimits(now, s.limits)
 	return e, nil
-}
-
-// shortestPeriod is that of any of the limits, 0 when none has one.
-func shortestPeriod(limits []LimitInfo) (shortest time.Duration) {
-	for _, l := range limits {
-		if p := l.Limit.period(); p > 0 && (shortest == 0 || p < shortest) {
-			shortest = p
-		}
-	}
-	return shortest
 }
 
 // chargePrior books the attempts that started before this process.

@@ -105,7 +105,7 @@ func TestRefusalWithRoomShortensBursts(t *testing.T) {
 				synctest.Wait()
 				assert.Equal(t, 77, s.count(), "75 at once, after the two before")
 				for range 12 {
-					time.Sleep(calm)
+					time.Sleep(calm * time.Minute)
 					_, err := q.Submit(t.Context(), Request[int]{})
 					require.NoError(t, err)
 				}
@@ -448,4 +448,31 @@ func TestABusyServerIsLeftAlone(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The provider counts calls when they come. A first burst that goes out late, over cold
+// connections, is counted later than it started; the next one may not come too early.
+func TestCallsThatGoOutLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var arrivals startsOf
+		begin := time.Now()
+		q := newQueue(t, func(ctx context.Context, r Request[int]) (int, error) {
+			if time.Since(begin) < time.Minute {
+				nap(ctx, time.Duration(r.Params)*200*time.Millisecond)
+			}
+			arrivals.note()
+			Observe(ctx, Observation{Outcome: OutcomeServed, SentAt: time.Now()})
+			return 0, nil
+		}, WithLimits(RPM(10)), WithMargin(0))
+		for i := range 50 {
+			post(t, q, Request[int]{Params: i % 10})
+		}
+		require.NoError(t, q.Shutdown(t.Context()))
+		for i, at := range arrivals.at {
+			if i >= 10 {
+				require.GreaterOrEqual(t, at.Sub(arrivals.at[i-10]), time.Minute, "call %d came within a minute of ten others", i)
+			}
+		}
+		assert.Less(t, arrivals.at[49].Sub(begin), 4*time.Minute+5*time.Second, "once all go out at once, nothing is held longer")
+	})
 }

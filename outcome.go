@@ -48,13 +48,13 @@ func (q *Queue[P, T]) shorten(now time.Time, e *endpoint, started int64) {
 	}
 }
 
-// calm is how long nothing is refused before bursts double.
-const calm = 2 * time.Minute
+// calm is how many periods, of a minute at most, nothing is refused before bursts double.
+const calm = 2
 
 // relax lets bursts grow again.
 func (q *Queue[P, T]) relax(now time.Time, e *endpoint) {
 	p := &e.pacing
-	if p.halvings > 0 && q.since(now) >= after(p.changedAt, int64(calm)) {
+	if p.halvings > 0 && q.since(now) >= after(p.changedAt, calm*int64(min(shortest(e.limits), time.Minute))) {
 		p.halvings--
 		p.changedAt = q.since(now)
 		q.adopt(now, e)
@@ -110,15 +110,57 @@ func (r *ramp) served(slots int64) {
 	}
 }
 
+// lateness is how long after its start a call went out, at the least and at the most, in
+// this period and the one before. The provider counts a call when it comes; of two that
+// started a period apart, the one that went out late counts until later, and the other may
+// come too early: a cold connection and a busy machine delay the first burst more than the
+// next one. So the windows hold charges longer by the difference.
+type lateness struct {
+	least, most         time.Duration
+	lastLeast, lastMost time.Duration
+	since               time.Time // when this period began
+}
+
+// add notes a call and returns the difference.
+func (l *lateness) add(now time.Time, late, period time.Duration) time.Duration {
+	switch age := now.Sub(l.since); {
+	case age >= 2*period:
+		*l = lateness{least: late, most: late, lastLeast: late, lastMost: late, since: now}
+	case age >= period:
+		*l = lateness{least: late, most: late, lastLeast: l.least, lastMost: l.most, since: now}
+	}
+	l.least, l.most = min(l.least, late), max(l.most, late)
+	return max(l.most, l.lastMost) - min(l.least, l.lastLeast)
+}
+
+// maxLateness is the part of a period by which charges are held longer at most: beyond it,
+// calls that go out at such different times cost more quota than refusals would.
+const maxLateness = 20
+
+// shortest is the shortest period of the limits, 0 when none has one.
+func shortest(limits []Limit) (period time.Duration) {
+	for _, l := range limits {
+		if p := l.period(); p > 0 && (period == 0 || p < period) {
+			period = p
+		}
+	}
+	return period
+}
+
 // hear notes that the answer to the call that w makes has begun.
-func (w *worker[P, T]) hear(e *endpoint, served bool) {
+func (w *worker[P, T]) hear(now time.Time, o Observation) {
 	if w.answered {
 		return
 	}
+	e := w.endpoint
 	w.answered = true
 	e.unanswered--
-	if served {
+	if o.Outcome == OutcomeServed {
 		e.ramp.served(e.slots)
+	}
+	if period := shortest(e.limits); period > 0 && !o.SentAt.IsZero() {
+		late := e.lateness.add(now, w.sentAt(o).Sub(w.started), period)
+		e.own.Late(now, min(late, period/maxLateness))
 	}
 }
 
@@ -187,7 +229,7 @@ func (w *worker[P, T]) heedObservation(a *attempt, o Observation) {
 	now := time.Now()
 	e, started := w.endpoint, a.account.started
 	if o.Outcome != "" {
-		w.hear(e, o.Outcome == OutcomeServed)
+		w.hear(now, o)
 	}
 	switch o.Outcome {
 	case OutcomeServed:

@@ -81,8 +81,11 @@ func (s *Set) origin(lim Limit) (index int, same bool) {
 // newLog returns the log for a limit, with what it takes over from another.
 func (s *Set) newLog(lim Limit, from *log) *log {
 	l := &log{
-		hold: lim.hold(), long: lim.long(), exact: s.exact, gap: lim.hold() / mergedEntries,
+		base: lim.hold(), long: lim.long(), exact: s.exact, gap: lim.hold() / mergedEntries,
 		from: s.seq + 1, now: s.clock.short,
+	}
+	if l.hold = l.base + s.late; lim.Daily != nil {
+		l.hold = l.base
 	}
 	if l.long {
 		l.now = s.clock.long

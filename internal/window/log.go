@@ -51,7 +51,8 @@ type entry struct {
 //
 // Positions count entries ever appended; position p is at ring[p&(len-1)].
 type log struct {
-	hold int64 // a charge counts while now − at < hold
+	base int64 // period and margin
+	hold int64 // a charge counts while now − at < hold: base, and what Late says
 	long bool  // dated on the long scale
 	day  *day  // not nil: charges leave together at a local midnight instead
 

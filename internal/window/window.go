@@ -106,6 +106,7 @@ type Set struct {
 	windows []window // one per limit
 	logs    []*log   // each once
 	seq     uint64   // of the latest charge
+	late    int64    // see Late
 	exact   uint64   // exactEntries, less in tests
 }
 
@@ -261,6 +262,19 @@ func (s *Set) Usage(now time.Time, i int) (used, available int64, resetAt time.T
 		}
 	}
 	return used, available, resetAt
+}
+
+// Late says how much later after its date one charge may be counted by the provider than
+// another one. Windows that slide hold charges for that much longer from now on; what has
+// left does not come back. It replaces what was said before.
+func (s *Set) Late(now time.Time, d time.Duration) {
+	s.advance(now)
+	s.late = max(int64(d), 0)
+	for _, l := range s.logs {
+		if l.day == nil {
+			l.hold = l.base + s.late
+		}
+	}
 }
 
 // advance brings everything up to now.
