@@ -216,8 +216,7 @@ func (p *Page) stream(w http.ResponseWriter, r *http.Request) {
 	viewer, past := p.feed.join()
 	defer p.feed.leave(viewer)
 	hello, _ := json.Marshal(helloJSON{
-		Controls: p.settings.controls, Details: p.settings.format != nil, Token: token,
-		Managers: len(p.settings.inspectors), History: past,
+		Controls: p.settings.controls, Details: p.settings.format != nil, Token: token, History: past,
 	})
 	if send("hello", hello) != nil {
 		return
@@ -239,6 +238,5 @@ type helloJSON struct {
 	Controls bool       `json:"controls"`
 	Details  bool       `json:"details"`
 	Token    string     `json:"token,omitempty"`
-	Managers int        `json:"managers"`
 	History  []pastJSON `json:"history"`
 }

@@ -86,7 +86,7 @@ export class Chart {
     const grid = {stroke: () => color('--line'), width: 1};
     const font = '11px system-ui, sans-serif';
     const axis = {stroke: muted, font, ticks: {show: false}, gap: 4};
-    const range = (plot, low, high) => [0, high > 0 ? high * 1.1 : 1];
+    const range = (plot, low, high) => [0, Math.max(high * 1.1, 1)];
     this.plot = new uPlot({
       ...this.size(),
       legend: {show: false},
@@ -95,7 +95,7 @@ export class Chart {
       // At least two minutes, so that a new chart is not a few points far apart.
       scales: {x: {range: (plot, low, high) => [Math.min(low, high - 120), high]}, throughput: {range}, wait: {range}},
       axes: [
-        {...axis, grid, space: 70, values: (plot, ticks) => ticks.map((t) => clock(t, ticks))},
+        {...axis, grid, size: 26, space: 70, values: (plot, ticks) => ticks.map((t) => clock(t, ticks))},
         {...axis, grid, scale: 'throughput', size: 44, space: 36, values: (plot, ticks) => ticks.map(short)},
         {...axis, grid: {show: false}, scale: 'wait', side: 1, size: 44, space: 36, values: (plot, ticks) => ticks.map(brief)},
       ],

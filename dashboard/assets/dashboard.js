@@ -5,7 +5,7 @@ import {Rows, clone, count, duration, element, rate, text} from './rows.js';
 
 const byId = (id) => document.getElementById(id);
 
-const state = {controls: false, details: false, token: '', managers: 1};
+const state = {controls: false, details: false, token: ''};
 const views = new Map(); // by model, see keyOf
 let history = new Map();
 let latest = null;
@@ -82,6 +82,7 @@ function requestCell() {
       if (r.priority) parts.push('priority ' + r.priority);
       if (r.endpoint && m.endpoints.length > 1) parts.push(r.endpoint);
       if (r.tokens) parts.push(count(r.tokens) + ' tokens');
+      if (r.waits_for) parts.push('waits for ' + r.waits_for);
       text(more, parts.join(' · '));
     },
   };
@@ -210,8 +211,6 @@ class ModelView {
     title.id = this.node.id + '-title';
     this.node.setAttribute('aria-labelledby', title.id);
     text(title.querySelector('bdi'), m.model);
-    text(title.querySelector('.manager'), 'manager ' + (m.manager + 1));
-    title.querySelector('.manager').hidden = state.managers < 2;
 
     this.counts = counts.map(([label, name, value, shown]) => {
       const box = element('div');
@@ -260,6 +259,8 @@ class ModelView {
 
   update(m, now) {
     this.model = m;
+    const twin = latest.models.some((other) => other.model === m.model && other.manager !== m.manager);
+    text(this.node.querySelector('.manager'), twin ? 'manager ' + (m.manager + 1) : '');
     this.badges.update(badges(m, now), now);
     this.counts.forEach((update) => update(m));
     this.chart.draw();
@@ -377,7 +378,7 @@ function connect() {
     const hello = JSON.parse(event.data);
     alive();
     wait = 1000;
-    Object.assign(state, {controls: hello.controls, details: hello.details, token: hello.token ?? '', managers: hello.managers});
+    Object.assign(state, {controls: hello.controls, details: hello.details, token: hello.token ?? ''});
     history = new Map(hello.history.map((past) => [keyOf(past), past]));
     // The program may be another one now: everything is built anew.
     for (const view of views.values()) view.remove();

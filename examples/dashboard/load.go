@@ -108,7 +108,7 @@ func summarize(ctx context.Context, req llmqueue.Request[int]) (summary, error) 
 func (m *models) load(ctx context.Context) *sync.WaitGroup {
 	var load sync.WaitGroup
 	for _, model := range []string{large, small} {
-		perSecond := map[string]float64{large: 2.1, small: 6}[model]
+		perSecond := map[string]float64{large: 2.7, small: 7}[model]
 		load.Go(func() {
 			tenants := []string{"web", "web", "mobile", "reports"}
 			arrive(ctx, perSecond, func(n int) {
