@@ -221,10 +221,9 @@ func (p *Page) stream(w http.ResponseWriter, r *http.Request) {
 	if send("hello", hello) != nil {
 		return
 	}
-	for {
+	for r.Context().Err() == nil {
 		select {
 		case <-r.Context().Done():
-			return
 		case data := <-viewer:
 			if send("snapshot", data) != nil {
 				return
