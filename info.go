@@ -84,6 +84,7 @@ type Inspector interface {
 	Info(modelID string) (QueueInfo, error)
 	InfoAll() []QueueInfo
 	Requests(modelID string, limit int) ([]RequestInfo, error)
+	Finished(modelID string, limit int, statuses ...Status) ([]RequestInfo, error)
 	Cancel(modelID, requestID string) error
 	UpdateUsage(modelID, requestID string, u Usage) error
 	SetLimits(modelID string, limits ...Limit) error

@@ -98,6 +98,28 @@ func (q *Queue[P, T]) Requests(limit int) []RequestInfo {
 	return infos
 }
 
+// Finished lists requests that ended, latest first, without their params and results:
+// those with one of the given final statuses, or all when none is given. At most limit
+// of them; limit ≤ 0 means 100. It reaches what Requests does not when many wait, and
+// goes back as far as the history does (see WithHistory).
+func (q *Queue[P, T]) Finished(limit int, statuses ...Status) []RequestInfo {
+	if limit <= 0 {
+		limit = 100
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	now := time.Now()
+	q.expireHistory(q.since(now))
+	var infos []RequestInfo
+	for i := q.history.count - 1; i >= 0 && len(infos) < limit; i-- {
+		rec := q.records.get(q.history.ring[(q.history.first+i)%len(q.history.ring)].ref)
+		if rec != nil && (len(statuses) == 0 || slices.Contains(statuses, rec.state.status())) {
+			infos = append(infos, q.requestInfo(now, rec))
+		}
+	}
+	return infos
+}
+
 // runningRecords are the requests whose processor runs, longest first.
 func (q *Queue[P, T]) runningRecords() []*record[P, T] {
 	var running []*record[P, T]

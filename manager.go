@@ -259,6 +259,15 @@ func (m *Manager[P, T]) Requests(modelID string, limit int) ([]RequestInfo, erro
 	return q.Requests(limit), nil
 }
 
+// Finished is Queue.Finished.
+func (m *Manager[P, T]) Finished(modelID string, limit int, statuses ...Status) ([]RequestInfo, error) {
+	q, err := m.queue(modelID)
+	if err != nil {
+		return nil, err
+	}
+	return q.Finished(limit, statuses...), nil
+}
+
 // PauseModel is Queue.Pause.
 func (m *Manager[P, T]) PauseModel(modelID string) error {
 	q, err := m.queue(modelID)

@@ -65,6 +65,7 @@ func TestManagerUnknownModel(t *testing.T) {
 			"SetLimits":   func() error { return m.SetLimits(id, RPM(1)) },
 			"Info":        func() error { _, err := m.Info(id); return err },
 			"Requests":    func() error { _, err := m.Requests(id, 1); return err },
+			"Finished":    func() error { _, err := m.Finished(id, 1); return err },
 			"PauseModel":  func() error { return m.PauseModel(id) },
 			"ResumeModel": func() error { return m.ResumeModel(id) },
 			"Unregister":  func() error { return m.Unregister(t.Context(), id) },

@@ -25,6 +25,7 @@ import (
 	// The library is read through its export data. Importing it makes go test run
 	// these tests again when it changes, instead of reporting a cached result.
 	_ "github.com/llmqueue/llmqueue"
+	_ "github.com/llmqueue/llmqueue/dashboard"
 	_ "github.com/llmqueue/llmqueue/llmtest"
 )
 
@@ -50,12 +51,12 @@ var (
 
 // known gives the import path of each package that a fragment may name.
 var known = map[string]string{
-	"context": "context", "errors": "errors", "fmt": "fmt", "http": "net/http", "iter": "iter", "json": "encoding/json",
+	"context": "context", "errors": "errors", "fmt": "fmt", "http": "net/http", "iter": "iter", "json": "encoding/json", "net": "net",
 	"log": "log", "os": "os", "signal": "os/signal", "slices": "slices", "slog": "log/slog", "strings": "strings",
 	"synctest": "testing/synctest", "testing": "testing", "time": "time",
 	"validator": "github.com/go-playground/validator/v10",
 	"llmqueue":  "github.com/llmqueue/llmqueue", "llmtest": "github.com/llmqueue/llmqueue/llmtest",
-	"llmhttp": "github.com/llmqueue/llmqueue/llmhttp",
+	"llmhttp": "github.com/llmqueue/llmqueue/llmhttp", "dashboard": "github.com/llmqueue/llmqueue/dashboard",
 }
 
 // library finds the export data of compiled packages, by import path.

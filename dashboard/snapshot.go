@@ -1,0 +1,223 @@
+package dashboard
+
+import (
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/llmqueue/llmqueue"
+)
+
+// Bounds of what one snapshot lists for a model. The counts are always whole.
+const (
+	maxListed   = 200  // running requests, and waiting ones
+	maxFailures = 20   // latest first
+	maxID       = 512  // bytes of an id, tenant or endpoint; a longer id cannot be named in an order
+	maxText     = 1000 // bytes of an error or a pause's reason
+)
+
+// snapshotJSON is what the page shows at one moment. Times are in milliseconds since
+// 1970, and 0 when there is none.
+type snapshotJSON struct {
+	Time   int64        `json:"time"`
+	Models []*modelJSON `json:"models"`
+}
+
+type modelJSON struct {
+	Manager      int            `json:"manager"`
+	Model        string         `json:"model"`
+	Paused       bool           `json:"paused"`
+	PausedUntil  int64          `json:"paused_until"`
+	Closed       bool           `json:"closed"`
+	Pending      int            `json:"pending"`
+	Processing   int            `json:"processing"`
+	Slots        int64          `json:"slots"`
+	Accepted     int64          `json:"accepted"`
+	Completed    int64          `json:"completed"`
+	Failed       int64          `json:"failed"`
+	Canceled     int64          `json:"canceled"`
+	Retries      int64          `json:"retries"`
+	Abandoned    int            `json:"abandoned"`
+	Dropped      int64          `json:"dropped_events"`
+	InputTokens  int64          `json:"input_tokens"`
+	OutputTokens int64          `json:"output_tokens"`
+	Endpoints    []endpointJSON `json:"endpoints"`
+	Running      []requestJSON  `json:"running"`
+	Waiting      []requestJSON  `json:"waiting"`
+	Failures     []requestJSON  `json:"failures"`
+	// Throughput is in completed requests per minute and Wait in seconds, as in the
+	// charts; null when unknown.
+	Throughput number `json:"throughput"`
+	Wait       number `json:"wait"`
+}
+
+type endpointJSON struct {
+	Name        string      `json:"name"`
+	Processing  int64       `json:"processing"`
+	Slots       int64       `json:"slots"`
+	Open        bool        `json:"open"`
+	PausedUntil int64       `json:"paused_until"`
+	PauseReason string      `json:"pause_reason,omitempty"`
+	Limits      []gaugeJSON `json:"limits"`
+}
+
+type gaugeJSON struct {
+	Name      string `json:"name"`
+	Amount    int64  `json:"amount"`
+	Used      int64  `json:"used"`
+	Available int64  `json:"available"`
+	ResetAt   int64  `json:"reset_at"`
+	Shared    bool   `json:"shared"`
+}
+
+type requestJSON struct {
+	ID       string `json:"id"`
+	Inexact  bool   `json:"inexact,omitempty"` // the id had to be changed or cut, so no order can name it
+	Tenant   string `json:"tenant,omitempty"`
+	Priority int    `json:"priority,omitempty"`
+	Endpoint string `json:"endpoint,omitempty"`
+	Attempts int    `json:"attempts,omitempty"`
+	Tokens   int64  `json:"tokens,omitempty"` // used when it ended, reserved before
+	Position int    `json:"position,omitempty"`
+	Created  int64  `json:"created"`
+	Started  int64  `json:"started,omitempty"`
+	Finished int64  `json:"finished,omitempty"`
+	Expected int64  `json:"expected,omitempty"`
+	WaitsFor string `json:"waits_for,omitempty"`
+	Error    string `json:"error,omitempty"`
+}
+
+// key tells models of the same name apart.
+type key struct {
+	manager int
+	model   string
+}
+
+// view is a snapshot and what the history needs besides.
+type view struct {
+	snapshot *snapshotJSON
+	starts   map[key][]start
+}
+
+// start is when a request started and how long it had waited.
+type start struct {
+	at   time.Time
+	wait time.Duration
+}
+
+// collect asks all inspectors. A model that goes away meanwhile is left out.
+func collect(inspectors []llmqueue.Inspector, now time.Time) view {
+	v := view{&snapshotJSON{Time: now.UnixMilli(), Models: []*modelJSON{}}, map[key][]start{}}
+	for i, in := range inspectors {
+		for _, info := range in.InfoAll() {
+			// What runs is listed first; some more may have started since.
+			live, err := in.Requests(info.ModelID, info.Processing+maxListed)
+			if err != nil {
+				continue
+			}
+			failed, err := in.Finished(info.ModelID, maxFailures, llmqueue.StatusFailed)
+			if err != nil {
+				continue
+			}
+			done, err := in.Finished(info.ModelID, maxListed)
+			if err != nil {
+				continue
+			}
+			m := model(i, info)
+			m.list(live, failed)
+			v.snapshot.Models = append(v.snapshot.Models, m)
+			v.starts[key{i, info.ModelID}] = append(starts(live, false), starts(done, true)...)
+		}
+	}
+	return v
+}
+
+func model(manager int, info llmqueue.QueueInfo) *modelJSON {
+	m := &modelJSON{
+		Manager: manager, Model: info.ModelID, Paused: info.Paused, PausedUntil: millis(info.PausedUntil), Closed: info.Closed,
+		Pending: info.Pending, Processing: info.Processing, Slots: info.Slots, Accepted: info.Accepted,
+		Completed: info.Completed, Failed: info.Failed, Canceled: info.Canceled, Retries: info.Retries,
+		Abandoned: info.Abandoned, Dropped: info.Dropped,
+		InputTokens: info.Usage.InputTokens, OutputTokens: info.Usage.OutputTokens,
+		Running: []requestJSON{}, Waiting: []requestJSON{}, Failures: []requestJSON{},
+		Throughput: unknown, Wait: unknown,
+	}
+	for _, e := range info.Endpoints {
+		m.Endpoints = append(m.Endpoints, endpointJSON{
+			Name: clip(e.Name, maxID), Processing: e.Processing, Slots: e.Slots, Open: e.Open,
+			PausedUntil: millis(e.PausedUntil), PauseReason: clip(e.PauseReason, maxText),
+			Limits: append(gauges(e.Limits, false), gauges(e.Shared, true)...),
+		})
+	}
+	return m
+}
+
+func gauges(limits []llmqueue.LimitInfo, shared bool) []gaugeJSON {
+	gs := make([]gaugeJSON, 0, len(limits))
+	for _, l := range limits {
+		gs = append(gs, gaugeJSON{
+			Name: l.Limit.String(), Amount: l.Limit.Amount, Used: l.Used, Available: l.Available,
+			ResetAt: millis(l.ResetAt), Shared: shared,
+		})
+	}
+	return gs
+}
+
+// list fills in the requests to show.
+func (m *modelJSON) list(live, failed []llmqueue.RequestInfo) {
+	for _, r := range live {
+		switch {
+		case r.Status == llmqueue.StatusProcessing && len(m.Running) < maxListed:
+			m.Running = append(m.Running, request(r))
+		case r.Status == llmqueue.StatusPending && len(m.Waiting) < maxListed:
+			m.Waiting = append(m.Waiting, request(r))
+		}
+	}
+	for _, r := range failed {
+		m.Failures = append(m.Failures, request(r))
+	}
+}
+
+func request(r llmqueue.RequestInfo) requestJSON {
+	j := requestJSON{
+		ID: clip(r.ID, maxID), Tenant: clip(r.Tenant, maxID), Priority: r.Priority, Endpoint: clip(r.Endpoint, maxID),
+		Attempts: r.Attempts, Tokens: r.Estimate.Total(), Position: r.Position,
+		Created: millis(r.CreatedAt), Started: millis(r.StartedAt), Finished: millis(r.FinishedAt),
+		Expected: millis(r.EstimatedStart), WaitsFor: r.WaitsFor, Error: clip(r.Error, maxText),
+	}
+	j.Inexact = j.ID != r.ID
+	if r.Status.Final() {
+		j.Tokens = r.Usage.Total()
+	}
+	return j
+}
+
+// starts are those of first attempts: how long a later one waited says more about its
+// backoff than about the queue.
+func starts(requests []llmqueue.RequestInfo, final bool) (all []start) {
+	for _, r := range requests {
+		if r.Attempts == 1 && !r.StartedAt.IsZero() && r.Status.Final() == final {
+			all = append(all, start{r.StartedAt, r.StartedAt.Sub(r.CreatedAt)})
+		}
+	}
+	return all
+}
+
+func millis(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+// clip makes s valid UTF-8, as JSON would, of at most n bytes and an ellipsis.
+func clip(s string, n int) string {
+	s = strings.ToValidUTF8(s, "\ufffd")
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n] + "…"
+}
