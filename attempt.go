@@ -44,20 +44,25 @@ type heard struct {
 // that ended without any: figures, not the context, so that the history does not keep
 // what the caller's context holds alive. Guarded by the queue's lock.
 type account struct {
-	attempt  *attempt // whose processor runs; nil when none does
-	number   int      // of the last attempt, 1 is the first; 0 when there was none
-	prior    Usage    // of the attempts before the last
-	used     Usage    // of the last, once settled
-	reported bool     // used is what it reported, not nothing
-	blind    bool     // started without any idea of its size: the gate's one
-	started  int64    // the last attempt, ns since the queue's epoch
-	ended    int64    // the request
-	failure  error    // the request's
-	result   any      // a *T, of a finished fire-and-forget request
+	attempt  *attempt  // whose processor runs; nil when none does
+	endpoint *endpoint // of the last attempt; nil when there was none
+	reserved Usage     // by the last attempt
+	number   int       // of the last attempt, 1 is the first; 0 when there was none
+	prior    Usage     // of the attempts before the last
+	used     Usage     // of the last, once settled
+	reported bool      // used is what it reported, not nothing
+	blind    bool      // started without any idea of its size: the gate's one
+	started  int64     // the last attempt, ns since the queue's epoch
+	ended    int64     // the request
+	failure  error     // the request's
+	result   any       // a *T, of a finished fire-and-forget request
 	timer    *time.Timer
 	charge   window.Reservation
 	shared   []SharedReservation
-	heeds    heeder // the worker, for observations
+	heeds    heeder   // the worker, for observations
+	follows  bool     // another request's account has what its call used
+	away     *away    // nil unless it was handed to a fallback
+	unserved []string // the models that could not serve it, nil when it ended otherwise
 }
 
 type heeder interface {
@@ -183,12 +188,14 @@ func (a *attempt) reportResult(u Usage) {
 	}
 }
 
-// finish ends the context when the processor returned.
-func (a *attempt) finish() {
+// finish ends the context when the processor returned, and tells what had ended it
+// before, nil when nothing had.
+func (a *attempt) finish() (cut error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.over = true
+	a.over, cut = true, a.err
 	a.end(context.Canceled)
+	return cut
 }
 
 // revise is report for UpdateUsage, which also counts after the end.

@@ -25,12 +25,15 @@ type ModelConfig struct {
 	// Limits are the model's own. Empty means those given to RegisterAll or to
 	// the manager.
 	Limits []Limit `json:"rate_limiters"`
+	// Accounting names what the provider charges: see AccountingFor. Empty means what
+	// was given to RegisterAll or to the manager.
+	Accounting string `json:"accounting,omitempty"`
 }
 
 // UnmarshalJSON reads the form described at ModelConfig. Its errors wrap
 // ErrInvalidConfiguration and name the model and the field.
 func (c *ModelConfig) UnmarshalJSON(data []byte) error {
-	fields, err := jsonFields(data, "model_id", "rate_limiters")
+	fields, err := jsonFields(data, "model_id", "rate_limiters", "accounting")
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalidConfiguration, err)
 	}
@@ -40,6 +43,12 @@ func (c *ModelConfig) UnmarshalJSON(data []byte) error {
 	}
 	if got.ModelID == "" {
 		return fmt.Errorf("%w: %w", ErrInvalidConfiguration, fieldError{"model_id", "missing, name the model"})
+	}
+	if err := jsonField(fields, "accounting", &got.Accounting, `a name like "anthropic"`); err != nil {
+		return fmt.Errorf("%w: model %q: %w", ErrInvalidConfiguration, got.ModelID, err)
+	}
+	if _, err := AccountingFor(got.Accounting); err != nil {
+		return fmt.Errorf("model %q: %w", got.ModelID, err)
 	}
 	var limits []json.RawMessage
 	if err := jsonField(fields, "rate_limiters", &limits, "a list"); err != nil {

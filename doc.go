@@ -41,6 +41,13 @@
 // the queue hears what the provider says, learns its limits ([WithLearnedLimits]), and
 // takes usage from the answers. [Observe] is the same for other protocols.
 //
+// # Going on
+//
+// A model may have several endpoints, each with limits of its own ([Queue.AddEndpoint]), a
+// circuit breaker for each ([WithBreaker]), and other models that take over what it cannot
+// serve ([WithFallback]). Identical requests may share a call ([WithCoalescing]). [Plan]
+// says how long a load will take.
+//
 // # The end
 //
 // Every accepted request ends exactly once: completed, failed or canceled. A processor

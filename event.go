@@ -25,6 +25,9 @@ const (
 	EventLimitLearned  EventType = "limit_learned"  // an answer changed the limits in force, now Limits
 	EventLimitIgnored  EventType = "limit_ignored"  // an answer stated a limit that makes no sense: Err says which
 	EventNoLimits      EventType = "no_limits"      // limits were to be learned, but the provider states none; sent once
+	EventOpened        EventType = "opened"         // an endpoint's breaker opened after repeated failure: nothing starts there before Until
+	EventClosed        EventType = "closed"         // an endpoint's breaker closed after a probe succeeded
+	EventFallback      EventType = "fallback"       // a request goes to the model Fallback, because of Err
 	EventNoUsage       EventType = "no_usage"       // token limits are set but nothing reports usage; sent once
 )
 
@@ -33,11 +36,13 @@ type Event struct {
 	Type      EventType
 	Time      time.Time
 	ModelID   string
+	Endpoint  string // where the last attempt started, or what happened to an endpoint
 	RequestID string
 	Tenant    string
 	Priority  int
 	Attempt   int       // the attempts started so far
 	Usage     Usage     // of all attempts together, at the end
+	Fallback  string    // the other model: where the request goes, and at its end which one answered
 	Err       error     // why it failed, was canceled, retried or paused
 	Until     time.Time // for EventRetried and EventPaused
 	Limits    []Limit   // for EventLimitLearned and EventLimitsChanged: those in force
@@ -102,7 +107,7 @@ func logEvents(l *slog.Logger) func(Event) {
 	return func(e Event) {
 		level, msg := slog.LevelDebug, "request "+string(e.Type)
 		switch e.Type {
-		case EventRetried:
+		case EventRetried, EventFallback:
 			level = slog.LevelWarn
 		case EventFailed:
 			level = slog.LevelError
@@ -114,6 +119,8 @@ func logEvents(l *slog.Logger) func(Event) {
 			level, msg = slog.LevelInfo, "queue limits learned"
 		case EventLimitIgnored:
 			msg = "limit in an answer ignored"
+		case EventOpened, EventClosed:
+			level, msg = slog.LevelWarn, "endpoint's circuit breaker "+string(e.Type)
 		case EventNoLimits:
 			level, msg = slog.LevelWarn, "limits were to be learned but the provider states none: use WithLimits"
 		case EventNoUsage:
@@ -123,8 +130,14 @@ func logEvents(l *slog.Logger) func(Event) {
 			return
 		}
 		attrs := []slog.Attr{slog.String("model", e.ModelID)}
+		if e.Endpoint != "" && e.Endpoint != e.ModelID {
+			attrs = append(attrs, slog.String("endpoint", e.Endpoint))
+		}
 		if e.RequestID != "" {
 			attrs = append(attrs, slog.String("request", e.RequestID), slog.Int("attempt", e.Attempt))
+		}
+		if e.Fallback != "" {
+			attrs = append(attrs, slog.String("fallback", e.Fallback))
 		}
 		if e.Tenant != "" {
 			attrs = append(attrs, slog.String("tenant", e.Tenant))

@@ -2,6 +2,7 @@ package llmqueue
 
 import (
 	"context"
+	"math"
 	"slices"
 	"time"
 )
@@ -39,6 +40,15 @@ func (d *demand) add(priority int, n int64, u Usage, sized bool) {
 	}
 }
 
+// times is a part of l.
+func (l level) times(part float64) level {
+	l.requests = int64(math.Round(float64(l.requests) * part))
+	l.input = int64(float64(l.input) * part)
+	l.output = int64(float64(l.output) * part)
+	l.unsized = int64(float64(l.unsized) * part)
+	return l
+}
+
 // before is what starts before a request that comes now with this priority.
 func (d demand) before(priority int) (ahead level) {
 	for _, l := range d {
@@ -62,7 +72,7 @@ func (q *Queue[P, T]) forecastLast(now time.Time, rec *record[P, T]) forecast {
 	} else {
 		ahead.unsized--
 	}
-	return q.forecast(now, q.reservation(rec), ahead)
+	return q.forecast(now, rec.estimate, ahead)
 }
 
 // exactForecast bounds how far the line is walked for one forecast; beyond it the
@@ -92,7 +102,7 @@ func (q *Queue[P, T]) forecastAt(now time.Time, rec *record[P, T], rank int) for
 		ahead.output = int64(float64(ahead.output) * scale)
 		ahead.unsized = int64(float64(ahead.unsized) * scale)
 	}
-	return q.forecast(now, q.reservation(rec), ahead)
+	return q.forecast(now, rec.estimate, ahead)
 }
 
 // forecast says when a request starts if nothing else comes, and what it waits for.
@@ -104,43 +114,87 @@ type forecast struct {
 
 // What a request may wait for, besides a limit.
 const (
-	waitsForResume = "resume"
-	waitsForPause  = "pause"
-	waitsForShared = "shared limits"
-	waitsForSlot   = string(KindConcurrent)
+	waitsForResume  = "resume"
+	waitsForPause   = "pause"
+	waitsForShared  = "shared limits"
+	waitsForBreaker = "breaker"
+	waitsForSlot    = string(KindConcurrent)
 )
 
-// forecast is when a request that reserves own starts behind what is ahead of it: the
-// latest of what the queue's limits, the shared ones, a pause and the slots allow.
-func (q *Queue[P, T]) forecast(now time.Time, own Usage, ahead level) (f forecast) {
+// forecast is when a request with this estimate starts behind what is ahead of it: on
+// the endpoint that is soonest, when all take their share of it.
+func (q *Queue[P, T]) forecast(now time.Time, estimate Usage, ahead level) (f forecast) {
 	if q.paused {
 		return forecast{waitsFor: waitsForResume}
 	}
+	if len(q.endpoints) == 1 {
+		return q.forecastOn(q.endpoints[0], now, estimate, ahead)
+	}
+	ns := q.since(now)
+	mean := charge(q.sizes.mean())
+	rates, all := make([]float64, len(q.endpoints)), 0.0
+	for _, held := range []bool{false, true} { // those that are held back count when all are
+		for i, e := range q.endpoints {
+			if _, never := e.exceeds(q.reservation(e, estimate)); !never && (held || e.pausedUntil <= ns && !e.open()) {
+				rates[i] = e.perSecond(mean)
+				all += rates[i]
+			}
+		}
+		if all > 0 {
+			break
+		}
+	}
+	for i, e := range q.endpoints {
+		if rates[i] == 0 {
+			continue
+		}
+		g := q.forecastOn(e, now, estimate, ahead.times(rates[i]/all))
+		if f.at.IsZero() || !g.at.IsZero() && g.at.Before(f.at) {
+			f = g
+		}
+	}
+	f.guessed = f.guessed || ahead.requests > 0
+	return f
+}
+
+// forecastOn is forecast for one endpoint: the latest of what its limits, the shared
+// ones, a pause and the slots allow.
+func (q *Queue[P, T]) forecastOn(e *endpoint, now time.Time, estimate Usage, ahead level) (f forecast) {
 	load := Usage{InputTokens: ahead.input, OutputTokens: ahead.output}
 	if ahead.unsized > 0 {
-		mean := q.meanReservation()
+		mean := e.capped(q.sizes.mean())
 		load.InputTokens += ahead.unsized * mean.InputTokens
 		load.OutputTokens += ahead.unsized * mean.OutputTokens
 		f.guessed = true
 	}
+	if e.accounting != (Accounting{}) && ahead.requests > 0 {
+		load = e.accounting.reservedBy(load, ahead.requests, q.sizes.mean())
+		f.guessed = true
+	}
+	own := q.reservation(e, estimate)
 	all := charge(load)
 	all.Requests = ahead.requests
 	var limit int
-	if f.at, limit = q.own.Forecast(now, all, charge(own)); limit >= 0 {
-		f.waitsFor = q.names[limit]
+	if f.at, limit = e.own.Forecast(now, all, charge(own)); limit >= 0 {
+		f.waitsFor = e.names[limit]
 	}
-	for _, m := range q.shared {
+	for _, m := range e.shared {
 		if t := m.Forecast(now, ahead.requests, load, own); t.After(f.at) {
 			f.at, f.waitsFor = t, waitsForShared
 		}
 	}
-	if t := q.date(q.pausedUntil); t.After(f.at) {
+	if t := q.date(e.pausedUntil); t.After(f.at) {
 		f.at, f.waitsFor = t, waitsForPause
 	}
-	if late := q.running + ahead.requests - q.slots + 1; late > 0 {
+	if e.open() {
+		if t := now.Add(e.breaker.RemainingDelay()); t.After(f.at) {
+			f.at, f.waitsFor = t, waitsForBreaker
+		}
+	}
+	if late := e.running + ahead.requests - e.slots + 1; late > 0 {
 		switch {
 		case q.duration.n > 0:
-			t := now.Add(time.Duration(q.duration.value * float64(late) / float64(q.slots)))
+			t := now.Add(time.Duration(q.duration.value * float64(late) / float64(e.slots)))
 			if t.After(f.at) {
 				f = forecast{t, waitsForSlot, true}
 			}
@@ -160,29 +214,29 @@ type Forecast struct {
 	// slots are missing and nothing has ended yet.
 	EstimatedStart time.Time `json:"estimated_start,omitzero"`
 	// WaitsFor is what holds it longest: a limit such as "500 rpm", "concurrent",
-	// "shared limits", "pause" (by the provider) or "resume" (after Pause). Empty
+	// "shared limits", "pause" (by the provider), "breaker" or "resume" (after Pause). Empty
 	// when it would start at once.
 	WaitsFor string `json:"waits_for,omitempty"`
 }
 
 // Estimate says when req would start if it were submitted now and nothing else
 // arrived, without submitting it. It refuses what Submit would refuse, for its size,
-// its params or its deadline.
+// its params, an exhausted quota or its deadline. What a fallback would do it does not say.
 func (q *Queue[P, T]) Estimate(ctx context.Context, req Request[P]) (Forecast, error) {
-	if err := q.prepare(ctx, &req); err != nil {
+	if _, err := q.prepare(ctx, &req); err != nil {
 		return Forecast{}, err
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := time.Now()
-	if err := q.refuse(now, &req); err != nil {
+	if err := q.refuse(now, &req, false); err != nil {
+		return Forecast{}, err
+	}
+	if err := q.unserved(ctx, now, &req); err != nil && len(q.settings.fallback) == 0 {
 		return Forecast{}, err
 	}
 	ahead := q.demand.before(req.Priority)
 	f := q.forecastNew(now, &req)
-	if err := q.tooLate(ctx, now, &req, f); err != nil {
-		return Forecast{}, err
-	}
 	if f.waitsFor == "" && ahead.requests == 0 {
 		return Forecast{EstimatedStart: now}, nil
 	}
@@ -191,11 +245,7 @@ func (q *Queue[P, T]) Estimate(ctx context.Context, req Request[P]) (Forecast, e
 
 // forecastNew is the forecast of a request that is not in line yet.
 func (q *Queue[P, T]) forecastNew(now time.Time, req *Request[P]) forecast {
-	own := req.Estimate
-	if own.isZero() {
-		own = q.meanReservation()
-	}
-	f := q.forecast(now, own, q.demand.before(req.Priority))
+	f := q.forecast(now, req.Estimate, q.demand.before(req.Priority))
 	f.guessed = f.guessed || req.Estimate.isZero() && q.tokens
 	return f
 }

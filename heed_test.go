@@ -413,3 +413,39 @@ func TestObserveRacesTheEnd(t *testing.T) {
 	require.NoError(t, q.Shutdown(t.Context()))
 	addsUp(t, q)
 }
+
+// A busy server that works on one call at a time is asked by one request after its
+// backoff, not by everything that waits in turn; one that says how long to wait is left
+// alone until then.
+func TestABusyServerIsLeftAlone(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		slots int64
+		delay time.Duration
+		most  int
+	}{
+		{"one slot", 1, 0, 15},
+		{"told how long", 20, time.Minute, 20},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				free := time.Now().Add(30 * time.Second)
+				var turnedAway startsOf
+				q := newQueue(t, func(ctx context.Context, _ Request[int]) (int, error) {
+					if time.Now().Before(free) {
+						turnedAway.note()
+						Observe(ctx, Observation{Outcome: OutcomeOverloaded, Delay: c.delay})
+						return 0, errBoom
+					}
+					return 0, nil
+				}, WithLimits(Concurrent(c.slots)), WithRetry(RetryPolicy{MaxAttempts: 100, BaseDelay: 10 * time.Second, MaxDelay: 10 * time.Second, Budget: -1}))
+				for range 100 {
+					post(t, q, Request[int]{})
+				}
+				require.NoError(t, q.Shutdown(t.Context()))
+				assert.EqualValues(t, 100, q.Info().Completed)
+				assert.LessOrEqual(t, turnedAway.count(), c.most)
+			})
+		})
+	}
+}

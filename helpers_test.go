@@ -55,8 +55,8 @@ func status[P, T any](t testing.TB, q *Queue[P, T], id string) Response[T] {
 func addsUp[P, T any](t testing.TB, q *Queue[P, T]) QueueInfo {
 	t.Helper()
 	i := q.Info()
-	assert.Equal(t, i.Accepted, int64(i.Pending)+int64(i.Processing)+i.Completed+i.Failed+i.Canceled,
-		"accepted = pending + processing + completed + failed + canceled: %+v", i)
+	assert.Equal(t, i.Accepted, int64(i.Pending)+int64(i.Processing)+int64(i.Forwarded)+i.Completed+i.Failed+i.Canceled,
+		"accepted = pending + processing + forwarded + completed + failed + canceled: %+v", i)
 	return i
 }
 

@@ -84,12 +84,23 @@ func (q *Queue[P, T]) response(now time.Time, rec *record[P, T], result *T) (r R
 
 // respond writes a snapshot of rec into r, which is empty.
 func (q *Queue[P, T]) respond(r *Response[T], now time.Time, rec *record[P, T], result *T) {
+	if rec.state == stateFollowing {
+		q.respond(r, now, q.calls.byFollower[rec.ref()].rec, nil)
+		r.RequestID, r.Usage = rec.id, Usage{}
+		r.Metadata, r.CreatedAt = rec.metadata, q.epoch.Add(time.Duration(rec.created))
+		return
+	}
 	r.RequestID, r.ModelID, r.Status = rec.id, q.modelID, rec.state.status()
 	r.Metadata, r.CreatedAt = rec.metadata, q.epoch.Add(time.Duration(rec.created))
 	if a := rec.account; a != nil {
 		r.Usage, r.Attempts = a.usage(), a.number
-		if a.number > 0 {
-			r.StartedAt = q.epoch.Add(time.Duration(a.started))
+		started := a.started
+		if a.away != nil {
+			a.away.overlay(&r.Usage, &r.Attempts, &r.ModelID)
+			started = max(started, a.away.started)
+		}
+		if r.Attempts > 0 {
+			r.StartedAt = q.epoch.Add(time.Duration(started))
 		}
 		if rec.state.final() {
 			r.FinishedAt, r.Err = q.epoch.Add(time.Duration(a.ended)), a.failure

@@ -6,27 +6,45 @@ import (
 )
 
 // QueueInfo is a snapshot of one queue. At any moment
-// Accepted = Pending + Processing + Completed + Failed + Canceled.
+// Accepted = Pending + Processing + Forwarded + Completed + Failed + Canceled.
 type QueueInfo struct {
 	ModelID    string `json:"model_id"`
 	Pending    int    `json:"pending"`    // in line, or between two attempts
 	Processing int    `json:"processing"` // requests whose processor runs and that did not end yet
+	Forwarded  int    `json:"forwarded"`  // requests that a fallback model has (WithFallback)
 	Accepted   int64  `json:"accepted"`
 	Completed  int64  `json:"completed"`
 	Failed     int64  `json:"failed"`
 	Canceled   int64  `json:"canceled"`
-	Retries    int64  `json:"retries"` // attempts after the first
+	Retries    int64  `json:"retries"`   // attempts after the first
+	Coalesced  int64  `json:"coalesced"` // requests that shared the call of an earlier one (WithCoalescing)
+	Fallbacks  int64  `json:"fallbacks"` // requests handed to a fallback model, once for each such model
 	// Abandoned counts processors that still run although their request ended
 	// (canceled or timed out). Each holds its slot until it returns.
-	Abandoned   int         `json:"abandoned"`
-	Paused      bool        `json:"paused"`                 // by Pause
-	PausedUntil time.Time   `json:"paused_until,omitzero"`  // by a provider, in the future
+	Abandoned   int       `json:"abandoned"`
+	Paused      bool      `json:"paused"`                 // by Pause
+	PausedUntil time.Time `json:"paused_until,omitzero"`  // in the future; by the provider, when no endpoint may start before
+	PauseReason string    `json:"pause_reason,omitempty"` // what it said
+	Slots       int64     `json:"slots"`                  // processors that may run at present, on all endpoints
+	Closed      bool      `json:"closed"`                 // Shutdown was called
+	Dropped     int64     `json:"dropped_events"`         // events that observers were too slow for
+	Usage       Usage     `json:"usage"`                  // reported by all attempts so far
+	// Limits and Shared are those of the first endpoint, the only one unless
+	// AddEndpoint was called; concurrency comes last.
+	Limits    []LimitInfo    `json:"limits"`
+	Shared    []LimitInfo    `json:"shared_limits,omitempty"`
+	Endpoints []EndpointInfo `json:"endpoints"` // in the order in which they were added
+}
+
+// EndpointInfo is a snapshot of one endpoint.
+type EndpointInfo struct {
+	Name        string      `json:"name"`
+	Processing  int64       `json:"processing"`             // processors that run there
+	Slots       int64       `json:"slots"`                  // that may run at present, at most the concurrent limit
+	Open        bool        `json:"open"`                   // its circuit breaker lets no call through
+	PausedUntil time.Time   `json:"paused_until,omitzero"`  // by the provider, in the future
 	PauseReason string      `json:"pause_reason,omitempty"` // what it said
-	Slots       int64       `json:"slots"`                  // processors that may run at present, at most the concurrent limit
-	Closed      bool        `json:"closed"`                 // Shutdown was called
-	Dropped     int64       `json:"dropped_events"`         // events that observers were too slow for
-	Usage       Usage       `json:"usage"`                  // reported by all attempts so far
-	Limits      []LimitInfo `json:"limits"`                 // the queue's own, concurrency last
+	Limits      []LimitInfo `json:"limits"`                 // concurrency last
 	Shared      []LimitInfo `json:"shared_limits,omitempty"`
 }
 
@@ -43,6 +61,7 @@ type LimitInfo struct {
 type RequestInfo struct {
 	ID             string    `json:"id"`
 	ModelID        string    `json:"model_id"`
+	Endpoint       string    `json:"endpoint,omitempty"` // of the last attempt
 	Status         Status    `json:"status"`
 	Tenant         string    `json:"tenant,omitempty"`
 	Priority       int       `json:"priority,omitempty"`

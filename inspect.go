@@ -11,27 +11,44 @@ func (q *Queue[P, T]) Info() QueueInfo {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := time.Now()
+	pending, processing, forwarded := q.alike()
 	info := QueueInfo{
-		ModelID: q.modelID, Pending: q.pending(), Processing: q.count.processing,
+		ModelID: q.modelID, Pending: q.pending() + pending, Processing: q.count.processing + processing,
 		Accepted: q.count.accepted, Completed: q.count.completed, Failed: q.count.failed,
 		Canceled: q.count.canceled, Retries: q.count.retries, Abandoned: q.count.abandoned,
-		Paused: q.paused, Closed: q.closed, Dropped: q.dropped.Load(), Usage: q.count.usage,
-		Limits: limitInfos(now, q.limits, q.own, q.running), Slots: q.slotsNow(),
+		Forwarded: len(q.forwarded) + forwarded, Coalesced: q.count.coalesced, Fallbacks: q.count.fallbacks, Paused: q.paused, Closed: q.closed, Dropped: q.dropped.Load(), Usage: q.count.usage,
 	}
-	if q.pausedUntil > q.since(now) {
-		info.PausedUntil = q.date(q.pausedUntil)
-		if q.pausedBy != nil {
-			info.PauseReason = q.pausedBy.Error()
+	for _, e := range q.endpoints {
+		i := q.endpointInfo(now, e)
+		info.Endpoints = append(info.Endpoints, i)
+		info.Slots += i.Slots
+	}
+	first := info.Endpoints[0]
+	info.Limits, info.Shared = first.Limits, first.Shared
+	soonest := slices.MinFunc(info.Endpoints, func(a, b EndpointInfo) int { return a.PausedUntil.Compare(b.PausedUntil) })
+	info.PausedUntil, info.PauseReason = soonest.PausedUntil, soonest.PauseReason
+	return info
+}
+
+func (q *Queue[P, T]) endpointInfo(now time.Time, e *endpoint) EndpointInfo {
+	info := EndpointInfo{
+		Name: e.name, Processing: e.running, Slots: e.slotsNow(), Open: e.open(),
+		Limits: limitInfos(now, e.limits, e.own, e.running),
+	}
+	if e.pausedUntil > q.since(now) {
+		info.PausedUntil = q.date(e.pausedUntil)
+		if e.pausedBy != nil {
+			info.PauseReason = e.pausedBy.Error()
 		}
 	}
-	for _, m := range q.shared {
+	for _, m := range e.shared {
 		info.Shared = append(info.Shared, m.Limits(now)...)
 	}
 	return info
 }
 
 // Requests lists requests without their params and results: first what runs, longest
-// first, then what waits, in order, then what is between two attempts, then what
+// first, then what a fallback model has (ModelID says which), then what waits, in order, then what is between two attempts, then what
 // ended, latest first. At most limit of them; limit ≤ 0 means 100.
 func (q *Queue[P, T]) Requests(limit int) []RequestInfo {
 	if limit <= 0 {
@@ -42,8 +59,14 @@ func (q *Queue[P, T]) Requests(limit int) []RequestInfo {
 	now := time.Now()
 	q.expireHistory(q.since(now))
 	var infos []RequestInfo
-	add := func(rec *record[P, T]) bool {
-		if rec != nil && len(infos) < limit {
+	var add func(rec *record[P, T]) bool
+	add = func(rec *record[P, T]) bool {
+		switch {
+		case rec != nil && rec.call:
+			for _, follower := range q.sharing(rec) {
+				add(follower)
+			}
+		case rec != nil && len(infos) < limit:
 			infos = append(infos, q.requestInfo(now, rec))
 		}
 		return len(infos) < limit
@@ -51,14 +74,20 @@ func (q *Queue[P, T]) Requests(limit int) []RequestInfo {
 	for _, rec := range q.runningRecords() {
 		add(rec)
 	}
+	for _, rec := range q.awayNow() {
+		add(rec)
+	}
 	ahead := 0
 	for rec := range q.waiting() {
 		if len(infos) == limit {
 			break
 		}
+		from := len(infos)
 		add(rec)
 		if ahead++; rec.state == stateInLine {
-			infos[len(infos)-1].Position = ahead
+			for i := range infos[from:] {
+				infos[from+i].Position = ahead
+			}
 		}
 	}
 	for i := q.history.count - 1; i >= 0; i-- {
@@ -93,6 +122,9 @@ func (q *Queue[P, T]) requestInfo(now time.Time, rec *record[P, T]) RequestInfo 
 		Priority: rec.priority, Estimate: rec.estimate, Usage: r.Usage, Attempts: r.Attempts,
 		Position: r.Position, EstimatedStart: r.EstimatedStart, WaitsFor: r.WaitsFor,
 		CreatedAt: r.CreatedAt, StartedAt: r.StartedAt, FinishedAt: r.FinishedAt,
+	}
+	if a := rec.account; a != nil && a.endpoint != nil {
+		info.Endpoint = a.endpoint.name
 	}
 	if r.Err != nil {
 		info.Error = r.Err.Error()

@@ -3,8 +3,11 @@ package llmqueue
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
+
+	"github.com/llmqueue/llmqueue/internal/window"
 )
 
 // This file corrects the queue's limits by what the provider's answers say. It runs
@@ -12,19 +15,23 @@ import (
 
 // learned is what a queue knows of its limits from answers.
 type learned struct {
-	limits  []Limit // as the provider states them
-	none    bool    // it answers without stating any
-	watched bool    // some answer stated limits: attempts note what was booked before them
-	version int     // of the limits in force
-	others  []share // by window, of this version
+	limits  []Limit   // as the provider states them
+	latest  time.Time // when the call was sent that changed them last
+	none    bool      // it answers without stating any
+	watched bool      // some answer stated limits: attempts note what was booked before them
+	version int       // of the limits in force
+	others  []share   // by window, of this version
 }
 
-// share is the most of a limit that others were seen to hold in this period and in the
-// one before.
+// share is how much of a limit others hold.
 type share struct {
-	most, last int64
-	since      time.Time // when this period began
+	most     int64     // that they were seen to hold in this period
+	expected int64     // after the periods before
+	real     bool      // there are others
+	since    time.Time // when this period began
 }
+
+func (s *share) held() int64 { return max(s.most, s.expected) }
 
 // like reports whether a and b count the same over the same period.
 func (l Limit) like(o Limit) bool {
@@ -46,58 +53,80 @@ func (o ObservedLimit) limit() (Limit, error) {
 	return l, l.validate()
 }
 
-// ignorant reports whether the queue still has to learn its first limit: until then
-// it runs one request at a time.
-func (q *Queue[P, T]) ignorant() bool {
-	return q.settings.learn && len(q.limits) == 0 && len(q.shared) == 0 && !q.learned.none
+// ignorant reports whether the endpoint still has to learn its first limit: until then
+// it runs one request at a time. A bound on concurrency says nothing of requests or
+// tokens.
+func (e *endpoint) ignorant() bool {
+	return e.learn && len(e.shared) == 0 && !e.learned.none &&
+		!slices.ContainsFunc(e.limits, func(l Limit) bool { return l.Kind != KindConcurrent })
 }
 
 // noneStated notes that an answer came without limits: waiting for one helps nobody.
-func (q *Queue[P, T]) noneStated(now time.Time) {
-	if q.ignorant() {
-		q.learned.none = true
-		q.emit(Event{Type: EventNoLimits, Time: now})
+func (q *Queue[P, T]) noneStated(now time.Time, e *endpoint) {
+	if e.ignorant() {
+		e.learned.none = true
+		q.emit(Event{Type: EventNoLimits, Time: now, Endpoint: e.name})
 	}
 }
 
 // learn takes over what an answer says about the limits.
 func (q *Queue[P, T]) learn(now time.Time, w *worker[P, T], o Observation) {
-	changed := false
+	e, changed, sent := w.endpoint, false, w.sentAt(o)
+	first := e.ignorant()
 	for _, seen := range o.Limits {
 		l, err := seen.limit()
 		if err != nil {
-			q.emit(Event{Type: EventLimitIgnored, Time: now, Err: fmt.Errorf("limit %s %d: %w", seen.Kind, seen.Amount, err)})
+			q.emit(Event{Type: EventLimitIgnored, Time: now, Endpoint: e.name, Err: fmt.Errorf("limit %s %d: %w", seen.Kind, seen.Amount, err)})
 			continue
 		}
-		switch i := indexLike(q.learned.limits, l); {
-		case indexLike(q.configured, l) < 0 && q.learnShared(now, l, seen):
+		switch i := indexLike(e.learned.limits, l); {
+		case indexLike(e.configured, l) < 0 && e.learnShared(now, l, seen):
 		case i < 0:
 			// Figures reveal a longer period only after some use: until then the
 			// same limit was taken for one of the usual period.
-			q.learned.limits = slices.DeleteFunc(q.learned.limits, func(o Limit) bool {
+			e.learned.limits = slices.DeleteFunc(e.learned.limits, func(o Limit) bool {
 				return kinds[o.Kind].counts == kinds[l.Kind].counts && o.Amount == l.Amount
 			})
-			q.learned.limits = append(q.learned.limits, l)
+			e.learned.limits = append(e.learned.limits, l)
 			changed = true
-		case q.learned.limits[i].Amount != l.Amount:
-			q.learned.limits[i].Amount = l.Amount
+		case l.Amount < e.learned.limits[i].Amount && !sent.Before(e.learned.latest),
+			l.Amount > e.learned.limits[i].Amount && sent.After(e.learned.latest.Add(reordering)):
+			// Answers overtake each other: one to an earlier call tells of how it was.
+			e.learned.limits[i].Amount = l.Amount
 			changed = true
 		}
 	}
-	if changed && q.adopt(now) {
-		q.emit(Event{Type: EventLimitLearned, Time: now, Limits: slices.Clone(q.limits)})
+	if changed && sent.After(e.learned.latest) {
+		e.learned.latest = sent
+	}
+	if changed && q.adopt(now, e) {
+		if first {
+			e.chargeAnew(now, &w.attempt.account.charge)
+		}
+		q.emit(Event{Type: EventLimitLearned, Time: now, Endpoint: e.name, Limits: slices.Clone(e.limits)})
 	}
 	for _, seen := range o.Limits {
 		if l, err := seen.limit(); err == nil && seen.Remaining >= 0 && seen.Remaining <= seen.Amount {
 			q.heedOthers(now, w, o, l, seen)
 		}
 	}
-	q.learned.watched = q.learned.watched || len(o.Limits) > 0
+	e.learned.watched = e.learned.watched || len(o.Limits) > 0
+}
+
+// chargeAnew books the call that taught the first limits in them: it started before
+// they were there to count it, but the provider counted it.
+func (e *endpoint) chargeAnew(now time.Time, r *window.Reservation) {
+	c := r.Charge()
+	if anew, ok := e.own.Reserve(now, c); ok {
+		*r = anew
+	} else {
+		e.own.Add(now, c) // larger than a limit: nothing of it is given back
+	}
 }
 
 // learnShared tells a shared set that has this limit.
-func (q *Queue[P, T]) learnShared(now time.Time, l Limit, seen ObservedLimit) (has bool) {
-	for _, m := range q.shared {
+func (e *endpoint) learnShared(now time.Time, l Limit, seen ObservedLimit) (has bool) {
+	for _, m := range e.shared {
 		if learner, ok := m.(limitLearner); ok && learner.learn(now, l, seen) {
 			has = true
 		}
@@ -113,50 +142,51 @@ type limitLearner interface {
 
 // inForce is what the configured limits come to: corrected by what was learned, and
 // with shorter bursts after calls came too fast.
-func (q *Queue[P, T]) inForce() []Limit {
-	limits := slices.Clone(q.configured)
+func (e *endpoint) inForce() []Limit {
+	limits := slices.Clone(e.configured)
 	for i := range limits {
 		l := &limits[i]
-		if j := indexLike(q.learned.limits, *l); j >= 0 {
-			if said := q.learned.limits[j].Amount; q.settings.learn || said < l.Amount {
+		if j := indexLike(e.learned.limits, *l); j >= 0 {
+			if said := e.learned.limits[j].Amount; e.learn || said < l.Amount {
 				l.Amount = said
 			}
 		}
 	}
-	if q.settings.learn {
-		for _, l := range q.learned.limits {
+	if e.learn {
+		for _, l := range e.learned.limits {
 			if indexLike(limits, l) < 0 {
 				limits = append(limits, l)
 			}
 		}
 	}
 	for i := range limits {
-		limits[i].Burst = q.pacing.burst(limits[i])
+		limits[i].Burst = e.pacing.burst(limits[i])
 	}
 	return limits
 }
 
 // adopt brings what is in force up to date, and reports whether that changed
 // anything.
-func (q *Queue[P, T]) adopt(now time.Time) bool {
-	limits := q.inForce()
-	if slices.Equal(limits, q.limits) {
+func (q *Queue[P, T]) adopt(now time.Time, e *endpoint) bool {
+	limits := e.inForce()
+	if slices.Equal(limits, e.limits) {
 		return false
 	}
-	q.own.SetLimits(now, windowLimits(limits, q.settings.margin))
-	q.setLimits(limits)
-	q.learned.version++
-	q.learned.others = nil
-	var impossible []*record[P, T]
-	for rec := range q.waiting() {
-		if q.impossible(q.reservation(rec)) != nil {
-			impossible = append(impossible, rec)
-		}
-	}
-	for _, rec := range impossible {
-		q.end(now, rec, stateFailed, q.impossible(q.reservation(rec)))
-	}
+	e.own.SetLimits(now, windowLimits(limits, e.margin))
+	e.setLimits(now, limits)
+	q.sumUp()
+	e.learned.version++
+	e.learned.others = nil
+	q.failImpossible(now)
 	return true
+}
+
+// sentAt is when the call went out that o answers.
+func (w *worker[P, T]) sentAt(o Observation) time.Time {
+	if o.SentAt.Before(w.started) {
+		return w.started
+	}
+	return o.SentAt
 }
 
 // reordering is how long after it was sent the provider may have counted other calls
@@ -175,19 +205,18 @@ const noise = 0.01
 // started, later ones with what is booked now, which may hide others but never
 // invents any.
 func (q *Queue[P, T]) heedOthers(now time.Time, w *worker[P, T], o Observation, l Limit, seen ObservedLimit) {
-	i := windowOf(q.limits, l)
+	e := w.endpoint
+	i := windowOf(e.limits, l)
 	if i < 0 {
 		return
 	}
-	own := q.own.Booked(nil)[i]
-	if len(w.booked) > i && w.bookedAs == q.learned.version && !w.observed {
-		sent := o.SentAt
-		if sent.Before(w.started) {
-			sent = w.started
-		}
-		own = w.booked[i] + q.own.ChargedAfter(i, &w.attempt.account.charge, sent.Add(reordering))
-		if o.Outcome == OutcomeRateLimited || o.Outcome == OutcomeSlowDown {
-			own = min(own, q.own.Booked(nil)[i])
+	own := e.own.Booked(nil)[i]
+	refused := o.Outcome == OutcomeRateLimited || o.Outcome == OutcomeSlowDown
+	compared := len(w.booked) > i && w.bookedAs == e.learned.version && !w.observed
+	if compared {
+		own = w.booked[i] + e.own.ChargedAfter(i, &w.attempt.account.charge, w.sentAt(o).Add(reordering))
+		if refused {
+			own = min(own, e.own.Booked(nil)[i])
 		}
 	}
 	taken := seen.Amount - seen.Remaining
@@ -197,7 +226,7 @@ func (q *Queue[P, T]) heedOthers(now time.Time, w *worker[P, T], o Observation, 
 	}
 	period := l.period()
 	if period <= steady {
-		q.heedShare(now, i, others, period)
+		e.heedShare(now, i, others, l, o.Delay, compared || refused)
 		return
 	}
 	until, evenly := min(seen.Reset, period), false
@@ -209,7 +238,7 @@ func (q *Queue[P, T]) heedOthers(now time.Time, w *worker[P, T], o Observation, 
 		whole := time.Duration(float64(period) * float64(taken) / float64(seen.Amount))
 		evenly = (seen.Reset - whole).Abs() <= time.Second+whole/20
 	}
-	q.own.Others(now, i, others, now.Add(until), evenly)
+	e.own.Others(now, i, others, now.Add(until), evenly)
 }
 
 // steady bounds the periods over which others are expected to go on as they did: they
@@ -218,22 +247,49 @@ func (q *Queue[P, T]) heedOthers(now time.Time, w *worker[P, T], o Observation, 
 // if alone.
 const steady = time.Hour
 
-// heedShare expects others, who took n just now, to go on with the most that they took
-// in this period and the last one.
-func (q *Queue[P, T]) heedShare(now time.Time, i int, n int64, period time.Duration) {
-	for len(q.learned.others) <= i {
-		q.learned.others = append(q.learned.others, share{})
+// heedShare expects others, who took n of the amount just now, to go on with it.
+//
+// What they take is seen only when a call of this queue's looks, so it is easily missed
+// in part. It counts as more at once and as less little by little: what looks free to
+// one that shares a key looks free to all of them, so each takes as large a part of it
+// as it has of the limit. And a part of the rest is left to them, so that there is some
+// room for what was missed, and that who has much comes down and who has little goes up.
+//
+// Unless it is real, n may be what this queue took before it knew of the limit.
+func (e *endpoint) heedShare(now time.Time, i int, n int64, l Limit, delay time.Duration, real bool) {
+	for len(e.learned.others) <= i {
+		e.learned.others = append(e.learned.others, share{})
 	}
-	s := &q.learned.others[i]
+	s, period := &e.learned.others[i], l.period()
 	switch age := now.Sub(s.since); {
 	case age >= 2*period:
 		*s = share{since: now}
 	case age >= period:
-		*s = share{last: s.most, since: now}
+		fewer, ours := max(s.held()-s.most, 0), 1-float64(s.held())/float64(l.Amount)
+		*s = share{expected: s.held() - int64(math.Ceil(max(ours, 1.0/8)*float64(fewer))), real: s.real, since: now}
 	}
-	s.most = max(s.most, n)
-	q.own.Others(now, i, max(s.most, s.last), now.Add(2*period), false)
+	s.most, s.real = max(s.most, n), s.real || real && n > 0
+	held := s.held()
+	if s.real && held > 0 {
+		held += (l.Amount - held + leftToOthers - 1) / leftToOthers
+	}
+	// Never all of it for long: who waits for others to leave all at once would then
+	// come as if alone.
+	least := l.Amount - (l.Amount+leftToOthers-1)/leftToOthers
+	if until := now.Add(2 * period); held <= least {
+		e.own.Others(now, i, held, until, false)
+	} else {
+		if delay <= 0 || delay > period {
+			delay = period
+		}
+		e.own.Others(now, i, held, now.Add(delay), false)
+		e.own.OthersLater(now, i, least, until)
+	}
 }
+
+// leftToOthers is the part of what others do not hold that is left to them: one in so
+// many.
+const leftToOthers = 24
 
 // windowOf is the index among the windows of limits of the one that is like l, or -1.
 func windowOf(limits []Limit, l Limit) int {

@@ -96,28 +96,124 @@ func TestAnswersCorrectLimits(t *testing.T) {
 	}
 }
 
+// The answer to a call that was sent before the limits fell comes after one that says
+// so: it tells of how it was.
+func TestAnswersThatAreOvertakenDoNotRaiseLimits(t *testing.T) {
+	for _, sentAt := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			q := newQueue(t, func(ctx context.Context, r Request[int]) (int, error) {
+				o := states(100, 90, time.Minute)
+				if sentAt {
+					o.SentAt = time.Now()
+				}
+				switch r.Params {
+				case 1: // slow, and counted before the limit fell
+					nap(ctx, 10*time.Second)
+				case 2:
+					o.Limits[0].Amount, o.Limits[0].Remaining = 20, 10
+				}
+				Observe(ctx, o)
+				return 0, nil
+			}, WithLearnedLimits(), WithLimits(RPM(100)))
+			amount := func() int64 { return q.Info().Limits[0].Limit.Amount }
+			_, err := q.Do(t.Context(), 0)
+			require.NoError(t, err)
+			slow := post(t, q, Request[int]{Params: 1})
+			time.Sleep(time.Second)
+			_, err = q.Do(t.Context(), 2)
+			require.NoError(t, err)
+			require.EqualValues(t, 20, amount())
+			_, err = q.Wait(t.Context(), slow)
+			require.NoError(t, err)
+			assert.EqualValues(t, 20, amount(), "the slow answer is the older one")
+			_, err = q.Do(t.Context(), 3)
+			require.NoError(t, err)
+			assert.EqualValues(t, 100, amount(), "a later one raises it again")
+		})
+	}
+}
+
 // A queue without limits sends one request, and all that it learned it may send when
-// the answer's headers are there, not when the answer ends.
+// the answers' headers are there, not when the answers end: first a few, then twice as
+// many with each round. A bound on concurrency is none of the limits that it waits for.
 func TestLimitsAreLearnedFromTheFirstAnswer(t *testing.T) {
+	for name, opts := range map[string][]Option{
+		"nothing configured":   {WithLearnedLimits()},
+		"concurrency is known": {WithLearnedLimits(), WithLimits(Concurrent(250))},
+	} {
+		// One call is within the noise of the larger limit.
+		for _, limit := range []int{20, 200} {
+			t.Run(fmt.Sprint(name, " ", limit), func(t *testing.T) { testLearning(t, limit, opts...) })
+		}
+	}
+}
+
+func testLearning(t *testing.T, limit int, opts ...Option) {
 	synctest.Test(t, func(t *testing.T) {
 		var starts startsOf
 		q := newQueue(t, func(ctx context.Context, _ Request[int]) (int, error) {
 			n := starts.note()
 			nap(ctx, time.Second)
-			Observe(ctx, states(20, int64(20-n), time.Minute))
+			Observe(ctx, states(int64(limit), int64(limit-n), time.Minute))
 			nap(ctx, 10*time.Second)
 			return 0, nil
-		}, WithLearnedLimits())
-		for range 50 {
+		}, opts...)
+		for range limit + 30 {
 			post(t, q, Request[int]{})
 		}
 		time.Sleep(999 * time.Millisecond)
 		require.Equal(t, 1, starts.count(), "before the first answer")
 		time.Sleep(2 * time.Millisecond)
 		synctest.Wait()
-		require.Equal(t, 20, starts.count(), "once the limit is known")
-		assert.Equal(t, []Limit{RPM(20).Per(0)}, []Limit{q.Info().Limits[0].Limit})
+		for _, started := range []int{10, 28, 64, 136} {
+			require.Equal(t, min(limit, started), starts.count(), "once the limit is known, in steps")
+			time.Sleep(time.Second)
+			synctest.Wait()
+		}
+		require.Equal(t, limit, starts.count(), "before the first has ended")
+		assert.Equal(t, []Limit{RPM(int64(limit)).Per(0)}, []Limit{q.Info().Limits[0].Limit})
 	})
+}
+
+// The call that taught the limits is charged to them like any other: what it reserved,
+// then what it used. The provider's figures are too coarse to tell.
+func TestFirstAnswerIsCharged(t *testing.T) {
+	for _, c := range []struct {
+		name                    string
+		tokens, reserved, after int64
+	}{
+		{"small", 100_000, 500, 300},
+		{"larger than the limit", 400, 500, 500},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				q := newQueue(t, func(ctx context.Context, _ Request[int]) (int, error) {
+					Observe(ctx, Observation{Outcome: OutcomeServed, Limits: []ObservedLimit{
+						{Kind: KindRPM, Amount: 200, Remaining: -1},
+						{Kind: KindTPM, Amount: c.tokens, Remaining: -1},
+					}})
+					nap(ctx, time.Second)
+					ReportUsage(ctx, Usage{InputTokens: 100, OutputTokens: 200})
+					return 0, nil
+				}, WithLearnedLimits())
+				used := func() (rpm, tpm int64) {
+					limits := q.Info().Limits
+					require.Len(t, limits, 2)
+					return limits[0].Used, limits[1].Used
+				}
+				post(t, q, Request[int]{Estimate: Usage{InputTokens: 100, OutputTokens: 400}})
+				synctest.Wait()
+				rpm, tpm := used()
+				assert.Equal(t, []int64{1, c.reserved}, []int64{rpm, tpm}, "while it runs")
+				time.Sleep(2 * time.Second)
+				rpm, tpm = used()
+				assert.Equal(t, []int64{1, c.after}, []int64{rpm, tpm}, "afterwards")
+				time.Sleep(time.Minute + 2*time.Second)
+				rpm, tpm = used()
+				assert.Equal(t, []int64{0, 0}, []int64{rpm, tpm}, "a minute later")
+			})
+		})
+	}
 }
 
 func TestProviderThatStatesNoLimits(t *testing.T) {
@@ -249,7 +345,7 @@ func TestAloneAQueueUsesAllThatHeadersGrant(t *testing.T) {
 
 // Several queues that know of each other from headers only.
 func TestQueuesShareAKeyByHeaders(t *testing.T) {
-	for _, queues := range []int{2, 4} {
+	for _, queues := range []int{2, 4, 8} {
 		t.Run(fmt.Sprint(queues), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := &provider{limit: 300, period: time.Minute}
@@ -275,11 +371,72 @@ func TestQueuesShareAKeyByHeaders(t *testing.T) {
 					cancel()
 					_ = q.Shutdown(ctx)
 				}
-				assert.LessOrEqual(t, refused, served/20, "refused after the first window")
-				assert.GreaterOrEqual(t, served, 10*300*90/100)
+				assert.LessOrEqual(t, refused, served*queues/400, "refused after the first window")
+				assert.GreaterOrEqual(t, served, 10*300*95/100)
 			})
 		})
 	}
+}
+
+// Who shares a key and stops leaves its part to the other, in a few periods.
+func TestShareOfAKeyGrowsWhenOthersStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &provider{limit: 300, period: time.Minute}
+		var both [2]*Queue[int, int]
+		for i := range both {
+			both[i] = newQueue(t, p.process, WithLimits(RPM(300)), WithRetry(RetryPolicy{MaxAttempts: 1000}))
+			for n := range 6000 {
+				post(t, both[i], Request[int]{Params: n})
+			}
+		}
+		end := func(q *Queue[int, int]) {
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			_ = q.Shutdown(ctx)
+		}
+		time.Sleep(5 * time.Minute)
+		end(both[0])
+		var minutes []int
+		for range 6 {
+			had, _ := p.counts()
+			time.Sleep(time.Minute + 250*time.Millisecond)
+			now, _ := p.counts()
+			minutes = append(minutes, now-had)
+		}
+		end(both[1])
+		t.Log("a minute, alone again:", minutes)
+		assert.GreaterOrEqual(t, minutes[3], 250)
+		assert.GreaterOrEqual(t, minutes[5], 285)
+	})
+}
+
+// Who comes to a key that is used up gets a part of it, without many calls in vain.
+func TestLatecomerGetsAShareOfAKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &provider{limit: 120, period: time.Minute}
+		var all [4]*Queue[int, int]
+		for i := range all {
+			all[i] = newQueue(t, p.process, WithLearnedLimits(), WithRetry(RetryPolicy{MaxAttempts: 1000}))
+			for n := range 6000 {
+				post(t, all[i], Request[int]{Params: n})
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		time.Sleep(time.Minute)
+		had, first := p.counts()
+		time.Sleep(10 * time.Minute)
+		served, refused := p.counts()
+		served, refused = served-had, refused-first
+		t.Logf("%d refused in the first window, then %d and %d served", first, refused, served)
+		assert.LessOrEqual(t, refused, served/5)
+		assert.GreaterOrEqual(t, served, 10*120*90/100)
+		for i, q := range all {
+			assert.GreaterOrEqual(t, q.Info().Completed, int64(50), "queue %d", i)
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			_ = q.Shutdown(ctx)
+		}
+	})
 }
 
 // A shared set is corrected too, for all its queues, and never above what it was

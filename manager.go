@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 	"sync"
 )
@@ -32,7 +33,7 @@ func (m *Manager[P, T]) Register(modelID string, process Processor[P, T], opts .
 	if _, ok := m.Queue(modelID); ok {
 		return nil, registered(modelID)
 	}
-	q, err := NewQueue(modelID, process, slices.Concat(m.options, opts)...)
+	q, err := newQueueOf(modelID, process, slices.Concat(m.options, opts), m.queue)
 	if err != nil {
 		return nil, err
 	}
@@ -59,9 +60,14 @@ func (m *Manager[P, T]) add(queues ...*Queue[P, T]) error {
 			return registered(q.modelID)
 		}
 	}
+	all := maps.Clone(m.queues)
 	for _, q := range queues {
-		m.queues[q.modelID] = q
+		all[q.modelID] = q
 	}
+	if err := checkFallbacks(all); err != nil {
+		return err
+	}
+	m.queues = all
 	return nil
 }
 
@@ -88,7 +94,14 @@ func (m *Manager[P, T]) RegisterAll(models []ModelConfig, process Processor[P, T
 		if len(c.Limits) > 0 {
 			all = append(all, WithLimits(c.Limits...))
 		}
-		q, err := NewQueue(c.ModelID, process, all...)
+		if c.Accounting != "" {
+			accounting, err := AccountingFor(c.Accounting)
+			if err != nil {
+				return undo(fmt.Errorf("models[%d]: %w", i, err))
+			}
+			all = append(all, WithAccounting(accounting))
+		}
+		q, err := newQueueOf(c.ModelID, process, all, m.queue)
 		if err != nil {
 			return undo(fmt.Errorf("models[%d]: %w", i, err))
 		}

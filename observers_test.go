@@ -45,6 +45,7 @@ func TestEventsOfARequestComeInOrder(t *testing.T) {
 			attempts[e.RequestID] = append(attempts[e.RequestID], e.Attempt)
 			assert.Equal(t, "t", e.Tenant)
 			assert.Equal(t, 2, e.Priority)
+			assert.Equal(t, map[bool]string{true: "m"}[e.Attempt > 0], e.Endpoint)
 			assert.Equal(t, e.Type == EventRetried, !e.Until.IsZero())
 			switch e.Type {
 			case EventCompleted:
@@ -105,7 +106,7 @@ func TestEventsOfTheQueue(t *testing.T) {
 		assert.Equal(t, []Event{
 			{Type: EventPaused, Time: begin, ModelID: "m"},
 			{Type: EventResumed, Time: later, ModelID: "m"},
-			{Type: EventLimitsChanged, Time: later, ModelID: "m", Limits: []Limit{RPM(20)}},
+			{Type: EventLimitsChanged, Time: later, ModelID: "m", Endpoint: "m", Limits: []Limit{RPM(20)}},
 		}, got[:3])
 		assert.Equal(t, EventPaused, got[3].Type)
 		assert.Equal(t, later.Add(time.Minute), got[3].Until)
@@ -221,7 +222,7 @@ func TestMiddlewareOrderAndContext(t *testing.T) {
 			assert.False(t, a.CreatedAt.IsZero())
 			assert.False(t, a.StartedAt.Before(a.CreatedAt))
 			a.CreatedAt, a.StartedAt = time.Time{}, time.Time{}
-			assert.Equal(t, Attempt{ModelID: "m", RequestID: "r", Number: 1, Tenant: "t", Priority: 3,
+			assert.Equal(t, Attempt{ModelID: "m", Endpoint: "m", RequestID: "r", Number: 1, Tenant: "t", Priority: 3,
 				Estimate: in(8), Metadata: map[string]string{"k": "v"}}, a)
 			err := next(context.WithValue(ctx, traceKey{}, name))
 			note(name + " after")

@@ -18,33 +18,52 @@ type Option struct{ apply func(*settings) }
 
 // settings is what the options of one queue come to.
 type settings struct {
-	limits      []Limit
-	unlimited   bool
-	shared      []SharedLimiter
+	endpointSettings
+	queueSettings
+}
+
+// endpointSettings is what holds for one endpoint: AddEndpoint takes these and no
+// others.
+type endpointSettings struct {
+	limits     []Limit
+	unlimited  bool
+	shared     []SharedLimiter
+	margin     time.Duration // negative: the default
+	prior      iter.Seq2[time.Time, Usage]
+	learn      bool
+	breaker    func(endpoint string) Breaker
+	accounting Accounting
+}
+
+// queueSettings is what holds for a whole queue.
+type queueSettings struct {
 	estimator   any // func(Request[P]) Usage
+	coalesce    any // func(Request[P]) string
 	retry       RetryPolicy
 	timeout     time.Duration
 	maxQueued   int
 	historySize int
 	historyTTL  time.Duration
-	margin      time.Duration // negative: the default
-	prior       iter.Seq2[time.Time, Usage]
 	middleware  []Middleware
 	observers   []func(Event)
 	logger      *slog.Logger
 	validator   *validator.Validate
 	unvalidated bool
-	learn       bool
 	hopeful     bool // no deadline check
+	fallback    []string
 	keepOnQuota bool
+	backfill    bool
 	grace       time.Duration
 	outstanding int
 }
 
 func newSettings(opts []Option) settings {
 	s := settings{
-		historySize: 10_000, historyTTL: time.Hour, margin: -1,
-		grace: time.Second, outstanding: 4096,
+		endpointSettings: endpointSettings{margin: -1},
+		queueSettings: queueSettings{
+			historySize: 10_000, historyTTL: time.Hour,
+			grace: time.Second, outstanding: 4096,
+		},
 	}
 	for _, o := range opts {
 		if o.apply != nil {
@@ -54,43 +73,48 @@ func newSettings(opts []Option) settings {
 	return s
 }
 
-func (s *settings) validate() error {
+// invalid is an ErrInvalidConfiguration that says what is wrong.
+func invalid(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrInvalidConfiguration, fmt.Sprintf(format, args...))
+}
+
+func (s *endpointSettings) validate() error {
 	if err := validateLimits(s.limits); err != nil {
 		return err
 	}
+	if len(s.limits) == 0 && len(s.shared) == 0 && !s.unlimited && !s.learn {
+		return invalid("no limits, use WithLimits, WithSharedLimits, WithLearnedLimits or WithUnlimited")
+	}
+	if slices.Contains(s.shared, nil) {
+		return invalid("WithSharedLimits got nil")
+	}
+	return s.accounting.validate()
+}
+
+func (s *queueSettings) validate() error {
 	if err := s.retry.validate(); err != nil {
 		return err
 	}
-	bad := func(format string, args ...any) error {
-		return fmt.Errorf("%w: %s", ErrInvalidConfiguration, fmt.Sprintf(format, args...))
-	}
 	switch {
-	case len(s.limits) == 0 && len(s.shared) == 0 && !s.unlimited && !s.learn:
-		return bad("no limits, use WithLimits, WithSharedLimits, WithLearnedLimits or WithUnlimited")
 	case s.timeout < 0:
-		return bad("WithTimeout(%v), give a positive duration (0 means none)", s.timeout)
+		return invalid("WithTimeout(%v), give a positive duration (0 means none)", s.timeout)
 	case s.maxQueued < 0:
-		return bad("WithMaxQueued(%d), give 1 or more (0 means no bound)", s.maxQueued)
+		return invalid("WithMaxQueued(%d), give 1 or more (0 means no bound)", s.maxQueued)
 	case s.historySize < 0 || s.historySize > 0 && s.historyTTL <= 0:
-		return bad("WithHistory(%d, %v), give a size of 0 or more and a positive time", s.historySize, s.historyTTL)
+		return invalid("WithHistory(%d, %v), give a size of 0 or more and a positive time", s.historySize, s.historyTTL)
 	case s.grace < 0:
-		return bad("WithShutdownGrace(%v), give 0 or more", s.grace)
+		return invalid("WithShutdownGrace(%v), give 0 or more", s.grace)
 	case s.outstanding < 1:
-		return bad("WithMaxOutstanding(%d), give 1 or more", s.outstanding)
+		return invalid("WithMaxOutstanding(%d), give 1 or more", s.outstanding)
 	}
 	for _, mw := range s.middleware {
 		if mw == nil {
-			return bad("WithMiddleware got nil")
+			return invalid("WithMiddleware got nil")
 		}
 	}
 	for _, o := range s.observers {
 		if o == nil {
-			return bad("WithObserver got nil")
-		}
-	}
-	for _, sh := range s.shared {
-		if sh == nil {
-			return bad("WithSharedLimits got nil")
+			return invalid("WithObserver got nil")
 		}
 	}
 	return nil
@@ -104,10 +128,12 @@ func WithLimits(limits ...Limit) Option {
 }
 
 // WithLearnedLimits lets the provider's answers decide: limits that they state replace
-// the configured ones upward too, and add to them. Without any configured limit the
-// queue sends one request at a time until an answer states some, or comes without any.
-// It needs something that calls Observe, such as the transport of package llmhttp.
-// Without this option answers only lower configured limits.
+// the configured ones upward too, and add to them. Without a configured limit of requests
+// or tokens the queue sends one request at a time until an answer states some, or comes
+// without any. Then it makes a few calls at once, and twice as many with each round of
+// answers, because what is stated per minute may be enforced by the second. It needs
+// something that calls Observe, such as the transport of package llmhttp. Without this
+// option answers only lower configured limits.
 func WithLearnedLimits() Option { return Option{func(s *settings) { s.learn = true }} }
 
 // WithWaitForQuota keeps requests waiting while the provider says that a quota (credit,
@@ -189,6 +215,7 @@ func WithPriorUsage(starts iter.Seq2[time.Time, Usage]) Option {
 // Attempt is what a middleware sees of the attempt it surrounds.
 type Attempt struct {
 	ModelID   string
+	Endpoint  string // the one that the attempt goes to: see Queue.AddEndpoint
 	RequestID string
 	Number    int // 1 is the first
 	Tenant    string

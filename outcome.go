@@ -1,6 +1,7 @@
 package llmqueue
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -35,15 +36,15 @@ func (p pacing) burst(l Limit) int64 {
 // shorten halves the bursts three times at once, so that a server that enforces by
 // the second is found in two steps, unless they were shortened since the refused call
 // started: one burst is one lesson.
-func (q *Queue[P, T]) shorten(now time.Time, started int64) {
-	p := &q.pacing
+func (q *Queue[P, T]) shorten(now time.Time, e *endpoint, started int64) {
+	p := &e.pacing
 	if p.changedAt != 0 && started <= p.changedAt {
 		return
 	}
 	p.changedAt = q.since(now)
 	if p.halvings < maxHalvings {
 		p.halvings = min(p.halvings+3, maxHalvings)
-		q.adopt(now)
+		q.adopt(now, e)
 	}
 }
 
@@ -51,12 +52,12 @@ func (q *Queue[P, T]) shorten(now time.Time, started int64) {
 const calm = 2 * time.Minute
 
 // relax lets bursts grow again.
-func (q *Queue[P, T]) relax(now time.Time) {
-	p := &q.pacing
+func (q *Queue[P, T]) relax(now time.Time, e *endpoint) {
+	p := &e.pacing
 	if p.halvings > 0 && q.since(now) >= after(p.changedAt, int64(calm)) {
 		p.halvings--
 		p.changedAt = q.since(now)
-		q.adopt(now)
+		q.adopt(now, e)
 	}
 }
 
@@ -88,15 +89,60 @@ func (b *bound) succeed(slots int64) {
 	}
 }
 
-// slotsNow is how many processors may run at present.
-func (q *Queue[P, T]) slotsNow() int64 {
-	switch {
-	case q.ignorant():
-		return 1
-	case q.bound.at > 0:
-		return min(q.slots, int64(q.bound.at))
+// ramp bounds how many calls may be under way whose answer has not begun, while a queue
+// that learns its limits does not know yet how many at once the provider takes:
+// whatever a limit says of a minute, a server that enforces by the second refuses most
+// of what comes in the first millisecond. Every answer allows one more, so that the bound
+// doubles with each round, and it ends when it bounds nothing, or when calls turn out to
+// end unobserved.
+type ramp struct{ at int64 } // 0: none
+
+// rampFirst is how many calls a queue makes at once when it has learned its limits.
+const rampFirst = 8
+
+// served lets the ramp grow, until it bounds nothing.
+func (r *ramp) served(slots int64) {
+	if r.at == 0 {
+		return
 	}
-	return q.slots
+	if r.at++; r.at >= slots {
+		r.at = 0
+	}
+}
+
+// hear notes that the answer to the call that w makes has begun.
+func (w *worker[P, T]) hear(e *endpoint, served bool) {
+	if w.answered {
+		return
+	}
+	w.answered = true
+	e.unanswered--
+	if served {
+		e.ramp.served(e.slots)
+	}
+}
+
+// over notes that the call that w makes is over, whether or not anybody observed it.
+func (w *worker[P, T]) over(e *endpoint) {
+	if !w.answered {
+		e.unanswered--
+		e.ramp.at = 0
+	}
+}
+
+// slotsNow is how many processors may run at present.
+func (e *endpoint) slotsNow() int64 {
+	slots := e.slots
+	switch {
+	case e.ignorant():
+		return 1
+	case e.bound.at > 0:
+		slots = min(slots, int64(e.bound.at))
+	}
+	if e.ramp.at > 0 {
+		slots = min(slots, e.running-e.unanswered+e.ramp.at)
+	}
+	return slots
 }
 
 // budget bounds retries after passing faults to a share of the traffic. Retries
@@ -139,30 +185,36 @@ func (w *worker[P, T]) heedObservation(a *attempt, o Observation) {
 		return
 	}
 	now := time.Now()
-	started := a.account.started
+	e, started := w.endpoint, a.account.started
+	if o.Outcome != "" {
+		w.hear(e, o.Outcome == OutcomeServed)
+	}
 	switch o.Outcome {
 	case OutcomeServed:
-		q.relax(now)
+		q.relax(now, e)
 		if len(o.Limits) == 0 {
-			q.noneStated(now)
+			q.noneStated(now, e)
 		}
 	case OutcomeRateLimited:
 		q.pauseFor(now, a, o)
 		if !o.exhausted() {
-			q.shorten(now, started) // there was room in every limit, here and there
+			q.shorten(now, e, started) // there was room in every limit, here and there
 		}
 	case OutcomeSlowDown:
 		q.pauseFor(now, a, o)
-		q.shorten(now, started)
+		q.shorten(now, e, started)
 	case OutcomeOverloaded:
-		q.bound.cut(q.since(now), started, q.running)
+		e.bound.cut(q.since(now), started, e.running)
+		if o.Delay > 0 || e.bound.at <= 1 {
+			q.pauseFor(now, a, o) // else what waits takes turns at being turned away
+		}
 	case OutcomeQuotaExhausted:
-		q.exhaust(now, o)
+		q.exhaust(now, e, o)
 	}
 	if len(o.Limits) > 0 {
 		if o.Outcome == OutcomeRateLimited || o.Outcome == OutcomeSlowDown {
 			// Whether it counted the refused call, the provider's own figures tell.
-			q.own.Settle(now, &a.account.charge, window.Charge{})
+			e.own.Settle(now, &a.account.charge, window.Charge{})
 		}
 		q.learn(now, w, o)
 		w.observed = true
@@ -180,20 +232,20 @@ func (o Observation) exhausted() bool {
 	return false
 }
 
-// pauseFor pauses the queue as long as the provider asks, or for a backoff.
+// pauseFor pauses the endpoint as long as the provider asks, or for a backoff.
 func (q *Queue[P, T]) pauseFor(now time.Time, a *attempt, o Observation) {
-	d := o.Delay
+	e, d := a.account.endpoint, o.Delay
 	if d <= 0 {
 		d = q.settings.retry.delay(a.account.number)
 	}
-	q.pauseUntil(now, d, o.err())
+	q.pauseUntil(now, e, d, o.err())
 }
 
 // pauseUntil only ever lengthens a pause.
-func (q *Queue[P, T]) pauseUntil(now time.Time, d time.Duration, err error) {
-	if until := after(q.since(now), int64(d)); until > q.pausedUntil {
-		q.pausedUntil, q.pausedBy = until, err
-		q.emit(Event{Type: EventPaused, Time: now, Until: now.Add(d), Err: err})
+func (q *Queue[P, T]) pauseUntil(now time.Time, e *endpoint, d time.Duration, err error) {
+	if until := after(q.since(now), int64(d)); until > e.pausedUntil {
+		e.pausedUntil, e.pausedBy = until, err
+		q.emit(Event{Type: EventPaused, Time: now, Endpoint: e.name, Until: now.Add(d), Err: err})
 	}
 }
 
@@ -205,26 +257,41 @@ func (o Observation) err() error {
 	return fmt.Errorf("the provider says: %s (%s)", o.Outcome, o.Code)
 }
 
-// exhaust pauses the queue until the quota is renewed, and fails what waits unless it
-// is to be kept.
-func (q *Queue[P, T]) exhaust(now time.Time, o Observation) {
+// exhaust pauses the endpoint until the quota is renewed, and fails what waits unless it
+// is to be kept or another endpoint serves.
+func (q *Queue[P, T]) exhaust(now time.Time, e *endpoint, o Observation) {
 	d := o.Delay
 	if d <= 0 {
 		d = exhaustedFor
 	}
-	q.pauseUntil(now, d, o.err())
+	q.pauseUntil(now, e, d, o.err())
 	if q.settings.keepOnQuota {
 		return
 	}
-	q.exhaustedUntil = max(q.exhaustedUntil, after(q.since(now), int64(d)))
+	e.exhaustedUntil = max(e.exhaustedUntil, after(q.since(now), int64(d)))
+	if !q.exhausted(q.since(now)) {
+		return
+	}
 	for _, rec := range slices.Collect(q.waiting()) {
-		q.end(now, rec, stateFailed, q.quotaError())
+		q.takeOff(rec)
+		q.fail(now, rec, q.quotaError())
 	}
 }
 
+// exhausted reports whether the quota of every endpoint is used up.
+func (q *Queue[P, T]) exhausted(ns int64) bool {
+	for _, e := range q.endpoints {
+		if e.exhaustedUntil <= ns {
+			return false
+		}
+	}
+	return true
+}
+
 func (q *Queue[P, T]) quotaError() error {
+	first := slices.MinFunc(q.endpoints, func(a, b *endpoint) int { return cmp.Compare(a.exhaustedUntil, b.exhaustedUntil) })
 	return fmt.Errorf("%w: model %q starts nothing before %s: raise the quota and call Resume, or wait for its renewal (WithWaitForQuota keeps requests)",
-		ErrQuotaExhausted, q.modelID, q.date(q.exhaustedUntil).Format(time.RFC3339))
+		ErrQuotaExhausted, q.modelID, q.date(first.exhaustedUntil).Format(time.RFC3339))
 }
 
 // meaning is what an unmarked error means, by what the provider said last.

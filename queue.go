@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/llmqueue/llmqueue/internal/line"
-	"github.com/llmqueue/llmqueue/internal/window"
 )
 
 // Queue is the queue of one model: requests wait in it until the model's limits
@@ -23,13 +22,14 @@ import (
 // NewQueue or Manager.Register and end it with Shutdown. Safe for concurrent use.
 type Queue[P, T any] struct {
 	modelID     string
-	process     Processor[P, T]
 	settings    settings
-	checkParams func(P) error          // nil: nothing to check
-	checkResult func(T) error          // nil: nothing to check
-	estimate    func(Request[P]) Usage // nil: no estimator
-	usageOf     func(result *T) Usage  // nil: T is no UsageReporter
-	epoch       time.Time              // what ns count from
+	route       func(modelID string) (*Queue[P, T], error) // to its fallbacks
+	checkParams func(P) error                              // nil: nothing to check
+	checkResult func(T) error                              // nil: nothing to check
+	estimate    func(Request[P]) Usage                     // nil: no estimator
+	coalesce    func(Request[P]) string                    // nil: no request shares its call
+	usageOf     func(result *T) Usage                      // nil: T is no UsageReporter
+	epoch       time.Time                                  // what ns count from
 	observers   []*observer
 	dropped     atomic.Int64
 	waiters     sync.Pool      // of *waiter[T]
@@ -43,22 +43,15 @@ type Queue[P, T any] struct {
 	// done by unlock.
 	mu             sync.Mutex
 	records        store[P, T]
+	calls          calls[P, T] // that several requests may share
 	line           line.Line
-	demand         demand   // what waits in line, for forecasts
-	configured     []Limit  // by WithLimits and SetLimits
-	limits         []Limit  // in force: see inForce
-	names          []string // of the windows, for forecasts
-	own            *window.Set
-	learned        learned
-	pacing         pacing
-	bound          bound
+	demand         demand      // what waits in line, for forecasts
+	endpoints      []*endpoint // at least one; never changed in place
+	order          []*endpoint // for byLoad
+	slots          int64       // how many processors may run on all of them
+	tokens         bool        // some limit of theirs counts tokens
 	budget         budget
 	retryNotBefore int64 // ns, when the budget allows the next retry; 0 when it does
-	slots          int64 // how many processors may run
-	shared         []SharedMember
-	patience       []time.Duration // by shared set, see reserveShared
-	turn           uint64          // the place in the lines of the shared sets, 0: none
-	tokens         bool            // some limit counts tokens
 	sizes          sizes
 	duration       mean  // of processing, ns
 	running        int64 // processors
@@ -70,38 +63,49 @@ type Queue[P, T any] struct {
 	room           []chan struct{} // SubmitAll callers that wait for ErrQueueFull to pass
 	history        history
 	paused         bool
-	pausedUntil    int64 // ns, by a provider
-	pausedBy       error // what it said
-	exhaustedUntil int64 // ns, until when a quota is used up and nothing is accepted
-	roomAt         int64 // ns, when the head fits its limits; 0 when something else holds it
-	armed          int64 // ns, when the timer fires; 0 when it does not
+	passAt         int64    // ns, when a request may pass the head; 0 when none is known to
+	behind         []uint32 // for passSome
+	armed          int64    // ns, when the timer fires; 0 when it does not
 	closed         bool
 	cut            bool // Shutdown ran out of time
 	drained        chan struct{}
 	count          counters
-	wake           *worker[P, T] // for unlock
-	answer         *waiter[T]    // for unlock
+	forwarded      map[ref]struct{} // requests that a fallback has
+	leaving        []ref            // those on their way there, for unlock
+	recalls        []place[P, T]    // what is to be canceled there, for unlock
+	wake           *worker[P, T]    // for unlock
+	answer         *waiter[T]       // for unlock
 }
 
 type counters struct {
-	accepted, completed, failed, canceled, retries int64
-	processing, abandoned                          int
-	usage                                          Usage
+	accepted, completed, failed, canceled, retries, fallbacks, coalesced int64
+	processing, abandoned                                                int
+	usage                                                                Usage
 }
 
 // NewQueue makes a queue for one model. It needs at least one limit, or
 // WithUnlimited. What is wrong with the options, or with a validate tag of P or T,
 // is ErrInvalidConfiguration.
 func NewQueue[P, T any](modelID string, process Processor[P, T], opts ...Option) (*Queue[P, T], error) {
-	q := &Queue[P, T]{modelID: modelID, process: process, settings: newSettings(opts), drained: make(chan struct{})}
+	return newQueueOf(modelID, process, opts, nil)
+}
+
+// newQueueOf is NewQueue for a queue that finds its fallbacks by route.
+func newQueueOf[P, T any](modelID string, process Processor[P, T], opts []Option, route func(string) (*Queue[P, T], error)) (*Queue[P, T], error) {
+	q := &Queue[P, T]{modelID: modelID, route: route, settings: newSettings(opts), drained: make(chan struct{})}
 	s := &q.settings
 	switch {
 	case modelID == "":
 		return nil, fmt.Errorf("%w: empty model id, name the model", ErrInvalidConfiguration)
 	case process == nil:
 		return nil, fmt.Errorf("%w: model %q: nil processor", ErrInvalidConfiguration, modelID)
+	case len(s.fallback) > 0 && route == nil:
+		return nil, invalid("model %q: WithFallback needs a Manager, Register the models there", modelID)
 	}
-	err := s.validate()
+	err := s.endpointSettings.validate()
+	if err == nil {
+		err = s.queueSettings.validate()
+	}
 	if err == nil {
 		q.checkParams, err = newValidation[P](s, ErrInvalidParams)
 	}
@@ -110,6 +114,9 @@ func NewQueue[P, T any](modelID string, process Processor[P, T], opts ...Option)
 	}
 	if err == nil {
 		q.estimate, err = estimatorFor[P](s.estimator)
+	}
+	if err == nil {
+		q.coalesce, err = coalescerFor[P](s.coalesce)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("model %q: %w", modelID, err)
@@ -122,19 +129,15 @@ func NewQueue[P, T any](modelID string, process Processor[P, T], opts ...Option)
 	q.epoch = now
 	q.records.prefix = strings.ToLower(rand.Text()[:8]) + "-"
 	q.history.size, q.history.ttl = s.historySize, int64(s.historyTTL)
-	q.own = window.NewSet(now, windowLimits(s.limits, s.margin))
-	if s.prior != nil {
-		q.chargePrior(now)
-	}
 	q.timer = time.AfterFunc(time.Hour, q.fire)
 	q.timer.Stop()
-	if err := q.join(); err != nil {
+	e, err := newEndpoint(now, modelID, modelID, process, &s.endpointSettings, q.wakeUp)
+	if err != nil {
 		return nil, fmt.Errorf("model %q: %w", modelID, err)
 	}
-	q.configured = s.limits
-	q.setLimits(s.limits)
+	q.endpoints = []*endpoint{e}
+	q.sumUp()
 	q.budget.left = budgetAllowance
-	q.learned.watched = s.learn
 	handlers := s.observers
 	if s.logger != nil {
 		handlers = append(slices.Clip(handlers), logEvents(s.logger))
@@ -145,71 +148,10 @@ func NewQueue[P, T any](modelID string, process Processor[P, T], opts ...Option)
 	return q, nil
 }
 
-// join makes the queue a member of its shared limits.
-func (q *Queue[P, T]) join() error {
-	wake := func() {
-		q.woken.Store(true)
-		q.timer.Reset(0)
-	}
-	for _, s := range q.settings.shared {
-		m, err := s.Join(q.modelID, wake)
-		if err != nil {
-			for _, joined := range q.shared {
-				joined.Leave()
-			}
-			return err
-		}
-		q.shared = append(q.shared, m)
-		q.patience = append(q.patience, shortestPeriod(m.Limits(q.epoch)))
-	}
-	return nil
-}
-
-// shortestPeriod is that of any of the limits, 0 when none has one.
-func shortestPeriod(limits []LimitInfo) (shortest time.Duration) {
-	for _, l := range limits {
-		if p := l.Limit.period(); p > 0 && (shortest == 0 || p < shortest) {
-			shortest = p
-		}
-	}
-	return shortest
-}
-
-// setLimits takes over validated limits, the windows excepted.
-func (q *Queue[P, T]) setLimits(limits []Limit) {
-	q.limits = slices.Clone(limits)
-	q.names = q.names[:0]
-	for _, l := range limits {
-		if l.Kind != KindConcurrent {
-			q.names = append(q.names, l.String())
-		}
-	}
-	q.slots = concurrency(limits, defaultConcurrency)
-	q.tokens = tokenLimited(limits)
-	for _, m := range q.shared {
-		for _, l := range m.Limits(time.Now()) {
-			q.tokens = q.tokens || tokenLimited([]Limit{l.Limit})
-		}
-	}
-}
-
-// chargePrior books the attempts that started before this process.
-func (q *Queue[P, T]) chargePrior(now time.Time) {
-	type start struct {
-		at time.Time
-		u  Usage
-	}
-	var starts []start
-	for at, u := range q.settings.prior {
-		if at.After(now) {
-			at = now
-		}
-		starts = append(starts, start{at, u.clamped()})
-	}
-	slices.SortStableFunc(starts, func(a, b start) int { return a.at.Compare(b.at) })
-	for _, s := range starts {
-		q.own.Add(s.at, charge(s.u))
-	}
+// wakeUp is called by shared limits, under any lock.
+func (q *Queue[P, T]) wakeUp() {
+	q.woken.Store(true)
+	q.timer.Reset(0)
 }
 
 // estimatorFor finds how requests of P are sized: the option's function, else P's
@@ -261,7 +203,8 @@ func (q *Queue[P, T]) ModelID() string { return q.modelID }
 func (q *Queue[P, T]) Len() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.pending()
+	pending, _, _ := q.alike()
+	return q.pending() + pending
 }
 
 func (q *Queue[P, T]) pending() int { return q.line.Len() + q.retries.live }
@@ -290,36 +233,51 @@ func (q *Queue[P, T]) Resume() {
 	defer q.unlock()
 	now := time.Now()
 	ns := q.since(now)
-	exhausted := q.exhaustedUntil > ns
-	if !q.paused && !exhausted {
-		return
-	}
+	resumed := q.paused
 	q.paused = false
-	if exhausted {
-		q.pausedUntil, q.exhaustedUntil = 0, 0
+	for _, e := range q.endpoints {
+		if e.exhaustedUntil > ns {
+			e.pausedUntil, e.exhaustedUntil = 0, 0
+			resumed = true
+		}
+	}
+	if !resumed {
+		return
 	}
 	q.emit(Event{Type: EventResumed, Time: now})
 	q.pump(now, nil)
 }
 
-// SetLimits replaces the queue's own limits. A limit is the same one when kind and
+// SetLimits replaces the limits of the queue's first endpoint, which is the only one
+// unless AddEndpoint was called: see SetEndpointLimits. A limit is the same one when kind and
 // period are: its charges carry over. A new period of a kind starts from what that
 // kind's longest window knows, a new kind starts empty, and reservations in flight
 // stand. A waiting request that can no longer ever start fails with
 // ErrRateLimitExceeded. Leaving out Concurrent restores its default of 256.
-func (q *Queue[P, T]) SetLimits(limits ...Limit) error {
+func (q *Queue[P, T]) SetLimits(limits ...Limit) error { return q.SetEndpointLimits("", limits...) }
+
+// SetEndpointLimits is SetLimits for the endpoint of that name; an unknown one is
+// ErrInvalidConfiguration.
+func (q *Queue[P, T]) SetEndpointLimits(name string, limits ...Limit) error {
 	if err := validateLimits(limits); err != nil {
 		return err
 	}
-	if len(limits) == 0 && len(q.settings.shared) == 0 && !q.settings.unlimited && !q.settings.learn {
-		return fmt.Errorf("%w: SetLimits without a limit, give at least one", ErrInvalidConfiguration)
-	}
 	q.mu.Lock()
 	defer q.unlock()
+	e := q.endpoints[0]
+	if name != "" {
+		e = q.endpoint(name)
+	}
+	switch {
+	case e == nil:
+		return invalid("model %q has no endpoint %q", q.modelID, name)
+	case len(limits) == 0 && len(e.shared) == 0 && !e.unlimited && !e.learn:
+		return invalid("SetLimits without a limit, give at least one")
+	}
 	now := time.Now()
-	q.configured = slices.Clone(limits)
-	q.adopt(now)
-	q.emit(Event{Type: EventLimitsChanged, Time: now, Limits: slices.Clone(q.limits)})
+	e.configured = slices.Clone(limits)
+	q.adopt(now, e)
+	q.emit(Event{Type: EventLimitsChanged, Time: now, Endpoint: e.name, Limits: slices.Clone(e.limits)})
 	q.pump(now, nil)
 	return nil
 }
@@ -341,47 +299,40 @@ func (q *Queue[P, T]) waiting() iter.Seq[*record[P, T]] {
 	}
 }
 
-// impossible says which limit u can never fit under, or nil.
-func (q *Queue[P, T]) impossible(u Usage) error {
-	limit, never := exceeded(q.limits, q.own, u)
-	for i := 0; i < len(q.shared) && !never; i++ {
-		limit, never = q.shared[i].Exceeds(u)
-	}
-	if !never {
+// impossible says which limit a request with this estimate can never fit under, or
+// nil: it fits some endpoint. The zero estimate, which is none, always fits.
+func (q *Queue[P, T]) impossible(estimate Usage) error {
+	if estimate.isZero() {
 		return nil
+	}
+	var u Usage
+	var limit Limit
+	for _, e := range slices.Backward(q.endpoints) {
+		u = q.reservation(e, estimate)
+		var never bool
+		if limit, never = e.exceeds(u); !never {
+			return nil
+		}
 	}
 	return fmt.Errorf("%w: model %q allows %s, the request reserves %d input and %d output tokens: make it smaller or raise the limit",
 		ErrRateLimitExceeded, q.modelID, limit, u.InputTokens, u.OutputTokens)
 }
 
-// share is the fair-share cost of a request that reserves u.
-func (q *Queue[P, T]) share(u Usage) float64 {
-	cost := q.own.Share(charge(u))
-	for _, m := range q.shared {
-		cost = max(cost, m.Share(u))
-	}
-	return cost
+// share is the fair-share cost of a request with this estimate.
+func (q *Queue[P, T]) share(estimate Usage) float64 {
+	e := q.endpoints[0]
+	return e.share(q.reservation(e, estimate))
 }
 
-// reservation is what rec takes from the limits if it starts now.
-func (q *Queue[P, T]) reservation(rec *record[P, T]) Usage {
-	if rec.sized {
-		return rec.estimate
+// reservation is what a request with this estimate, zero when its size is unknown, takes
+// from the limits of e if it starts now.
+func (q *Queue[P, T]) reservation(e *endpoint, estimate Usage) Usage {
+	if estimate.isZero() {
+		estimate = e.capped(q.sizes.mean())
+	} else if e.accounting == (Accounting{}) {
+		return estimate
 	}
-	return q.meanReservation()
-}
-
-// meanReservation is what a request of unknown size takes.
-func (q *Queue[P, T]) meanReservation() Usage {
-	u := capTo(q.limits, q.sizes.mean())
-	for _, m := range q.shared {
-		for range len(kinds) { // a set may bound input, output and both
-			if limit, never := m.Exceeds(u); never {
-				u = capTo([]Limit{limit}, u)
-			}
-		}
-	}
-	return u
+	return e.accounting.reserved(estimate, q.sizes.mean())
 }
 
 // emit hands an event to the observers, in order.
@@ -400,8 +351,8 @@ func (q *Queue[P, T]) emitFor(rec *record[P, T], e Event) {
 		return
 	}
 	e.RequestID, e.Tenant, e.Priority = rec.id, rec.tenant, rec.priority
-	if rec.account != nil {
-		e.Attempt = rec.account.number
+	if a := rec.account; a != nil && a.number > 0 {
+		e.Attempt, e.Endpoint = a.number, a.endpoint.name
 	}
 	q.emit(e)
 }

@@ -6,8 +6,6 @@ import (
 	"runtime/debug"
 	"sync"
 	"time"
-
-	"github.com/llmqueue/llmqueue/internal/window"
 )
 
 // worker is a goroutine that runs processors, one after the other.
@@ -20,20 +18,23 @@ type worker[P, T any] struct {
 
 	// The job, nil attempt when there is none. Written under the queue's lock while
 	// the worker sleeps or concludes its last one.
-	attempt *attempt
-	ref     ref
-	req     Request[P]
-	spare   *attempt // for the next job
-	number  int      // of the attempt
-	created time.Time
-	started time.Time
-	result  T // here because the queue reads it through a pointer
+	attempt  *attempt
+	process  Processor[P, T]
+	endpoint *endpoint
+	ref      ref
+	req      Request[P]
+	spare    *attempt // for the next job
+	number   int      // of the attempt
+	created  time.Time
+	started  time.Time
+	result   T // here because the queue reads it through a pointer
 
 	// What the limits held when the job started, for comparison with what the
 	// provider says remains of them; see learned.go.
 	booked   []int64
 	bookedAs int
 	observed bool // an answer was compared already
+	answered bool // the provider's answer has begun
 
 	invalid bool // result broke its validate tags
 	retired bool
@@ -77,7 +78,7 @@ func (w *worker[P, T]) call() (err error) {
 	}()
 	q, a := w.q, w.attempt
 	if len(q.settings.middleware) == 0 {
-		w.result, err = q.process(a, w.req)
+		w.result, err = w.process(a, w.req)
 	} else {
 		err = w.callThrough(a)
 	}
@@ -104,12 +105,12 @@ func (w *worker[P, T]) callThrough(a *attempt) error {
 	var mu sync.Mutex // guards the next three: next may run on other goroutines, and late
 	var result T
 	var called, succeeded bool
-	req := w.req
+	req, process := w.req, w.process
 	next := func(ctx context.Context) error {
 		mu.Lock()
 		called = true
 		mu.Unlock()
-		got, err := q.process(ctx, req)
+		got, err := process(ctx, req)
 		mu.Lock()
 		defer mu.Unlock()
 		if succeeded = succeeded || err == nil; err == nil || !succeeded {
@@ -118,7 +119,7 @@ func (w *worker[P, T]) callThrough(a *attempt) error {
 		return err
 	}
 	about := Attempt{
-		ModelID: q.modelID, RequestID: w.req.ID, Number: w.number, Tenant: w.req.Tenant,
+		ModelID: q.modelID, Endpoint: w.endpoint.name, RequestID: w.req.ID, Number: w.number, Tenant: w.req.Tenant,
 		Priority: w.req.Priority, Estimate: w.req.Estimate, Metadata: w.req.Metadata,
 		CreatedAt: w.created, StartedAt: w.started,
 	}
@@ -136,9 +137,9 @@ func (w *worker[P, T]) callThrough(a *attempt) error {
 	return err
 }
 
-// start gives rec, which is in no line, to a worker: free when there is one that just
+// start gives rec, which is in no line and has its seat, to a worker: free when there is one that just
 // concluded its job, else an idle one, else a new one.
-func (q *Queue[P, T]) start(now time.Time, rec *record[P, T], u Usage, taken window.Reservation, shared []SharedReservation, free *worker[P, T]) {
+func (q *Queue[P, T]) start(now time.Time, rec *record[P, T], s seat, free *worker[P, T]) {
 	acc := rec.account
 	if acc == nil {
 		acc = q.records.account(rec)
@@ -146,6 +147,13 @@ func (q *Queue[P, T]) start(now time.Time, rec *record[P, T], u Usage, taken win
 		acc.prior = acc.usage()
 		acc.used, acc.reported = Usage{}, false
 		q.count.retries++
+	}
+	if rec.call && acc.number == 0 {
+		for _, follower := range q.sharing(rec) {
+			if follower.maxWait > 0 {
+				q.deadlines.drop(q.doesNotWaitFirst)
+			}
+		}
 	}
 	if acc.number == 0 {
 		q.budget.first(q.settings.retry.Budget)
@@ -160,7 +168,8 @@ func (q *Queue[P, T]) start(now time.Time, rec *record[P, T], u Usage, taken win
 		a = new(attempt)
 	}
 	a.parent, a.detached, a.account, acc.heeds = rec.ctx, rec.noWait, acc, w
-	acc.attempt, acc.started, acc.charge, acc.shared = a, q.since(now), taken, shared
+	acc.attempt, acc.started, acc.charge, acc.shared = a, q.since(now), s.taken, s.shared
+	acc.endpoint, acc.reserved = s.e, s.usage
 	acc.number++
 	if !rec.sized && !q.sizes.open {
 		acc.blind = true
@@ -173,16 +182,20 @@ func (q *Queue[P, T]) start(now time.Time, rec *record[P, T], u Usage, taken win
 	}
 	rec.state = stateRunning
 	q.running++
+	s.e.running++
+	s.e.unanswered++
+	w.answered = false
 	q.count.processing++
 
-	w.attempt, w.ref = a, rec.ref()
+	w.attempt, w.endpoint, w.ref = a, s.e, rec.ref()
+	w.process = s.e.process.(Processor[P, T])
 	w.req = Request[P]{
 		ID: rec.id, ModelID: q.modelID, Params: rec.params, NoWait: rec.noWait, Priority: rec.priority,
-		Tenant: rec.tenant, Estimate: u, MaxWait: rec.maxWait, Metadata: rec.metadata,
+		Tenant: rec.tenant, Estimate: s.usage, MaxWait: rec.maxWait, Metadata: rec.metadata,
 	}
 	w.number, w.created, w.started = acc.number, q.epoch.Add(time.Duration(rec.created)), now
-	if w.observed = false; q.learned.watched {
-		w.booked, w.bookedAs = q.own.Booked(w.booked[:0]), q.learned.version
+	if w.observed = false; s.e.learned.watched {
+		w.booked, w.bookedAs = s.e.own.Booked(w.booked[:0]), s.e.learned.version
 	}
 	q.emitFor(rec, Event{Type: EventStarted, Time: now})
 }
@@ -220,7 +233,18 @@ func (q *Queue[P, T]) rest(w *worker[P, T]) {
 func (q *Queue[P, T]) unlock() {
 	wake, answer := q.wake, q.answer
 	q.wake, q.answer = nil, nil
+	leaving, recalls := q.leaving, q.recalls
+	if leaving != nil || recalls != nil {
+		q.leaving, q.recalls = nil, nil
+		if leaving != nil {
+			q.crew.Add(1)
+		}
+	}
 	q.mu.Unlock()
+	if leaving != nil {
+		go q.travel(leaving)
+	}
+	recall(recalls)
 	for wake != nil {
 		w := wake
 		wake, w.next = w.next, nil
@@ -246,31 +270,44 @@ func (q *Queue[P, T]) unlock() {
 // gives w its next job when one may start. It tells w whether it has one, or is
 // retired; otherwise w is idle and waits for its token.
 func (q *Queue[P, T]) conclude(w *worker[P, T], err error) (busy, retired bool) {
-	a, r, invalid := w.attempt, w.ref, w.invalid
-	a.finish()
+	cut := w.attempt.finish()
 	if w.spare == nil {
 		w.spare = new(attempt) // here, not under the lock
 	}
 	q.mu.Lock()
 	defer q.unlock()
-	now := time.Now()
+	q.concludeAt(time.Now(), w, err, cut)
+	return w.attempt != nil, w.retired
+}
+
+// concludeAt is conclude under the queue's lock. cut is what ended the attempt's context
+// before its processor returned, nil when nothing did.
+func (q *Queue[P, T]) concludeAt(now time.Time, w *worker[P, T], err, cut error) {
+	a, r, invalid := w.attempt, w.ref, w.invalid
 	w.attempt, w.req, w.invalid = nil, Request[P]{}, false
 	acc := a.account
+	e := acc.endpoint
 	acc.attempt = nil
 	if acc.timer != nil {
 		acc.timer.Stop()
 		acc.timer = nil
 	}
 	q.running--
+	e.running--
+	w.over(e)
+	e.rest()
 	q.settle(now, acc, a, err == nil || invalid)
 	mark, delay := q.heed(now, a, err)
+	if e.breaker != nil {
+		q.judge(now, e, a, err, mark, cut, invalid)
+	}
 	if rec := q.records.get(r); rec != nil && rec.account == acc && rec.state == stateRunning {
 		q.count.processing--
 		q.duration.add(float64(q.since(now) - acc.started))
 		switch {
 		case err == nil:
-			q.bound.succeed(q.slots)
-			q.noneStated(now)
+			e.bound.succeed(e.slots)
+			q.noneStated(now, e)
 			q.finish(now, rec, stateCompleted, &w.result, nil)
 		case invalid:
 			q.finish(now, rec, stateFailed, nil, err)
@@ -286,7 +323,6 @@ func (q *Queue[P, T]) conclude(w *worker[P, T], err error) (busy, retired bool) 
 	if w.attempt == nil {
 		q.rest(w)
 	}
-	return w.attempt != nil, w.retired
 }
 
 // settle books what an attempt really used.
@@ -318,9 +354,10 @@ func (q *Queue[P, T]) book(now time.Time, acc *account, used Usage) {
 	}
 	q.count.usage = q.count.usage.minus(acc.used).plus(used)
 	acc.used, acc.reported = used, true
-	q.own.Settle(now, &acc.charge, charge(used))
+	charged := acc.endpoint.accounting.settled(acc.reserved, used)
+	acc.endpoint.own.Settle(now, &acc.charge, charge(charged))
 	for _, s := range acc.shared {
-		s.Settle(now, used)
+		s.Settle(now, charged)
 	}
 }
 
@@ -352,14 +389,26 @@ func (q *Queue[P, T]) heed(now time.Time, a *attempt, err error) (mark markKind,
 		if delay = wanted; delay <= 0 {
 			delay = q.settings.retry.delay(a.account.number)
 		}
-		q.pauseUntil(now, delay, err)
+		q.pauseUntil(now, a.account.endpoint, delay, err)
 	default:
-		delay = time.Duration(max(q.pausedUntil-q.since(now), 0)) // as observed
+		delay = time.Duration(max(a.account.endpoint.pausedUntil-q.since(now), 0)) // as observed
 	}
 	if streamed {
 		mark = markPermanent
 	}
 	return mark, delay
+}
+
+// judge tells the breaker of e how a call ended. cut is what ended its context before it
+// returned, nil when nothing did.
+func (q *Queue[P, T]) judge(now time.Time, e *endpoint, a *attempt, err error, mark markKind, cut error, invalid bool) {
+	said, _ := a.verdict()
+	passing := said.meaning() == markRetryable // also when streamed output forbids another attempt
+	failed := err != nil && !invalid && (passing || mark == unmarked || mark == markRetryable)
+	if failed && cut == context.Canceled && e.breaker.IsClosed() {
+		return // who asked has gone: that says nothing, and no probe hangs on it
+	}
+	q.record(now, e, failed || cut == context.DeadlineExceeded, err)
 }
 
 // decide lets the request of a failed attempt wait for the next one, or ends it.
@@ -368,15 +417,21 @@ func (q *Queue[P, T]) decide(now time.Time, rec *record[P, T], err error, mark m
 	case !rec.noWait && rec.ctx.Err() != nil:
 		q.finish(now, rec, stateCanceled, nil, canceledBy(rec.ctx))
 		return
-	case mark < markRetryable || rec.account.number >= q.settings.retry.MaxAttempts:
+	case mark < markRetryable:
 		q.finish(now, rec, stateFailed, nil, q.processingError(rec, err))
+		return
+	case rec.account.number >= q.settings.retry.MaxAttempts:
+		q.fail(now, rec, q.processingError(rec, err))
 		return
 	case q.cut || q.closed && q.paused:
 		err = fmt.Errorf("%w: shut down before another attempt: %w", ErrQueueClosed, q.processingError(rec, err))
 		q.finish(now, rec, stateFailed, nil, err)
 		return
-	case mark == markQuota && !q.settings.keepOnQuota:
-		q.finish(now, rec, stateFailed, nil, fmt.Errorf("%w: %w", ErrQuotaExhausted, q.processingError(rec, err)))
+	case mark == markQuota && !q.settings.keepOnQuota && q.exhausted(q.since(now)):
+		q.fail(now, rec, fmt.Errorf("%w: %w", ErrQuotaExhausted, q.processingError(rec, err)))
+		return
+	case len(q.settings.fallback) > 0 && q.allOpen():
+		q.fail(now, rec, fmt.Errorf("%w, after: %w", q.openError(), q.processingError(rec, err)))
 		return
 	case mark == markRateLimited || mark == markQuota:
 		q.returnToLine(rec)
@@ -406,18 +461,33 @@ func (q *Queue[P, T]) timeOut(r ref, a *attempt) {
 
 // end finishes a request from outside its processor, wherever it is.
 func (q *Queue[P, T]) end(now time.Time, rec *record[P, T], state recordState, err error) {
+	if rec.state == stateFollowing {
+		q.unfollow(now, rec)
+	} else {
+		q.takeOff(rec)
+	}
+	q.finish(now, rec, state, nil, err)
+}
+
+// takeOff takes a request out of wherever it is.
+func (q *Queue[P, T]) takeOff(rec *record[P, T]) {
 	switch rec.state {
 	case stateInLine:
 		q.leaveLine(rec)
 	case stateRetrying:
+		rec.state = stateInLine // its entry is stale now
 		q.retries.drop(q.doesNotRetry)
 		q.announceRoom()
 	case stateRunning:
 		rec.account.attempt.cancel(context.Canceled)
 		q.count.processing--
 		q.count.abandoned++
+	case stateForwarded:
+		delete(q.forwarded, rec.ref())
+		if at, ok := rec.account.away.at.(place[P, T]); ok {
+			q.recalls = append(q.recalls, at)
+		}
 	}
-	q.finish(now, rec, state, nil, err)
 }
 
 // doesNotRetry tells which entries of retries are stale.
@@ -429,11 +499,13 @@ func (q *Queue[P, T]) doesNotRetry(r ref) bool {
 // finish gives a request its final status, answers who waits and keeps what the
 // history needs. The request must be out of the line.
 func (q *Queue[P, T]) finish(now time.Time, rec *record[P, T], state recordState, result *T, err error) {
-	rec.state = state
-	if rec.account == nil {
-		q.records.account(rec)
+	if rec.call {
+		q.finishCall(now, rec, state, result, err)
+		return
 	}
-	rec.account.ended, rec.account.failure = q.since(now), err
+	rec.state = state
+	acc := q.accountOf(rec)
+	acc.ended, acc.failure = q.since(now), err
 	event := Event{Time: now, Err: err}
 	switch state {
 	case stateCompleted:
@@ -449,12 +521,16 @@ func (q *Queue[P, T]) finish(now time.Time, rec *record[P, T], state recordState
 	for w := rec.waiters; w != nil; {
 		next := w.next
 		q.respond(&w.resp, now, rec, result)
+		w.unserved = acc.unserved
 		w.next, q.answer = q.answer, w
 		w = next
 	}
 	rec.waiters = nil
 	if len(q.observers) > 0 {
-		event.Usage = rec.account.usage()
+		event.Usage = acc.usage()
+		if acc.away != nil {
+			acc.away.overlay(&event.Usage, new(int), &event.Fallback)
+		}
 		q.emitFor(rec, event)
 	}
 	if rec.noWait && state == stateCompleted {

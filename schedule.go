@@ -1,6 +1,7 @@
 package llmqueue
 
 import (
+	"cmp"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -18,8 +19,11 @@ func (q *Queue[P, T]) pump(now time.Time, free *worker[P, T]) {
 	ns := q.since(now)
 	q.returnRetries(ns)
 	for {
-		if !q.startAll(now, ns, free) {
-			q.withdraw(now)
+		q.startAll(now, ns, free)
+		for _, e := range q.endpoints {
+			if !e.waits {
+				e.withdraw(now)
+			}
 		}
 		if !q.expireWaits(now, ns) {
 			break
@@ -31,60 +35,59 @@ func (q *Queue[P, T]) pump(now time.Time, free *worker[P, T]) {
 	}
 }
 
-// startAll starts requests in order until the head has to wait. It reports whether
-// that is for a shared set.
-func (q *Queue[P, T]) startAll(now time.Time, ns int64, free *worker[P, T]) bool {
-	q.roomAt = 0
-	for q.mayStart(ns) {
+// startAll starts requests in order until the head has to wait.
+func (q *Queue[P, T]) startAll(now time.Time, ns int64, free *worker[P, T]) {
+	for {
+		for _, e := range q.endpoints {
+			e.roomAt, e.waits = 0, false
+		}
+		q.passAt = 0
+		if q.paused {
+			return
+		}
 		handle, ok := q.line.Head()
 		if !ok {
-			return false
+			return
 		}
 		rec := q.records.at(handle)
 		if q.gated(rec) {
-			return false
+			return
 		}
-		u := q.reservation(rec)
-		taken, shared, found := q.reserve(now, u)
+		s, found := q.place(now, ns, rec)
 		switch found {
-		case noRoom:
-			return false
-		case noSharedRoom:
-			return true
+		case roomNow:
 		case neverRoom:
-			q.end(now, rec, stateFailed, q.impossible(u))
+			q.end(now, rec, stateFailed, q.impossible(rec.estimate))
 			continue
+		default:
+			if q.settings.backfill {
+				q.pass(now, ns, rec, free)
+			}
+			return
 		}
 		if free != nil && free.attempt != nil {
 			free = nil
 		}
 		q.line.Pop()
 		q.leftLine(rec)
-		q.start(now, rec, u, taken, shared, free)
+		q.start(now, rec, s, free)
 	}
-	return false
 }
 
 // startAtOnce starts a new request when nothing waits and there is room: what startAll
 // would do, without the way through the line.
 func (q *Queue[P, T]) startAtOnce(now time.Time, ns int64, rec *record[P, T]) bool {
-	if q.line.Len() > 0 || !q.mayStart(ns) || q.gated(rec) {
+	if q.line.Len() > 0 || q.paused || q.gated(rec) {
 		return false
 	}
 	if due := q.retries.first(); due != 0 && due <= ns {
 		return false // it goes first
 	}
-	u := q.reservation(rec)
-	taken, shared, found := q.reserve(now, u)
+	s, found := q.place(now, ns, rec)
 	if found == roomNow {
-		q.start(now, rec, u, taken, shared, nil)
+		q.start(now, rec, s, nil)
 	}
 	return found == roomNow
-}
-
-// mayStart reports whether a slot is free and nothing pauses the queue.
-func (q *Queue[P, T]) mayStart(ns int64) bool {
-	return q.running < q.slotsNow() && !q.paused && ns >= q.pausedUntil
 }
 
 // gated reports whether rec, of unknown size, waits for the first of its kind to tell
@@ -97,43 +100,97 @@ func (q *Queue[P, T]) gated(rec *record[P, T]) bool {
 type room uint8
 
 const (
-	roomNow      room = iota
-	noRoom            // in the own limits before q.roomAt
-	noSharedRoom      // in a shared set before q.roomAt, or before it wakes the queue
+	roomNow room = iota
+	noRoom       // not before e.roomAt, or before something else happens
 	neverRoom
 )
 
-// reserve takes u from all limits or from none.
-func (q *Queue[P, T]) reserve(now time.Time, u Usage) (taken window.Reservation, shared []SharedReservation, found room) {
-	c := charge(u)
-	if len(q.shared) > 0 {
+// seat is what a request that starts has reserved, and where.
+type seat struct {
+	e      *endpoint
+	usage  Usage
+	taken  window.Reservation
+	shared []SharedReservation
+}
+
+// place reserves for rec on the endpoint that has room now.
+func (q *Queue[P, T]) place(now time.Time, ns int64, rec *record[P, T]) (s seat, found room) {
+	never := true
+	for _, e := range q.byLoad() {
+		if !e.mayStart(ns) {
+			never = false
+			continue
+		}
+		s.e, s.usage = e, q.reservation(e, rec.estimate)
+		if s.shared != nil {
+			s.shared = nil
+		}
+		switch found = q.reserve(now, &s); found {
+		case roomNow:
+			return s, roomNow
+		case noRoom:
+			never = false
+		}
+	}
+	if never && q.impossible(rec.estimate) != nil {
+		return s, neverRoom
+	}
+	return s, noRoom
+}
+
+// byLoad gives the endpoints, those with the fewest calls for their slots first.
+func (q *Queue[P, T]) byLoad() []*endpoint {
+	if len(q.endpoints) == 1 {
+		return q.endpoints
+	}
+	q.order = append(q.order[:0], q.endpoints...)
+	slices.SortStableFunc(q.order, func(a, b *endpoint) int { return cmp.Compare(a.running*b.slots, b.running*a.slots) })
+	return q.order
+}
+
+// reserve takes s.usage from all limits of s.e or from none.
+func (q *Queue[P, T]) reserve(now time.Time, s *seat) room {
+	e, c := s.e, charge(s.usage)
+	if len(e.shared) > 0 {
 		// The own limits first, without taking: nobody sees them meanwhile.
-		if at, limit := q.own.Next(now, c); limit >= 0 {
-			return taken, nil, q.wait(at)
+		if at, limit := e.own.Next(now, c); limit >= 0 {
+			return q.wait(e, at)
 		}
 		var at time.Time
 		var ok bool
-		if shared, at, ok = q.reserveShared(now, u); !ok {
-			if q.wait(at); q.impossible(u) != nil {
-				return taken, nil, neverRoom
+		if s.shared, at, ok = e.reserveShared(now, s.usage); !ok {
+			if _, never := e.exceeds(s.usage); never {
+				return neverRoom
 			}
-			return taken, nil, noSharedRoom
+			e.waits = true
+			if !at.IsZero() {
+				q.wait(e, at)
+			}
+			return noRoom
 		}
 	}
-	taken, ok := q.own.Reserve(now, c)
-	if !ok {
-		at, _ := q.own.Next(now, c)
-		return taken, nil, q.wait(at)
+	var ok bool
+	if s.taken, ok = e.own.Reserve(now, c); !ok {
+		at, _ := e.own.Next(now, c)
+		return q.wait(e, at)
 	}
-	return taken, shared, roomNow
+	if !e.permit() { // its probes are under way
+		e.own.Undo(now, &s.taken)
+		for _, r := range slices.Backward(s.shared) {
+			r.Undo(now)
+		}
+		e.waits = len(e.shared) > 0
+		return noRoom
+	}
+	return roomNow
 }
 
 // wait notes when to look again; a zero time means never.
-func (q *Queue[P, T]) wait(at time.Time) room {
+func (q *Queue[P, T]) wait(e *endpoint, at time.Time) room {
 	if at.IsZero() {
 		return neverRoom
 	}
-	q.roomAt = q.since(at)
+	e.roomAt = q.since(at)
 	return noRoom
 }
 
@@ -147,22 +204,19 @@ var turns atomic.Uint64
 // What it waits for in one set must not idle the others: it leaves their lines, unless
 // it knows to be back within their shortest period. Were it always to leave, two busy
 // sets could starve it, each full whenever the other has room.
-func (q *Queue[P, T]) reserveShared(now time.Time, u Usage) (taken []SharedReservation, at time.Time, ok bool) {
-	if len(q.shared) == 0 {
-		return nil, time.Time{}, true
+func (e *endpoint) reserveShared(now time.Time, u Usage) (taken []SharedReservation, at time.Time, ok bool) {
+	if e.turn == 0 {
+		e.turn = turns.Add(1)
 	}
-	if q.turn == 0 {
-		q.turn = turns.Add(1)
-	}
-	taken = make([]SharedReservation, 0, len(q.shared))
-	for i, m := range q.shared {
-		r, at := m.Reserve(now, u, q.turn)
+	taken = make([]SharedReservation, 0, len(e.shared))
+	for i, m := range e.shared {
+		r, at := m.Reserve(now, u, e.turn)
 		if r == nil {
 			for _, t := range slices.Backward(taken) {
 				t.Undo(now)
 			}
-			for j, other := range q.shared {
-				if j != i && (at.IsZero() || at.Sub(now) > q.patience[j]) {
+			for j, other := range e.shared {
+				if j != i && (at.IsZero() || at.Sub(now) > e.patience[j]) {
 					other.Withdraw(now)
 				}
 			}
@@ -170,17 +224,17 @@ func (q *Queue[P, T]) reserveShared(now time.Time, u Usage) (taken []SharedReser
 		}
 		taken = append(taken, r)
 	}
-	q.turn = 0
+	e.turn = 0
 	return taken, time.Time{}, true
 }
 
-// withdraw gives up the queue's places in the lines of its shared sets.
-func (q *Queue[P, T]) withdraw(now time.Time) {
-	if q.turn == 0 {
+// withdraw gives up the places in the lines of the shared sets.
+func (e *endpoint) withdraw(now time.Time) {
+	if e.turn == 0 {
 		return
 	}
-	q.turn = 0
-	for _, m := range q.shared {
+	e.turn = 0
+	for _, m := range e.shared {
 		m.Withdraw(now)
 	}
 }
@@ -214,36 +268,48 @@ func (q *Queue[P, T]) expireWaits(now time.Time, ns int64) bool {
 			continue
 		}
 		rec := q.records.get(r)
-		q.leaveLine(rec)
-		q.finish(now, rec, stateFailed, nil, q.waitedTooLong(rec))
+		q.end(now, rec, stateFailed, q.waitedTooLong(rec))
 		any = true
 	}
 	return any
 }
 
-// arm sets the timer for the next instant at which pump has something to do. It is
-// moved forward at once and backward only when it fires.
-func (q *Queue[P, T]) arm(ns int64) {
-	next := int64(0)
+// next is the next instant at which pump has something to do, 0 when none is known.
+func (q *Queue[P, T]) next(ns int64) (next int64) {
 	consider := func(at int64) {
 		if at != 0 && (next == 0 || at < next) {
 			next = at
 		}
 	}
 	if q.line.Len() > 0 && !q.paused {
-		if q.pausedUntil > ns {
-			consider(q.pausedUntil)
-		} else {
-			consider(q.roomAt)
+		for _, e := range q.endpoints {
+			switch {
+			case e.pausedUntil > ns:
+				consider(e.pausedUntil)
+			case e.open():
+				consider(after(ns, int64(e.breaker.RemainingDelay())))
+			default:
+				consider(e.roomAt)
+			}
 		}
+		consider(q.passAt)
 	}
 	consider(max(q.retries.first(), q.retryNotBefore))
 	consider(q.deadlines.first())
 	consider(q.history.expiry())
+	return next
+}
+
+// arm sets the timer for that instant. It is moved forward at once and backward only
+// when it fires.
+func (q *Queue[P, T]) arm(ns int64) {
+	next := q.next(ns)
 	if next == 0 || q.armed != 0 && q.armed <= next {
 		return
 	}
-	q.armed = next
+	if q.armed = next; q.timer == nil {
+		return // a plan keeps the time
+	}
 	q.timer.Reset(time.Duration(max(next-ns, 0)))
 	if q.woken.Load() {
 		q.timer.Reset(0) // a wake came in between: it must not be put off
@@ -255,8 +321,12 @@ func (q *Queue[P, T]) fire() {
 	q.mu.Lock()
 	defer q.unlock()
 	q.woken.Store(false)
+	q.fireAt(time.Now())
+}
+
+// fireAt is fire under the queue's lock.
+func (q *Queue[P, T]) fireAt(now time.Time) {
 	q.armed = 0
-	now := time.Now()
 	q.expireHistory(q.since(now))
 	q.pump(now, nil)
 }

@@ -82,6 +82,9 @@ func (q *Queue[P, T]) failAll() {
 			q.end(now, rec, stateFailed, fmt.Errorf("%w: shut down while it ran", ErrQueueClosed))
 		}
 	}
+	for _, rec := range q.awayNow() {
+		q.end(now, rec, stateFailed, fmt.Errorf("%w: shut down while a fallback had it", ErrQueueClosed))
+	}
 	q.pump(now, nil)
 }
 
@@ -94,7 +97,7 @@ func (q *Queue[P, T]) failWaiting(now time.Time) {
 
 // done reports whether a closed queue has nothing left to do.
 func (q *Queue[P, T]) done() bool {
-	return q.closed && q.line.Len() == 0 && q.retries.live == 0 && q.running == 0
+	return q.closed && q.line.Len() == 0 && q.retries.live == 0 && q.running == 0 && len(q.forwarded) == 0
 }
 
 // drain ends the queue's goroutines, once it is done.
@@ -106,8 +109,8 @@ func (q *Queue[P, T]) drain() {
 	}
 	close(q.drained)
 	q.timer.Stop()
-	for _, m := range q.shared {
-		m.Leave()
+	for _, e := range q.endpoints {
+		e.leave()
 	}
 	for _, w := range q.idle {
 		w.retired = true

@@ -31,6 +31,7 @@ type record[P, T any] struct {
 	state    recordState
 	noWait   bool
 	sized    bool // estimate is known, not the mean
+	call     bool // no request, but what several share: see coalesce.go
 	named    bool // the id is the caller's, found through store.ids
 }
 
@@ -41,6 +42,8 @@ const (
 	stateInLine
 	stateRetrying // waits for its next attempt, not in line
 	stateRunning
+	stateForwarded // a fallback has it
+	stateFollowing // shares a call, which says where it is
 	stateCompleted
 	stateFailed
 	stateCanceled

@@ -8,11 +8,15 @@ import (
 
 // waiter is someone who waits for a request's end: a Submit, a Wait, or a SubmitAll.
 type waiter[T any] struct {
-	next *waiter[T]
-	resp Response[T]   // written by the queue before it answers
-	done chan struct{} // one token when resp is there
-	sink *sink[T]      // of a SubmitAll, instead of done
+	next     *waiter[T]
+	resp     Response[T]   // written by the queue before it answers
+	done     chan struct{} // one token when resp is there
+	sink     receiver[T]   // takes resp instead of done, unless nil
+	unserved []string      // the models that could not serve the request, when it ended so
 }
+
+// receiver is someone who takes answers other than from a channel.
+type receiver[T any] interface{ put(w *waiter[T]) }
 
 // Submit hands in a request. It waits for the end and returns the final response,
 // with the response's Err as error when it failed or was canceled; with NoWait it
@@ -28,15 +32,16 @@ type waiter[T any] struct {
 // When ctx ends first, a waiting request leaves the line without using quota and a
 // running one has its processor's context canceled; Submit returns at once.
 func (q *Queue[P, T]) Submit(ctx context.Context, req Request[P]) (Response[T], error) {
-	if err := q.prepare(ctx, &req); err != nil {
+	key, err := q.prepare(ctx, &req)
+	if err != nil {
 		return Response[T]{}, err
 	}
 	if req.NoWait {
-		resp, _, err := q.accept(ctx, &req, nil)
+		resp, _, err := q.accept(ctx, &req, key, nil)
 		return resp, err
 	}
 	w := q.waiters.Get().(*waiter[T])
-	_, r, err := q.accept(ctx, &req, w)
+	_, r, err := q.accept(ctx, &req, key, w)
 	if err != nil {
 		q.waiters.Put(w)
 		return Response[T]{}, err
@@ -60,18 +65,34 @@ func (q *Queue[P, T]) receive(w *waiter[T]) (resp Response[T], err error) {
 // abandon ends a request whose caller's context ended. When the request ended
 // first, its result stands.
 func (q *Queue[P, T]) abandon(ctx context.Context, r ref) {
+	q.endAs(r, stateCanceled, canceledBy(ctx))
+}
+
+// endAs ends a request from outside, unless it has ended.
+func (q *Queue[P, T]) endAs(r ref, state recordState, err error) {
 	q.mu.Lock()
 	defer q.unlock()
 	if rec := q.records.get(r); rec != nil && !rec.state.final() {
 		now := time.Now()
-		q.end(now, rec, stateCanceled, canceledBy(ctx))
+		q.end(now, rec, state, err)
 		q.pump(now, nil)
 	}
 }
 
 // prepare does what needs no lock: it checks the request, runs the caller's
-// validation and estimator, and fills the model in.
-func (q *Queue[P, T]) prepare(ctx context.Context, req *Request[P]) error {
+// validation, estimator and coalescing, and fills the model in. key is that of the call
+// that the request may share, empty when it shares none.
+func (q *Queue[P, T]) prepare(ctx context.Context, req *Request[P]) (key string, err error) {
+	if err := q.check(ctx, req); err != nil || q.coalesce == nil {
+		return "", err
+	}
+	if err := recovered(func() { key = q.coalesce(*req) }); err != nil {
+		return "", fmt.Errorf("%w: the coalescing key panicked: %w", ErrInvalidParams, err)
+	}
+	return key, nil
+}
+
+func (q *Queue[P, T]) check(ctx context.Context, req *Request[P]) error {
 	switch {
 	case ctx.Err() != nil:
 		return canceledBy(ctx)
@@ -101,44 +122,25 @@ func (q *Queue[P, T]) prepare(ctx context.Context, req *Request[P]) error {
 }
 
 // accept puts a prepared request in line and starts what may start.
-func (q *Queue[P, T]) accept(ctx context.Context, req *Request[P], w *waiter[T]) (resp Response[T], r ref, err error) {
+func (q *Queue[P, T]) accept(ctx context.Context, req *Request[P], key string, w *waiter[T]) (resp Response[T], r ref, err error) {
 	q.mu.Lock()
 	defer q.unlock()
 	now := time.Now()
-	if err := q.refuse(now, req); err != nil {
+	shared := key != "" && q.calls.byKey[key] != nil // it costs nothing more
+	if err := q.refuse(now, req, shared); err != nil {
 		return Response[T]{}, ref{}, err
 	}
-	if _, bounded := ctx.Deadline(); (bounded || req.MaxWait > 0) && !q.settings.hopeful {
-		if err := q.tooLate(ctx, now, req, q.forecastNew(now, req)); err != nil {
-			return Response[T]{}, ref{}, err
-		}
+	var unserved error
+	if !shared {
+		unserved = q.unserved(ctx, now, req)
 	}
-	ns := q.since(now)
-	rec := q.records.add()
-	id := req.ID
-	rec.params, rec.tenant, rec.metadata = req.Params, req.Tenant, req.Metadata
-	rec.estimate, rec.priority, rec.maxWait = req.Estimate, req.Priority, req.MaxWait
-	rec.ctx, rec.created, rec.waiters = ctx, ns, w
-	rec.state, rec.noWait, rec.sized = stateInLine, req.NoWait, !req.Estimate.isZero()
-	if id == "" {
-		q.records.assign(rec)
-	} else {
-		q.records.name(rec, id)
+	if unserved != nil && len(q.settings.fallback) == 0 {
+		return Response[T]{}, ref{}, unserved
 	}
-	id, r = rec.id, rec.ref()
-	q.count.accepted++
-	q.emitFor(rec, Event{Type: EventQueued, Time: now})
-	if !q.startAtOnce(now, ns, rec) {
-		q.joinLine(rec)
-		if rec.maxWait > 0 {
-			q.deadlines.add(after(ns, int64(rec.maxWait)), r)
-		}
-		if head, _ := q.line.Head(); head == rec.handle {
-			q.pump(now, nil)
-		} else if rec.maxWait > 0 {
-			q.arm(ns)
-		}
-	}
+	rec := q.newRecord(ctx, now, req, w)
+	id := rec.id
+	r = rec.ref() // before it starts: it may end, and be forgotten, at once
+	q.enter(now, rec, key, unserved)
 	if w == nil {
 		resp = Response[T]{
 			RequestID: id, ModelID: q.modelID, Status: StatusPending,
@@ -147,18 +149,65 @@ func (q *Queue[P, T]) accept(ctx context.Context, req *Request[P], w *waiter[T])
 		if rec.state == stateInLine {
 			f := q.forecastLast(now, rec)
 			resp.Position, resp.EstimatedStart, resp.WaitsFor = q.line.Rank(rec.handle), f.at, f.waitsFor
+		} else if rec.state == stateFollowing {
+			now := q.response(now, rec, nil)
+			resp.Position, resp.EstimatedStart, resp.WaitsFor = now.Position, now.EstimatedStart, now.WaitsFor
 		}
 	}
 	return resp, r, nil
 }
 
-// refuse says why the queue does not take a request, or nil.
-func (q *Queue[P, T]) refuse(now time.Time, req *Request[P]) error {
+// newRecord takes in a request that is not refused.
+func (q *Queue[P, T]) newRecord(ctx context.Context, now time.Time, req *Request[P], w *waiter[T]) *record[P, T] {
+	rec := q.records.add()
+	rec.params, rec.tenant, rec.metadata = req.Params, req.Tenant, req.Metadata
+	rec.estimate, rec.priority, rec.maxWait = req.Estimate, req.Priority, req.MaxWait
+	rec.ctx, rec.created, rec.waiters = ctx, q.since(now), w
+	rec.state, rec.noWait, rec.sized = stateInLine, req.NoWait, !req.Estimate.isZero()
+	if req.ID == "" {
+		q.records.assign(rec)
+	} else {
+		q.records.name(rec, req.ID)
+	}
+	q.count.accepted++
+	q.emitFor(rec, Event{Type: EventQueued, Time: now})
+	return rec
+}
+
+// enter starts a new record at once, or puts it in line and starts what may start; one
+// that shares a call follows it, and one that cannot be served here goes on to a fallback.
+// It may have ended and be forgotten when enter returns.
+func (q *Queue[P, T]) enter(now time.Time, rec *record[P, T], key string, unserved error) {
+	ns, work, r, maxWait := q.since(now), rec, rec.ref(), rec.maxWait
+	if key != "" {
+		work = q.follow(now, rec, key)
+	}
+	switch {
+	case work == nil: // the call is there already
+		if maxWait > 0 && !q.doesNotWaitFirst(r) {
+			q.deadlines.add(after(ns, int64(maxWait)), r)
+			q.arm(ns)
+		}
+	case unserved != nil:
+		q.sendOn(now, work, unserved)
+	case !q.startAtOnce(now, ns, work):
+		q.joinLine(work)
+		if maxWait > 0 {
+			q.deadlines.add(after(ns, int64(maxWait)), r)
+		}
+		if head, _ := q.line.Head(); head == work.handle || q.settings.backfill {
+			q.pump(now, nil)
+		} else if maxWait > 0 {
+			q.arm(ns)
+		}
+	}
+}
+
+// refuse says why the queue does not take a request, or nil. One that shares a call
+// takes no room.
+func (q *Queue[P, T]) refuse(now time.Time, req *Request[P], shared bool) error {
 	if q.closed {
 		return fmt.Errorf("%w: model %q was shut down, submit elsewhere", ErrQueueClosed, q.modelID)
-	}
-	if q.exhaustedUntil > q.since(now) && !q.settings.keepOnQuota {
-		return q.quotaError()
 	}
 	if req.ID != "" {
 		q.expireHistory(q.since(now))
@@ -171,7 +220,7 @@ func (q *Queue[P, T]) refuse(now time.Time, req *Request[P]) error {
 			return err
 		}
 	}
-	if limit := q.settings.maxQueued; limit > 0 && q.pending() >= limit {
+	if limit := q.settings.maxQueued; limit > 0 && !shared && q.pending() >= limit {
 		return fmt.Errorf("%w: model %q has %d requests waiting, try later or raise WithMaxQueued", ErrQueueFull, q.modelID, limit)
 	}
 	return nil
@@ -179,8 +228,7 @@ func (q *Queue[P, T]) refuse(now time.Time, req *Request[P]) error {
 
 // joinLine and leaveLine keep the line and the sums over it in step.
 func (q *Queue[P, T]) joinLine(rec *record[P, T]) {
-	u := q.reservation(rec)
-	q.line.Push(rec.handle, rec.priority, rec.tenant, q.share(u))
+	q.line.Push(rec.handle, rec.priority, rec.tenant, q.share(rec.estimate))
 	q.demand.add(rec.priority, 1, rec.estimate, rec.sized)
 }
 
@@ -207,6 +255,9 @@ func (q *Queue[P, T]) leftLine(rec *record[P, T]) {
 // doesNotWaitFirst tells which entries of deadlines are stale.
 func (q *Queue[P, T]) doesNotWaitFirst(r ref) bool {
 	rec := q.records.get(r)
+	if rec != nil && rec.state == stateFollowing {
+		rec = q.calls.byFollower[r].rec
+	}
 	return rec == nil || rec.state != stateInLine || rec.account != nil
 }
 
@@ -273,14 +324,55 @@ func (q *Queue[P, T]) stopWaiting(w *waiter[T], requestID string) (Response[T], 
 // Status says where a request is, without waiting. Its error is ErrRequestNotFound
 // or nil: that the request failed stands in the response.
 func (q *Queue[P, T]) Status(requestID string) (Response[T], error) {
+	resp, at, err := q.statusHere(requestID)
+	if at == nil {
+		return resp, err
+	}
+	there, ok := at.q.statusThere(at.r)
+	if !ok {
+		return resp, nil // it ended there, and is about to end here
+	}
+	resp.ModelID, resp.Status, resp.WaitsFor = there.ModelID, there.Status, there.WaitsFor
+	resp.Position, resp.EstimatedStart = there.Position, there.EstimatedStart
+	return resp, nil
+}
+
+// statusHere is Status, and where the request is when a fallback has it.
+func (q *Queue[P, T]) statusHere(requestID string) (resp Response[T], at *place[P, T], err error) {
 	q.mu.Lock()
 	defer q.unlock()
 	now := time.Now()
 	rec, err := q.lookup(now, requestID)
 	if err != nil {
-		return Response[T]{}, err
+		return Response[T]{}, nil, err
 	}
-	return q.response(now, rec, kept[T](rec)), nil
+	if c := q.calls.byFollower[rec.ref()]; c != nil {
+		at = whereAway(c.rec)
+	} else {
+		at = whereAway(rec)
+	}
+	return q.response(now, rec, kept[T](rec)), at, nil
+}
+
+// whereAway is where a fallback has rec, nil when none has.
+func whereAway[P, T any](rec *record[P, T]) *place[P, T] {
+	if rec.state == stateForwarded {
+		if p, ok := rec.account.away.at.(place[P, T]); ok {
+			return &p
+		}
+	}
+	return nil
+}
+
+// statusThere is the status of a request that came from another model, false when it
+// has ended.
+func (q *Queue[P, T]) statusThere(r ref) (resp Response[T], ok bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if rec := q.records.get(r); rec != nil && !rec.state.final() {
+		return q.response(time.Now(), rec, nil), true
+	}
+	return resp, false
 }
 
 // Cancel ends a request as canceled. One that waits leaves the line at once; of one
@@ -316,16 +408,23 @@ func (q *Queue[P, T]) UpdateUsage(requestID string, u Usage) error {
 	if err != nil {
 		return err
 	}
+	if rec.state == stateFollowing {
+		rec = q.calls.byFollower[rec.ref()].rec
+	}
 	switch {
 	case rec.state == stateInLine || rec.state == stateRetrying:
 		q.reestimate(now, rec, u)
+	case rec.account.follows:
+		err = q.errShared(requestID)
+	case rec.state == stateForwarded || rec.account.away != nil:
+		err = fmt.Errorf("%w: request %q is at model %q, update it there", ErrRequestNotFound, requestID, rec.account.away.modelID)
 	case rec.account.attempt != nil:
 		rec.account.attempt.revise(u)
 	case rec.account.number > 0:
 		q.book(now, rec.account, u)
 	}
 	q.pump(now, nil)
-	return nil
+	return err
 }
 
 // reestimate replaces what a waiting request will reserve.
@@ -341,6 +440,6 @@ func (q *Queue[P, T]) reestimate(now time.Time, rec *record[P, T], u Usage) {
 	rec.estimate, rec.sized = u, !u.isZero()
 	if rec.state == stateInLine {
 		q.demand.add(rec.priority, 1, rec.estimate, rec.sized)
-		q.line.SetCost(rec.handle, q.share(q.reservation(rec)))
+		q.line.SetCost(rec.handle, q.share(rec.estimate))
 	}
 }

@@ -199,11 +199,12 @@ func (b *batch[P, T]) submit(req Request[P], w *waiter[T]) error {
 		return err
 	}
 	req.NoWait = false
-	if err := q.prepare(b.ctx, &req); err != nil {
+	key, err := q.prepare(b.ctx, &req)
+	if err != nil {
 		return err
 	}
 	for {
-		_, r, err := q.accept(b.ctx, &req, w)
+		_, r, err := q.accept(b.ctx, &req, key, w)
 		if err == nil {
 			b.opened(w, place[P, T]{q, r})
 			return nil

@@ -136,17 +136,18 @@ func TestStreamHoldsItsSlotUntilItEnds(t *testing.T) {
 func TestManyAtOnceAgainstSlicesOfASecond(t *testing.T) {
 	for _, c := range []struct {
 		name  string
-		limit llmqueue.Limit
+		limit llmqueue.Option
 		most  int64 // refused
 	}{
-		{"told", llmqueue.RPM(600).WithBurst(1), 0},
-		{"untold", llmqueue.RPM(600), 256}, // those in flight at the first refusal
+		{"told", llmqueue.WithLimits(llmqueue.RPM(600).WithBurst(1)), 0},
+		{"untold", llmqueue.WithLimits(llmqueue.RPM(600)), 256}, // those in flight at the first refusal
+		{"learning", llmqueue.WithLearnedLimits(), 30},          // 1%
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				srv := llmtest.NewServer(t, llmtest.OpenAI(llmtest.RPM(600).Quantized(time.Second)), llmtest.InMemory(),
 					llmtest.WithLatency(llmtest.TypicalLatency()), llmtest.WithRefusedFree())
-				q, err := llmqueue.NewQueue("m", chatter(srv, false), llmqueue.WithLimits(c.limit),
+				q, err := llmqueue.NewQueue("m", chatter(srv, false), c.limit,
 					llmqueue.WithRetry(llmqueue.RetryPolicy{MaxAttempts: 20}))
 				require.NoError(t, err)
 				submitMany(t, q, 500)

@@ -12,7 +12,7 @@ import (
 
 // Transport is an [http.RoundTripper] that tells the queue what the provider says
 // beside its answers. It changes no request; of a response it changes nothing but
-// the header X-Should-Retry of failures: see [WithSDKRetries]. The zero value uses
+// the header X-Should-Retry: see [WithSDKRetries]. The zero value uses
 // [http.DefaultTransport]. Safe for concurrent use.
 type Transport struct {
 	base       http.RoundTripper
@@ -23,9 +23,12 @@ type Transport struct {
 type Option struct{ apply func(*Transport) }
 
 // WithSDKRetries leaves retrying to the SDK as well. Defaults to the queue alone:
-// failures that an SDK would retry carry the response header X-Should-Retry: false,
-// which the SDKs of OpenAI and Anthropic obey, so that attempts do not multiply and
-// no slot is held by an SDK that sleeps.
+// answers after which an SDK might try again carry the response header
+// X-Should-Retry: false, which the SDKs of OpenAI and Anthropic obey, so that attempts
+// do not multiply and no slot is held by an SDK that sleeps. Those are failures that may
+// pass, and successes, because a body that breaks off is one too. Where a connection
+// fails before there is an answer, nothing can be said: turn the SDK's own retries off,
+// with its WithMaxRetries(0), to leave these to the queue as well.
 func WithSDKRetries() Option { return Option{func(t *Transport) { t.sdkRetries = true }} }
 
 // NewTransport returns a Transport that sends requests through base; nil means
@@ -75,13 +78,13 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	case res.StatusCode >= 400:
 		t.failed(ctx, sent, res)
 	case res.StatusCode >= 200 && res.StatusCode < 300:
-		served(ctx, sent, res)
+		t.served(ctx, sent, res)
 	}
 	// The rest are redirects, and 101, whose body is a connection that must stay one.
 	return res, err
 }
 
-func served(ctx context.Context, sent time.Time, res *http.Response) {
+func (t *Transport) served(ctx context.Context, sent time.Time, res *http.Response) {
 	llmqueue.Observe(ctx, llmqueue.Observation{
 		SentAt:  sent,
 		Outcome: llmqueue.OutcomeServed,
@@ -94,6 +97,7 @@ func served(ctx context.Context, sent time.Time, res *http.Response) {
 		}
 		res.Body = b
 	}
+	t.discourage(res)
 }
 
 func (t *Transport) failed(ctx context.Context, sent time.Time, res *http.Response) {
@@ -121,12 +125,20 @@ func (t *Transport) failed(ctx context.Context, sent time.Time, res *http.Respon
 	o := ParseError(res.StatusCode, res.Header, start[:min(len(start), maxErrorBody)], time.Now())
 	o.SentAt = sent
 	llmqueue.Observe(ctx, o)
-	if !t.sdkRetries && (o.Outcome != llmqueue.OutcomeFatal || passing(res.StatusCode)) {
-		if res.Header == nil {
-			res.Header = http.Header{}
-		}
-		res.Header.Set("X-Should-Retry", "false")
+	if o.Outcome != llmqueue.OutcomeFatal || passing(res.StatusCode) {
+		t.discourage(res)
 	}
+}
+
+// discourage keeps an SDK from trying again after res: see WithSDKRetries.
+func (t *Transport) discourage(res *http.Response) {
+	if t.sdkRetries {
+		return
+	}
+	if res.Header == nil {
+		res.Header = http.Header{}
+	}
+	res.Header.Set("X-Should-Retry", "false")
 }
 
 // plain reports whether a body is readable as it arrives. It is not when the client

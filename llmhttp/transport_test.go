@@ -94,7 +94,8 @@ func TestSDKRetries(t *testing.T) {
 		opts          []llmhttp.Option
 		want          string
 	}{
-		{"served", 200, "", "{}", nil, ""},
+		{"served, and its body may break off", 200, "", "{}", nil, "false"},
+		{"served, left to the SDK", 200, "", "{}", []llmhttp.Option{llmhttp.WithSDKRetries()}, ""},
 		{"rate limited", 429, "Retry-After: 1", openAIRateLimit, nil, "false"},
 		{"quota", 429, "", openAIQuota, nil, "false"},
 		{"never", 429, "", geminiNever, nil, "false"},

@@ -64,6 +64,9 @@ func (s *Server) generate(w http.ResponseWriter, r *http.Request, read operation
 	c.body = hash(body)
 	t := s.enforcer.admit(&c)
 	s.dialect.headers(w.Header(), &t)
+	if s.config.draft {
+		writeDraft(w.Header(), t.quota)
+	}
 	switch {
 	case t.refusal != nil && t.refusal.never:
 		p = &problem{reason: tooLarge, refusal: t.refusal}

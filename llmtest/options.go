@@ -27,6 +27,7 @@ type config struct {
 	faults       faults
 	spoil        bool
 	spoilValue   string
+	draft        bool
 }
 
 func newConfig(p Provider, opts []Option) (config, error) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/llmqueue/llmqueue"
+	"github.com/llmqueue/llmqueue/examples/internal/batch"
 	"github.com/llmqueue/llmqueue/examples/internal/chat"
 	"github.com/llmqueue/llmqueue/examples/internal/program"
 	"github.com/llmqueue/llmqueue/llmtest"
@@ -37,7 +38,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	process := func(ctx context.Context, req llmqueue.Request[string]) (string, error) {
 		reply, err := provider.Ask(ctx, req.ModelID, req.Params, 200)
 		if err != nil {
-			return "", chat.Mark(err) // retry it, slow down, or give up
+			return "", err // retry it, slow down, or give up
 		}
 		llmqueue.ReportUsage(ctx, reply.Usage) // what the call really took
 		return reply.Text, nil
@@ -72,8 +73,6 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		res.WaitTime().Round(time.Millisecond), res.ProcessingTime().Round(time.Millisecond))
 	fmt.Fprintf(stdout, "        %d tokens reserved, %d used\n\n", req.Estimate.Total(), res.Usage.Total())
 
-	for _, l := range queue.Info().Limits {
-		fmt.Fprintf(stdout, "%-12s %6d used, %7d left\n", l.Limit.Kind, l.Used, l.Available)
-	}
+	batch.Limits(stdout, queue.Info().Limits)
 	return nil
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"github.com/openai/openai-go/v3/option"
@@ -55,17 +54,15 @@ func (s settings) questions(texts []string) []Question {
 	return questions
 }
 
-// asker calls the SDK and counts what the server says to each call.
+// asker calls the SDK.
 type asker struct {
 	settings
 	provider *chat.Provider
-
-	accepted, refused, faults atomic.Int64 // answers with status 2xx, 429, any other
 }
 
 func newAsker(s settings) (*asker, error) {
 	a := &asker{settings: s}
-	opts := []option.RequestOption{option.WithMiddleware(a.count)}
+	opts := []option.RequestOption{option.WithMiddleware(noteBegin)}
 	if s.noQueue {
 		opts = append(opts, option.WithMaxRetries(openaiDefaultRetries))
 	}
@@ -79,26 +76,15 @@ const openaiDefaultRetries = 2
 
 func (a *asker) close() { a.provider.Close() }
 
-// count sees every HTTP call, the SDK's own retries too.
-func (a *asker) count(req *http.Request, next option.MiddlewareNext) (*http.Response, error) {
+// noteBegin sees every HTTP call, the SDK's own retries too.
+func noteBegin(req *http.Request, next option.MiddlewareNext) (*http.Response, error) {
 	if begin, ok := req.Context().Value(beginKey{}).(*time.Time); ok {
 		*begin = time.Now()
 	}
-	res, err := next(req)
-	switch {
-	case err != nil || res == nil:
-		a.faults.Add(1)
-	case res.StatusCode == http.StatusTooManyRequests:
-		a.refused.Add(1)
-	case res.StatusCode >= 300:
-		a.faults.Add(1)
-	default:
-		a.accepted.Add(1)
-	}
-	return res, err
+	return next(req)
 }
 
-// beginKey is where count finds the *time.Time to set, when an HTTP call begins.
+// beginKey is where noteBegin finds the *time.Time to set, when an HTTP call begins.
 type beginKey struct{}
 
 // ask makes one call and knows nothing of a queue.
@@ -119,8 +105,8 @@ func (a *asker) ask(ctx context.Context, q Question) (Answer, error) {
 	return answer, nil
 }
 
-// process is the queue's processor: the call, with its errors marked.
+// process is the queue's processor: the call, and nothing besides. The queue hears
+// from the HTTP client what an error means and which limits there are.
 func (a *asker) process(ctx context.Context, req llmqueue.Request[Question]) (Answer, error) {
-	answer, err := a.ask(ctx, req.Params)
-	return answer, chat.Mark(err)
+	return a.ask(ctx, req.Params)
 }

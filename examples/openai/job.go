@@ -21,18 +21,20 @@ type job struct {
 
 	answers  []*Answer // by question; nil where there is none
 	answered int
-	firstErr error // of the questions that failed
+	limits   []llmqueue.LimitInfo // of the queue, in the end
+	firstErr error                // of the questions that failed
 	wall     time.Duration
 }
 
 // runWithQueue sends every question through a queue that keeps the limits.
 func (j *job) runWithQueue(ctx context.Context, stdout io.Writer) error {
-	opts := []llmqueue.Option{
-		llmqueue.WithLimits(
-			llmqueue.RPM(j.rpm).Per(j.period),
-			llmqueue.TPM(j.tpm).Per(j.period),
-			llmqueue.Concurrent(int64(j.concurrency)),
-		),
+	limits := []llmqueue.Limit{llmqueue.Concurrent(int64(j.concurrency))}
+	if j.known {
+		limits = append(limits, llmqueue.RPM(j.rpm).Per(j.period), llmqueue.TPM(j.tpm).Per(j.period))
+	}
+	opts := []llmqueue.Option{llmqueue.WithLimits(limits...)}
+	if !j.known {
+		opts = append(opts, llmqueue.WithLearnedLimits())
 	}
 	if j.margin > 0 {
 		opts = append(opts, llmqueue.WithMargin(j.margin))
@@ -57,6 +59,7 @@ func (j *job) runWithQueue(ctx context.Context, stdout io.Writer) error {
 	}
 	j.wall = time.Since(begin)
 	stop()
+	j.limits = queue.Info().Limits
 
 	// Everything is answered or canceled; Shutdown lets the workers go.
 	return queue.Shutdown(context.WithoutCancel(ctx))

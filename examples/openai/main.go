@@ -1,10 +1,21 @@
-// Openai sends a file of questions through the official OpenAI SDK, as fast as a
-// limit of requests and a limit of tokens allow and no faster.
+// Openai sends a file of questions through the official OpenAI SDK, as fast as the
+// provider's limits of requests and tokens allow and no faster.
 //
-// It runs against a simulator in this process, which enforces the same limits
-// over a minute that is scaled down to seconds, or, when OPENAI_API_KEY is set,
-// against the real service. With -no-queue the same calls are made by plain
-// goroutines and the SDK's own retries, to compare.
+// The queue is given no limits. It learns them from the headers of the first answer,
+// which the transport of llmhttp reads (see internal/chat); the processor calls the
+// SDK and returns its errors as they are.
+//
+// It runs against a simulator in this process, which enforces -rpm and -tpm, or,
+// when OPENAI_API_KEY is set, against the real service:
+//
+//	go run ./examples/openai
+//	OPENAI_API_KEY=… go run ./examples/openai -model gpt-4.1-mini
+//
+// The simulator's minute lasts three seconds, so that a run has several of them. As
+// OpenAI's headers cannot say so, its answers name the period in the headers of the
+// IETF's draft instead; with -period 1m they are OpenAI's own. With -known the queue
+// is given the limits. With -no-queue the same calls are made by plain goroutines
+// and the SDK's own retries, to compare.
 package main
 
 import (
@@ -12,6 +23,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/llmqueue/llmqueue/examples/internal/chat"
@@ -30,7 +42,7 @@ type settings struct {
 	period, margin time.Duration
 	maxTokens      int64
 	charge         string
-	noQueue        bool
+	known, noQueue bool
 }
 
 // What a provider charges for a call.
@@ -45,18 +57,27 @@ func parse(args []string, stdout io.Writer) (settings, error) {
 	flags.StringVar(&s.input, "input", "", "JSONL `file` with a \"question\" or \"prompt\" in each line (default: a sample of 60 questions)")
 	flags.StringVar(&s.output, "output", "", "JSONL `file` to write questions and answers to, as they come in")
 	flags.StringVar(&s.model, "model", chat.DefaultModel, "model to ask")
-	flags.Int64Var(&s.rpm, "rpm", 16, "requests per minute")
-	flags.Int64Var(&s.tpm, "tpm", 3_600, "tokens per minute")
+	flags.Int64Var(&s.rpm, "rpm", 16, "requests per minute that the simulator allows, and with -known the queue")
+	flags.Int64Var(&s.tpm, "tpm", 3_600, "tokens per minute, likewise")
 	flags.IntVar(&s.concurrency, "concurrency", 64, "requests at once")
 	flags.DurationVar(&s.period, "period", 0, "how long a minute lasts (default 1m for the real service, 3s for the simulator)")
 	flags.DurationVar(&s.margin, "margin", 0, "how much longer than the period a charge is held (default: the library's 2% for the real service, 40ms for the simulator)")
 	flags.Int64Var(&s.maxTokens, "max-tokens", 0, "max_completion_tokens of each request (default: by the length of the question)")
 	flags.StringVar(&s.charge, "charge", chargeReserved, "what the provider counts: reserved (prompt and max_completion_tokens, on arrival) or used (the answer's real usage, at its end)")
+	flags.BoolVar(&s.known, "known", false, "give the queue the limits -rpm and -tpm (default: it learns the limits from the answers)")
 	flags.BoolVar(&s.noQueue, "no-queue", false, "bypass the queue: plain goroutines and the SDK's own retries")
 	if err := program.Parse(flags, args, stdout); err != nil {
 		return s, err
 	}
+	var ignored error
+	flags.Visit(func(f *flag.Flag) {
+		if chat.Real() && !s.known && !s.noQueue && slices.Contains([]string{"rpm", "tpm", "period"}, f.Name) {
+			ignored = program.BadInput("-%s is about the simulator, or with -known about what the queue is told of the real service", f.Name)
+		}
+	})
 	switch {
+	case ignored != nil:
+		return s, ignored
 	case s.rpm < 1 || s.tpm < 1 || s.concurrency < 1:
 		return s, program.BadInput("-rpm, -tpm and -concurrency want at least 1")
 	case s.period < 0 || s.margin < 0 || s.maxTokens < 0:
@@ -80,6 +101,7 @@ func parse(args []string, stdout io.Writer) (settings, error) {
 // in any period whatever.
 func (s settings) simulator() chat.Simulator {
 	sim := chat.Simulator{
+		Minute: s.period,
 		Limits: []llmtest.Limit{llmtest.RPM(s.rpm).Per(s.period), llmtest.TPM(s.tpm).Per(s.period)},
 		Options: []llmtest.Option{
 			llmtest.WithStrategy(llmtest.SlidingWindow),
@@ -92,6 +114,18 @@ func (s settings) simulator() chat.Simulator {
 		sim.Options = append(sim.Options, llmtest.WithActualUsage())
 	}
 	return sim
+}
+
+// limits says which limits there are, as far as the program knows, and who knows them.
+func (s settings) limits() string {
+	stated := fmt.Sprintf("%d requests and %s tokens per %v, %d at once", s.rpm, thousands(s.tpm), s.period, s.concurrency)
+	switch {
+	case s.known || s.noQueue:
+		return "Limits: " + stated + "."
+	case chat.Real():
+		return fmt.Sprintf("Limits: the queue learns them from the answers; %d at once.", s.concurrency)
+	}
+	return "Limits: " + stated + ". The queue learns them from the answers."
 }
 
 func run(ctx context.Context, args []string, stdout io.Writer) error {
@@ -114,7 +148,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	}
 
 	fmt.Fprintf(stdout, "%d questions to %s, answered by %s.\n", len(texts), s.model, ask.provider)
-	fmt.Fprintf(stdout, "Limits: %d requests and %s tokens per %v, %d at once.\n", s.rpm, thousands(s.tpm), s.period, s.concurrency)
+	fmt.Fprintln(stdout, s.limits())
 	job := &job{asker: ask, questions: s.questions(texts), out: out}
 	if s.noQueue {
 		job.runWithoutQueue(ctx, stdout)

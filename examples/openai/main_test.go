@@ -1,24 +1,24 @@
 package main
 
 import (
-	"context"
-	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/llmqueue/llmqueue/examples/internal/chat"
+	"github.com/llmqueue/llmqueue/examples/internal/exampletest"
 )
 
 // runExample runs the program against the simulator and returns what it printed.
-func runExample(t *testing.T, ctx context.Context, args ...string) (string, error) {
+func runExample(t *testing.T, interrupt time.Duration, args ...string) (string, error) {
 	t.Helper()
-	t.Setenv("OPENAI_API_KEY", "")
-	var out strings.Builder
-	err := run(ctx, args, &out)
-	return out.String(), err
+	return exampletest.Run(t, run, interrupt, args...)
 }
 
 // row returns the number that the final table has in a row.
@@ -35,38 +35,94 @@ func row(t *testing.T, out, name string) int {
 	return n
 }
 
-// A wide margin, because other tests share the machine: it is the refused column
-// that counts here, not the time.
+// The queue is never refused, whether it is told the limits or has to learn them, from
+// OpenAI's own headers (a minute is a minute) or from those that name a shorter one; and
+// it is about as fast as the limits allow. Who learns waits for the first answer.
 func TestQueueIsNeverRefused(t *testing.T) {
-	for _, tt := range []struct {
+	for _, minute := range []struct {
 		name string
 		args []string
+		most float64 // of the minimum
 	}{
-		{"requests bind", []string{"-rpm", "25", "-tpm", "100000"}},
-		{"tokens bind", []string{"-rpm", "1000", "-tpm", "6000"}},
-		{"one at a time", []string{"-rpm", "1000", "-tpm", "100000", "-concurrency", "1"}},
+		{"a second, wide margin", []string{"-period", "1s", "-margin", "400ms"}, 1.45},
+		{"three seconds", nil, 1.03},
+		{"a minute", []string{"-period", "1m", "-margin", "100ms"}, 1.03},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			out, err := runExample(t, t.Context(), append(tt.args, "-period", "1s", "-margin", "400ms")...)
-			if err != nil {
-				t.Fatalf("%v\n%s", err, out)
-			}
-			for name, want := range map[string]int{
-				"requests": 60, "accepted by the server": 60, "refused by the server": 0, "other faults": 0, "questions without an answer": 0,
+		for _, limits := range []struct {
+			name string
+			args []string
+		}{
+			{"requests bind", []string{"-rpm", "25", "-tpm", "100000"}},
+			{"tokens bind", []string{"-rpm", "1000", "-tpm", "6000"}},
+			{"both bind", nil},
+			{"one at a time", []string{"-rpm", "1000", "-tpm", "100000", "-concurrency", "1"}},
+		} {
+			for _, how := range []struct {
+				args []string
+				more float64 // what is reserved for answers under way is more than they use
+			}{
+				{nil, 0}, {[]string{"-known"}, 0}, {[]string{"-charge", "used"}, 0.04},
 			} {
-				if got := row(t, out, name); got != want {
-					t.Errorf("%s: %d, want %d\n%s", name, got, want, out)
-				}
+				t.Run(strings.Join([]string{minute.name, limits.name, strings.Join(how.args, " ")}, "/"), func(t *testing.T) {
+					out, err := runExample(t, 0, slices.Concat(minute.args, limits.args, how.args)...)
+					if err != nil {
+						t.Fatalf("%v\n%s", err, out)
+					}
+					for name, want := range map[string]int{
+						"requests": 60, "accepted by the server": 60, "refused by the server": 0, "other faults": 0, "questions without an answer": 0,
+					} {
+						if got := row(t, out, name); got != want {
+							t.Errorf("%s: %d, want %d\n%s", name, got, want, out)
+						}
+					}
+					if !strings.Contains(out, "60/60 done, 0 in flight, 0 waiting") {
+						t.Errorf("the progress does not end with everything done:\n%s", out)
+					}
+					if learns := !slices.Contains(how.args, "-known"); strings.Contains(out, "limits learned") != learns {
+						t.Errorf("limits learned: want %v\n%s", learns, out)
+					}
+					if got := ratio(t, out); got > minute.most+how.more {
+						t.Errorf("%.3f times the minimum, want at most %.3f\n%s", got, minute.most+how.more, out)
+					}
+				})
 			}
-			if !strings.Contains(out, "60/60 done, 0 in flight, 0 waiting") {
-				t.Errorf("the progress does not end with everything done:\n%s", out)
-			}
-		})
+		}
 	}
 }
 
+// A large limit is learned to the last request: the call that taught it counts too.
+func TestLargeLimitIsLearnedExactly(t *testing.T) {
+	in := filepath.Join(t.TempDir(), "in.jsonl")
+	if err := os.WriteFile(in, []byte(strings.Repeat(`{"prompt":"Why?"}`+"\n", 250)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := runExample(t, 0, "-input", in, "-rpm", "100", "-tpm", "1000000", "-concurrency", "200", "-period", "1m")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]int{"accepted by the server": 250, "refused by the server": 0} {
+		if got := row(t, out, name); got != want {
+			t.Errorf("%s: %d, want %d\n%s", name, got, want, out)
+		}
+	}
+}
+
+// ratio returns the last row's wall time as a multiple of the minimum.
+func ratio(t *testing.T, out string) float64 {
+	t.Helper()
+	m := regexp.MustCompile(`(?m)^wall time / minimum +([0-9.]+)$`).FindStringSubmatch(out)
+	if m == nil {
+		t.Fatalf("no ratio in:\n%s", out)
+	}
+	x, err := strconv.ParseFloat(m[1], 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return x
+}
+
 func TestWithoutQueueIsRefused(t *testing.T) {
-	out, err := runExample(t, t.Context(), "-no-queue", "-rpm", "20", "-period", "1s")
+	out, err := runExample(t, 0, "-no-queue", "-rpm", "20", "-period", "1s")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +143,7 @@ func TestInputAndOutput(t *testing.T) {
 `), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out, err := runExample(t, t.Context(), "-input", in, "-output", outFile, "-period", "1s")
+	out, err := runExample(t, 0, "-input", in, "-output", outFile, "-period", "1s")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +184,7 @@ func TestBadInput(t *testing.T) {
 		{"unexpected argument", []string{"questions.jsonl"}},
 		{"-output", []string{"-output", filepath.Join(dir, "missing", "out.jsonl")}},
 	} {
-		_, err := runExample(t, t.Context(), tt.args...)
+		_, err := runExample(t, 0, tt.args...)
 		if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%v: want one line with %q, got %v", tt.args, tt.want, err)
 		}
@@ -143,7 +199,7 @@ func TestTooLarge(t *testing.T) {
 	if err := os.WriteFile(in, []byte(`{"prompt":"a"}`+"\n"+large+"\n"+`{"prompt":"b"}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out, err := runExample(t, t.Context(), "-input", in, "-tpm", "300", "-period", "100ms", "-margin", "200ms", "-max-tokens", "20")
+	out, err := runExample(t, 0, "-input", in, "-tpm", "300", "-period", "100ms", "-margin", "200ms", "-max-tokens", "20")
 	if err == nil || !strings.Contains(err.Error(), "rate limit") {
 		t.Errorf("want an error that names the limit, got %v", err)
 	}
@@ -157,14 +213,33 @@ func TestTooLarge(t *testing.T) {
 }
 
 func TestInterrupt(t *testing.T) {
-	ctx, cancel := context.WithCancelCause(t.Context())
-	time.AfterFunc(500*time.Millisecond, func() { cancel(errors.New("Ctrl-C")) })
-	out, err := runExample(t, ctx, "-period", "1h", "-rpm", "10")
-	if err == nil || !strings.Contains(err.Error(), "of 60 questions were answered") {
+	out, err := runExample(t, 30*time.Minute, "-period", "1h", "-rpm", "10")
+	if err == nil || !strings.Contains(err.Error(), "10 of 60 questions were answered") {
 		t.Errorf("want an error that says how far it came, got %v", err)
 	}
-	if got := row(t, out, "questions without an answer"); got < 50 {
+	if got := row(t, out, "questions without an answer"); got != 50 {
 		t.Errorf("without an answer: %d, want the 50 that had no turn\n%s", got, out)
+	}
+}
+
+// What is about the simulator is not silently ignored when the real service answers.
+func TestFlagsOfTheSimulator(t *testing.T) {
+	t.Setenv(chat.KeyVariable, "any")
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"-rpm", "500"}, "-rpm"},
+		{[]string{"-tpm", "500"}, "-tpm"},
+		{[]string{"-period", "6s"}, "-period"},
+		{[]string{"-known", "-rpm", "500", "-tpm", "500"}, ""},
+		{[]string{"-no-queue", "-rpm", "500"}, ""},
+		{nil, ""},
+	} {
+		_, err := parse(tt.args, io.Discard)
+		if (err != nil) != (tt.want != "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%v: error %v, want %q", tt.args, err, tt.want)
+		}
 	}
 }
 

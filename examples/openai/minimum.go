@@ -26,7 +26,7 @@ func minimum(calls []call, rpm, tpm int64, concurrency int, period time.Duration
 		end     time.Duration
 	)
 	for i, c := range calls {
-		if j := i - int(rpm); j >= 0 {
+		if j := int64(i) - rpm; j >= 0 {
 			now = max(now, starts[j]+period)
 		}
 		// Let go of the oldest charges until this one fits. A charge made at t

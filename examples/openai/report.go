@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"strconv"
 	"strings"
@@ -86,7 +88,9 @@ func (j *job) report(stdout io.Writer) {
 			charged += a.Charged.Total()
 		}
 	}
-	least := minimum(calls, j.rpm, j.tpm, j.concurrency, j.period)
+	rpm, tpm := j.bounds()
+	least := minimum(calls, rpm, tpm, j.concurrency, j.period)
+	server := j.provider.Transport.Calls()
 
 	how := "with the queue"
 	if j.noQueue {
@@ -96,10 +100,13 @@ func (j *job) report(stdout io.Writer) {
 	row := func(name string, value any) { fmt.Fprintf(stdout, "%-30s %17v\n", name, value) }
 	row("", how)
 	row("requests", len(j.questions))
-	row("accepted by the server", j.accepted.Load())
-	row("refused by the server", j.refused.Load())
-	row("other faults", j.faults.Load())
+	row("accepted by the server", server.Accepted)
+	row("refused by the server", server.Refused)
+	row("other faults", server.Faults+server.Overloaded)
 	row("questions without an answer", j.missing())
+	if learned := j.learned(); learned != "" {
+		row("limits learned", learned)
+	}
 	row("wall time", seconds(j.wall))
 	if j.missing() > 0 {
 		row("minimum for what was answered", seconds(least)) // no measure of the wall time
@@ -112,9 +119,42 @@ func (j *job) report(stdout io.Writer) {
 	row("tokens charged", thousands(charged))
 	row("tokens used", thousands(used))
 	fmt.Fprintln(stdout)
-	if j.noQueue && j.refused.Load() > 0 {
-		fmt.Fprintf(stdout, "The server refused %d calls, and %d questions have no answer. Run it without -no-queue to compare.\n", j.refused.Load(), j.missing())
+	if j.noQueue && server.Refused > 0 {
+		fmt.Fprintf(stdout, "The server refused %d calls, and %d questions have no answer. Run it without -no-queue to compare.\n", server.Refused, j.missing())
 	}
+}
+
+// learned is what the queue learned of the limits; empty when it was not to learn any.
+func (j *job) learned() string {
+	if j.known || j.noQueue {
+		return ""
+	}
+	var limits []string
+	for _, l := range j.limits {
+		if l.Limit.Kind != llmqueue.KindConcurrent {
+			limits = append(limits, fmt.Sprintf("%s %s", thousands(l.Limit.Amount), l.Limit.Kind))
+		}
+	}
+	return cmp.Or(strings.Join(limits, ", "), "none stated")
+}
+
+// bounds are the limits per period that bound the run: those of the flags, unless the
+// real service has its own, which the queue learned. One that it did not state is no
+// bound, and those of a day are left out.
+func (j *job) bounds() (rpm, tpm int64) {
+	if j.provider.Simulated() || j.known || j.noQueue {
+		return j.rpm, j.tpm
+	}
+	rpm, tpm = math.MaxInt64, math.MaxInt64
+	for _, l := range j.limits {
+		switch l.Limit.Kind {
+		case llmqueue.KindRPM:
+			rpm = l.Limit.Amount
+		case llmqueue.KindTPM:
+			tpm = l.Limit.Amount
+		}
+	}
+	return rpm, tpm
 }
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%.2fs", d.Seconds()) }

@@ -43,7 +43,7 @@ type Ending struct {
 // stream is the processor.
 func stream(ctx context.Context, client openai.Client, req llmqueue.Request[Chat]) (Ending, error) {
 	params := chat.Params(req.ModelID, req.Params.Prompt, req.Params.MaxTokens)
-	params.StreamOptions.IncludeUsage = openai.Bool(true)
+	params.StreamOptions.IncludeUsage = openai.Bool(true) // for the queue, which reads it from the stream
 	begin := time.Now()
 	var end Ending
 
@@ -55,20 +55,11 @@ func stream(ctx context.Context, client openai.Client, req llmqueue.Request[Chat
 			if end.Chunks++; end.Chunks == 1 {
 				end.FirstChunk = time.Since(begin)
 			}
+			llmqueue.Streamed(ctx) // half an answer cannot be taken back: no second attempt
 			req.Params.OnChunk(chunk.Choices[0].Delta.Content)
 		}
-		if chunk.Usage.TotalTokens > 0 { // the last one has it
-			llmqueue.ReportUsage(ctx, chat.Usage(chunk.Usage))
-		}
 	}
-	if err := chunks.Err(); err != nil {
-		if end.Chunks > 0 {
-			// The reader has seen half an answer: another attempt would begin anew.
-			return end, llmqueue.Permanent(fmt.Errorf("the stream broke off after %d chunks: %w", end.Chunks, err))
-		}
-		return end, chat.Mark(err)
-	}
-	return end, nil
+	return end, chunks.Err()
 }
 
 func run(ctx context.Context, args []string, stdout io.Writer) error {

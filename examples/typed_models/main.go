@@ -72,7 +72,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 				Words:  len(strings.Fields(reply.Text)),
 				Finish: reply.Finish,
 				usage:  reply.Usage,
-			}, chat.Mark(err)
+			}, err
 		},
 		llmqueue.WithLimits(llmqueue.RPM(500), llmqueue.TPM(100_000)))
 	if err != nil {

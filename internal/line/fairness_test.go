@@ -258,3 +258,24 @@ func TestMisuse(t *testing.T) {
 	assert.Panics(t, func() { l.Return(9, 0, 1) })
 	assert.Equal(t, 1, l.Len())
 }
+
+func TestWhatStartsOutOfTurnCountsAsAShare(t *testing.T) {
+	var s story
+	a := s.submit("a", 100, 0.25)
+	b := s.submit("b", 100, 0.25)
+	for i := range uint32(2) {
+		s.Take(a + 1 + i) // from behind the head of the line, which stays
+		s.Take(b + i)
+	}
+	h, _ := s.Head()
+	assert.Equal(t, a, h)
+	s.Take(b + 2)
+	assert.Equal(t, map[string]int{"a": 9, "b": 8}, s.start(17), "b has started one more than a")
+
+	// However much passes, it shuts its tenant out for a whole limit at most.
+	for i := range uint32(60) {
+		s.Take(b + 20 + i)
+	}
+	got := s.start(12)
+	assert.InDelta(t, 8, got["a"], 2)
+}

@@ -25,6 +25,13 @@ func (h *heap) less(a, b *entry) bool {
 	return int32(a.seq-b.seq) < 0 // arrival numbers wrap too
 }
 
+// ahead returns start put off by more, but not past a cost of 1 from base: what a tenant
+// started out of turn must not shut it out for long.
+func (h *heap) ahead(start, more uint64) uint64 {
+	lead, most := int64(start-h.base), int64(units(1))
+	return h.base + uint64(max(lead, min(lead+int64(more), most)))
+}
+
 // push adds e.
 func (h *heap) push(e entry, places []uint32) {
 	h.entries = append(h.entries, e)

@@ -161,12 +161,39 @@ func (l *Line) Pop() (h uint32, ok bool) {
 		l.dismiss(t)
 	} else {
 		n := &l.nodes[t.queue.first()]
-		t.start = v
-		top.tag, top.seq = v+units(n.cost), n.seq
+		t.start = lv.ready.ahead(v, t.owed)
+		t.owed = 0
+		top.tag, top.seq = t.start+units(n.cost), n.seq
 		lv.ready.down(0, l.spots)
 	}
 	l.leave(h, lv)
 	return h, true
+}
+
+// Take is Pop for a request that starts out of turn, wherever it stands: its tenant is
+// charged as if its turn had come, but for no more than a cost of 1 ahead of
+// the virtual time, and not when nothing else of it waits. No request that is
+// ahead of h is put back by that. It returns false when h is not in line.
+func (l *Line) Take(h uint32) bool {
+	if !l.Contains(h) {
+		return false
+	}
+	if head, _ := l.Head(); head == h {
+		l.Pop()
+		return true
+	}
+	n := l.nodes[h]
+	if t := l.tenants[n.tenant]; t != t.level.returned {
+		if t.queue.first() == h {
+			ready := &t.level.ready
+			tag := ready.entries[l.spots[t.number]].tag
+			t.start = ready.ahead(t.start, tag-t.start+t.owed)
+			t.owed = 0
+		} else {
+			t.owed = min(t.owed+units(n.cost), units(1))
+		}
+	}
+	return l.Remove(h)
 }
 
 // Remove takes h out of the line, wherever it stands and without a scan, and

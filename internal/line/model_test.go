@@ -21,7 +21,13 @@ type modelLevel struct {
 
 type modelTenant struct {
 	start, finish float64
+	owed          float64 // for what was taken from behind its first
 	queue         []modelRequest
+}
+
+// ahead puts start off by more, to a cost of 1 past the virtual time at most.
+func (lv *modelLevel) ahead(start, more float64) float64 {
+	return max(start, min(start+more, lv.v+1))
 }
 
 type modelRequest struct {
@@ -89,13 +95,33 @@ func (m *model) pop() (uint32, bool) {
 	lv.v = next.finish
 	next.queue = next.queue[1:]
 	if len(next.queue) > 0 {
-		next.start = lv.v
-		next.finish = lv.v + next.queue[0].cost
+		next.start = lv.ahead(lv.v, next.owed)
+		next.owed = 0
+		next.finish = next.start + next.queue[0].cost
 	} else {
 		delete(lv.tenants, name)
 	}
 	m.tidy(top)
 	return h, true
+}
+
+func (m *model) take(h uint32) bool {
+	if order := m.order(); len(order) > 0 && order[0] == h {
+		m.pop()
+		return true
+	}
+	for _, lv := range m.levels {
+		for _, t := range lv.tenants {
+			switch i := slices.IndexFunc(t.queue, func(r modelRequest) bool { return r.h == h }); {
+			case i == 0:
+				t.start = lv.ahead(t.start, t.finish-t.start+t.owed)
+				t.owed = 0
+			case i > 0:
+				t.owed = min(t.owed+t.queue[i].cost, 1)
+			}
+		}
+	}
+	return m.remove(h)
 }
 
 func (m *model) remove(h uint32) bool {
@@ -152,7 +178,7 @@ func (m *model) order() (order []uint32) {
 	for p, lv := range m.levels {
 		l := &modelLevel{v: lv.v, tenants: map[string]*modelTenant{}, returned: slices.Clone(lv.returned)}
 		for name, t := range lv.tenants {
-			l.tenants[name] = &modelTenant{t.start, t.finish, slices.Clone(t.queue)}
+			l.tenants[name] = &modelTenant{t.start, t.finish, t.owed, slices.Clone(t.queue)}
 		}
 		c.levels[p] = l
 	}

@@ -33,6 +33,11 @@ import (
 //   - the tag is not computed again when the head's cost changes
 //   - tags, or arrival numbers, are compared without regard to wrapping
 //
+// Out of turn
+//   - Take charges nobody, or charges the tenant's head for what stood behind it
+//   - it charges more than a cost of 1 ahead, or moves virtual time
+//   - what is owed is charged again and again, or is not in All, or not in Rank
+//
 // Leaving
 //   - a handle that left still counts as in line
 //   - removing a returned request removes the first of them
@@ -113,6 +118,13 @@ func TestLineDoesWhatTheModelDoes(t *testing.T) {
 						m.push(h, p, n, c)
 					case r.IntN(10) < s.removals:
 						require.Equal(t, m.remove(h), l.Remove(h), "step %d: Remove(%d)", step, h)
+					case r.IntN(4) == 0:
+						ahead := slices.DeleteFunc(slices.Collect(l.All()), func(o uint32) bool { return o == h })
+						first, _ := l.Head()
+						require.Equal(t, m.take(h), l.Take(h), "step %d: Take(%d)", step, h)
+						if after, ok := l.Head(); ok && first != h {
+							require.Equal(t, ahead[0], after, "step %d: Take(%d) put the head back", step, h)
+						}
 					default:
 						head, headOK := l.Head()
 						got, ok := l.Pop()

@@ -44,6 +44,9 @@ func (l *Line) Rank(h uint32) int {
 	others := lv.count - len(lv.back.entries) - t.queue.live
 	tag := lv.ready.entries[l.spots[t.number]].tag - lv.ready.base
 	reach := float64(tag) + float64(own-1)*float64(units(t.most))
+	if own > 1 {
+		reach += float64(t.owed)
+	}
 	each := reach/float64(units(lv.least))*(1+1e-9) + 1
 	if bound := each * float64(len(lv.ready.entries)-1); bound < float64(others) {
 		others = int(bound)
@@ -90,14 +93,15 @@ func (l *Line) walkReady(lv *level, yield func(uint32) bool) bool {
 	type cursor struct {
 		queue *ring
 		next  uint32 // ticket
+		owed  uint64
 	}
 	n := len(lv.ready.entries)
 	cursors, places := make([]cursor, n), make([]uint32, n)
 	ready := heap{base: lv.ready.base, entries: slices.Clone(lv.ready.entries)}
 	for i := range ready.entries {
 		e := &ready.entries[i]
-		q := &l.tenants[e.id].queue
-		cursors[i] = cursor{q, q.head}
+		t := l.tenants[e.id]
+		cursors[i] = cursor{&t.queue, t.queue.head, t.owed}
 		e.id = uint32(i)
 	}
 	for len(ready.entries) > 0 {
@@ -116,7 +120,8 @@ func (l *Line) walkReady(lv *level, yield func(uint32) bool) bool {
 			continue
 		}
 		node := &l.nodes[*c.queue.at(c.next)]
-		top.tag, top.seq = top.tag+units(node.cost), node.seq
+		top.tag, top.seq = ready.ahead(top.tag, c.owed)+units(node.cost), node.seq
+		c.owed = 0
 		ready.down(0, places)
 	}
 	return true

@@ -34,6 +34,7 @@ type tenant struct {
 	number uint32 // its index in the tables of the line
 	queue  ring
 	start  uint64  // virtual time at which it became ready for its head
+	owed   uint64  // cost of what was taken from behind its head, charged when that starts
 	most   float32 // the most that one cost since it had nothing waiting
 }
 
@@ -177,7 +178,7 @@ func (l *Line) delist(t *tenant) {
 	l.tenants[t.number] = nil
 	l.free = append(l.free, t.number)
 	if len(l.spareTenants) < keepSpares {
-		t.level, t.name, t.most = nil, "", 0 // its ring is empty, and has shrunk
+		t.level, t.name, t.most, t.owed = nil, "", 0, 0 // its ring is empty, and has shrunk
 		l.spareTenants = append(l.spareTenants, t)
 	}
 }

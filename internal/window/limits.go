@@ -44,7 +44,7 @@ func (s *Set) SetLimits(now time.Time, limits []Limit) {
 		*w = window{log: l, kind: lim.Kind, amount: lim.Amount}
 		if same && old[j].log.long == l.long {
 			w.others = old[j].others
-			w.others.n = min(w.others.n, lim.Amount)
+			w.others.n, w.others.later = min(w.others.n, lim.Amount), min(w.others.later, lim.Amount)
 		}
 		if !lim.paced() {
 			continue

@@ -4,11 +4,13 @@ import "time"
 
 // others is what somebody else has charged to a limit that the provider counts for
 // all of them together: so much when it was told, and nothing from until on. Evenly
-// says that it leaves little by little, otherwise all of it leaves at once.
+// says that it leaves little by little, otherwise all of it leaves at once. Then they
+// are expected to hold later, until end.
 type others struct {
 	n           int64
 	from, until int64 // on the log's scale
 	evenly      bool
+	later, end  int64
 }
 
 // Others says that somebody else holds n of limit i now, until the given instant. It
@@ -22,6 +24,20 @@ func (s *Set) Others(now time.Time, i int, n int64, until time.Time, evenly bool
 		w.others = others{n: min(n, w.amount), from: w.log.now, until: addSat(w.log.now, d), evenly: evenly}
 	}
 }
+
+// OthersLater says how much they are expected to hold, at most what they hold now, from
+// when that leaves until the given instant. The next Others takes it back.
+func (s *Set) OthersLater(now time.Time, i int, n int64, until time.Time) {
+	s.advance(now)
+	w := &s.windows[i]
+	o := &w.others
+	if end := addSat(w.log.now, int64(until.Sub(now))); o.n > 0 && n > 0 && end > o.until {
+		o.later, o.end = min(n, o.n), end
+	}
+}
+
+// gone is when they hold nothing any more.
+func (o *others) gone() int64 { return max(o.until, o.end) }
 
 // Booked appends what is charged to each limit as of the latest call, others left
 // out.
@@ -50,12 +66,14 @@ func (s *Set) ChargedAfter(i int, r *Reservation, until time.Time) int64 {
 // at returns what still counts at t.
 func (o *others) at(t int64) int64 {
 	switch {
-	case t >= o.until:
+	case t >= o.gone():
 		return 0
+	case t >= o.until:
+		return o.later
 	case !o.evenly || t <= o.from:
 		return o.n
 	}
-	return mul(o.n, o.until-t).ceilDiv(o.until - o.from)
+	return max(mul(o.n, o.until-t).ceilDiv(o.until-o.from), o.later)
 }
 
 // when returns the first instant, from the telling on, at which no more than n
@@ -64,6 +82,8 @@ func (o *others) when(n int64) int64 {
 	switch {
 	case n >= o.n:
 		return o.from
+	case n < o.later:
+		return o.end
 	case !o.evenly || n < 0:
 		return o.until
 	}

@@ -21,23 +21,32 @@ func TestOthersLeaveRoomWhenTheySaid(t *testing.T) {
 			n           int64
 			from, until time.Time
 			evenly      bool
+			later       int64
+			end         time.Time
 		}
 		var others told
 		held := func(at time.Time) int64 { // rounded up, as a bucket that refills evenly
 			switch d := others.until.Sub(others.from); {
 			case !at.Before(others.until):
+				if at.Before(others.end) {
+					return others.later
+				}
 				return 0
 			case !others.evenly:
 				return others.n
 			default:
-				return (others.n*int64(others.until.Sub(at)) + int64(d) - 1) / int64(d)
+				return max((others.n*int64(others.until.Sub(at))+int64(d)-1)/int64(d), others.later)
 			}
 		}
 		for range 40 {
 			now = now.Add(time.Duration(r.Int64N(30)))
 			if r.IntN(3) == 0 {
-				others = told{1 + r.Int64N(amount), now, now.Add(time.Duration(1 + r.Int64N(250))), r.IntN(2) == 0}
+				others = told{n: 1 + r.Int64N(amount), from: now, until: now.Add(time.Duration(1 + r.Int64N(250))), evenly: r.IntN(2) == 0}
 				s.Others(now, 0, others.n, others.until, others.evenly)
+				if r.IntN(2) == 0 {
+					others.later, others.end = 1+r.Int64N(others.n), others.until.Add(time.Duration(1+r.Int64N(100)))
+					s.OthersLater(now, 0, others.later, others.end)
+				}
 			}
 			n := 1 + r.Int64N(amount)
 			used, available, _ := s.Usage(now, 0)

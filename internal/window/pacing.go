@@ -58,6 +58,15 @@ func (a u128) ceilDiv(b int64) int64 {
 	return int64(q)
 }
 
+// floorDiv returns a/b rounded down, or the largest int64 when that is less.
+func (a u128) floorDiv(b int64) int64 {
+	if a.hi >= uint64(b) {
+		return math.MaxInt64
+	}
+	q, _ := bits.Div64(a.hi, a.lo, uint64(b))
+	return int64(min(q, math.MaxInt64))
+}
+
 // A pace spreads the charges of one window: in any interval d it admits at
 // most burst + amount·d/hold. Every charge is owed, and the debt drains at
 // amount/hold; a charge fits while the debt stays within burst. One that is

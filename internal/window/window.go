@@ -127,6 +127,9 @@ type Reservation struct {
 	high   amounts // the highest so far
 }
 
+// Charge returns the latest figure.
+func (r *Reservation) Charge() Charge { return r.booked }
+
 // Reserve charges c to all limits, or to none when it does not fit them all.
 func (s *Set) Reserve(now time.Time, c Charge) (Reservation, bool) {
 	c = c.capped()
@@ -246,7 +249,7 @@ func (s *Set) Usage(now time.Time, i int) (used, available int64, resetAt time.T
 	used = own + theirs
 	available = max(w.amount-used, 0)
 	if theirs > 0 {
-		resetAt = now.Add(time.Duration(w.others.until - l.now))
+		resetAt = now.Add(time.Duration(w.others.gone() - l.now))
 	}
 	if own > 0 {
 		wait := l.last(w.kind) - l.raw(&s.clock)

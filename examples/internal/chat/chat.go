@@ -1,79 +1,85 @@
-// Package chat is the provider's side of the examples: a client of the official
-// SDK that talks to the real service when OPENAI_API_KEY is set and to a
-// simulator in this process otherwise, and the marks that tell a queue what to
-// do about an error.
+// Package chat is the provider's side of the examples that speak OpenAI's protocol:
+// a client of the official SDK whose HTTP client observes what the service says, so
+// that no processor has to read errors, headers or usage.
 package chat
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"os"
-	"strconv"
 	"time"
 
 	"github.com/openai/openai-go/v3"
 	"github.com/openai/openai-go/v3/option"
 
 	"github.com/llmqueue/llmqueue"
+	"github.com/llmqueue/llmqueue/examples/internal/service"
+	"github.com/llmqueue/llmqueue/llmhttp"
 	"github.com/llmqueue/llmqueue/llmtest"
 )
 
 // DefaultModel is the model that the examples ask for.
 const DefaultModel = "gpt-4.1-mini"
 
+// KeyVariable has the key of the real service.
+const KeyVariable = "OPENAI_API_KEY"
+
 // Provider is where the answers come from.
 type Provider struct {
+	*service.Service
 	Client openai.Client
-	// Server is the simulator; nil when the real service answers.
-	Server *llmtest.Server
 }
 
 // Real reports whether the real service will be asked: OPENAI_API_KEY is set.
-func Real() bool { return os.Getenv("OPENAI_API_KEY") != "" }
+func Real() bool { return service.Real(KeyVariable) }
 
 // Simulator says how the simulator behaves that stands in for the real service.
 type Simulator struct {
 	Limits  []llmtest.Limit
 	Options []llmtest.Option
+	// Minute is how long a minute lasts there, the period of its limits. Zero
+	// means a minute.
+	Minute time.Duration
 }
 
 // Open returns the real service if there is a key (the SDK itself reads
 // OPENAI_API_KEY and OPENAI_BASE_URL), and otherwise starts a simulator. The
 // queue retries, so the SDK does not; further options override.
 func Open(simulator Simulator, opts ...option.RequestOption) (*Provider, error) {
-	opts = append([]option.RequestOption{option.WithMaxRetries(0)}, opts...)
-	if Real() {
-		return &Provider{Client: openai.NewClient(opts...)}, nil
-	}
-	srv, err := llmtest.Start(llmtest.OpenAI(simulator.Limits...), simulator.Options...)
-	if err != nil {
-		return nil, fmt.Errorf("start the simulator: %w", err)
-	}
-	opts = append(opts,
-		option.WithBaseURL(srv.URL()),
-		option.WithHTTPClient(srv.Client()),
-		option.WithAPIKey("no-key-needed"))
-	return &Provider{Client: openai.NewClient(opts...), Server: srv}, nil
+	return connect(simulator, opts, KeyVariable)
 }
 
-// Close stops the simulator, if there is one.
-func (p *Provider) Close() {
-	if p.Server != nil {
-		p.Server.Close()
+// Simulate is Open for examples that need several services: it never asks the real one.
+func Simulate(simulator Simulator, opts ...option.RequestOption) (*Provider, error) {
+	return connect(simulator, opts)
+}
+
+func connect(simulator Simulator, opts []option.RequestOption, variables ...string) (*Provider, error) {
+	from, err := service.Open(llmtest.OpenAI(simulator.Limits...), simulator.Options, variables...)
+	if err != nil {
+		return nil, err
 	}
+	var transport http.RoundTripper = from.Transport
+	if from.Simulated() {
+		transport = withMinute(transport, simulator.Minute)
+	}
+	opts = append([]option.RequestOption{
+		option.WithHTTPClient(&http.Client{Transport: llmhttp.NewTransport(transport)}),
+		option.WithMaxRetries(0),
+	}, opts...)
+	if from.Simulated() {
+		opts = append(opts, option.WithBaseURL(from.URL), option.WithAPIKey(service.Key))
+	}
+	return &Provider{Service: from, Client: openai.NewClient(opts...)}, nil
 }
 
 // String says who answers. It never contains the key.
 func (p *Provider) String() string {
-	if p.Server != nil {
-		return "a simulator in this process (set OPENAI_API_KEY to ask the real service)"
-	}
-	if url := os.Getenv("OPENAI_BASE_URL"); url != "" {
+	if url := os.Getenv("OPENAI_BASE_URL"); url != "" && !p.Simulated() {
 		return url
 	}
-	return "the real service"
+	return p.Service.String()
 }
 
 // Reply is what a model says.
@@ -84,7 +90,8 @@ type Reply struct {
 }
 
 // Ask sends one prompt and waits for the whole answer, of maxTokens at most. Its
-// errors are the SDK's: a processor gives them to Mark.
+// errors are the SDK's. A processor returns them as they are: the queue has heard
+// from the HTTP client what they mean.
 func (p *Provider) Ask(ctx context.Context, model, prompt string, maxTokens int64) (Reply, error) {
 	res, err := p.Client.Chat.Completions.New(ctx, Params(model, prompt, maxTokens))
 	if err != nil {
@@ -96,7 +103,7 @@ func (p *Provider) Ask(ctx context.Context, model, prompt string, maxTokens int6
 	return Reply{
 		Text:   res.Choices[0].Message.Content,
 		Finish: res.Choices[0].FinishReason,
-		Usage:  Usage(res.Usage),
+		Usage:  usage(res.Usage),
 	}, nil
 }
 
@@ -109,48 +116,8 @@ func Params(model, prompt string, maxTokens int64) openai.ChatCompletionNewParam
 	}
 }
 
-// Mark tells the queue what an SDK error means: 429 pauses the queue for as long
-// as the provider asks, a server or connection fault is tried again, and anything
-// else, such as a bad request or a wrong key, fails at once.
-func Mark(err error) error {
-	var api *openai.Error
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, context.Canceled):
-		return err // the request was canceled: nothing to say about the provider
-	case !errors.As(err, &api):
-		return llmqueue.Retryable(err) // no usable answer: the connection failed
-	case api.StatusCode == http.StatusTooManyRequests && api.Code == "insufficient_quota":
-		return llmqueue.Permanent(err) // the account is out of money: waiting does not help
-	case api.StatusCode == http.StatusTooManyRequests:
-		return llmqueue.RateLimited(err, retryAfter(api.Response))
-	case api.StatusCode >= 500, api.StatusCode == http.StatusRequestTimeout, api.StatusCode == http.StatusConflict:
-		return llmqueue.Retryable(err)
-	}
-	return llmqueue.Permanent(err)
-}
-
-// retryAfter reads how long the provider asks to wait; 0 when it does not say.
-func retryAfter(res *http.Response) time.Duration {
-	if res == nil {
-		return 0
-	}
-	if ms, err := strconv.ParseFloat(res.Header.Get("Retry-After-Ms"), 64); err == nil {
-		return time.Duration(ms * float64(time.Millisecond))
-	}
-	header := res.Header.Get("Retry-After")
-	if s, err := strconv.ParseFloat(header, 64); err == nil {
-		return time.Duration(s * float64(time.Second))
-	}
-	if at, err := http.ParseTime(header); err == nil {
-		return time.Until(at)
-	}
-	return 0
-}
-
-// Usage translates the SDK's usage into the queue's.
-func Usage(u openai.CompletionUsage) llmqueue.Usage {
+// usage translates the SDK's usage into the queue's.
+func usage(u openai.CompletionUsage) llmqueue.Usage {
 	return llmqueue.Usage{
 		InputTokens:       u.PromptTokens,
 		OutputTokens:      u.CompletionTokens,

@@ -1,0 +1,40 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/llmqueue/llmqueue/examples/internal/exampletest"
+)
+
+// Nobody who asked notices that the large model is down, and its provider is not
+// hammered: three calls open the breaker, a probe fails, the next one succeeds.
+func TestRun(t *testing.T) {
+	out, err := exampletest.Run(t, run, 0)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	exampletest.Wants(t, out, "12 of 12 answered", "the breaker opened", "the breaker closed")
+	if !strings.Contains(out[strings.Index(out, "breaker closed"):], "answered by large after 1 attempts") {
+		t.Errorf("the large model does not answer once it is well:\n%s", out)
+	}
+	sums := exampletest.Numbers(t, out, `answered, (\d+) by the fallback; the large model's provider was called (\d+) times`)[0]
+	by := float64(strings.Count(out, "answered by small"))
+	if sums[0] != by || by == 0 || sums[1] != 4+12-by {
+		t.Errorf("%v by the fallback and %v calls of the large one, want %v and %v\n%s", sums[0], sums[1], by, 4+12-by, out)
+	}
+}
+
+func TestNothingIsDown(t *testing.T) {
+	out, err := exampletest.Run(t, run, 0, "-failures", "0")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	exampletest.Wants(t, out, "12 of 12 answered, 0 by the fallback; the large model's provider was called 12 times")
+}
+
+func TestBadInput(t *testing.T) {
+	if out, err := exampletest.Run(t, run, 0, "-failures", "-1"); err == nil {
+		t.Errorf("want an error\n%s", out)
+	}
+}

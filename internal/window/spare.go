@@ -1,0 +1,89 @@
+package window
+
+import (
+	"math"
+	"time"
+)
+
+// Spare is what may start before a charge that waits without putting it off.
+type Spare struct{ amounts amounts }
+
+// Holds reports whether c is no more than that.
+func (s Spare) Holds(c Charge) bool {
+	n := c.capped().amounts()
+	for k := range n {
+		if n[k] > s.amounts[k] {
+			return false
+		}
+	}
+	return true
+}
+
+// Spare returns what may be charged now, besides what waits for room, so that Next
+// says for waiting what it says without it. It may not fit now: Reserve tells. Where
+// waiting can never fit, nothing puts it off.
+func (s *Set) Spare(now time.Time, waiting Charge) Spare {
+	var spare Spare
+	for k := range spare.amounts {
+		spare.amounts[k] = math.MaxInt64
+	}
+	at, limit := s.Next(now, waiting)
+	if at.IsZero() {
+		return spare
+	}
+	n, wait := waiting.capped().amounts(), int64(0)
+	if limit >= 0 {
+		wait = int64(at.Sub(now))
+	}
+	for i := range s.windows {
+		w := &s.windows[i]
+		spare.amounts[w.kind] = min(spare.amounts[w.kind], w.spare(&s.clock, wait, n[w.kind]))
+	}
+	return spare
+}
+
+// spare returns what may be charged now so that x, which fits after the given wait,
+// still does.
+func (w *window) spare(c *clock, wait, x int64) (spare int64) {
+	l := w.log
+	raw := l.raw(c) // below zero for an instant before the epoch
+	then := raw + min(wait, math.MaxInt64-max(raw, 0))
+	spare = math.MaxInt64
+	switch {
+	case l.day != nil && wait > 0 && c.rawWall+wait >= l.day.reset, l.day == nil && then >= addSat(l.now, l.hold):
+		// What is charged now has left by then.
+	case l.day != nil:
+		spare = w.amount - l.sum[w.kind] - x
+	default:
+		left := l.sum[w.kind]
+		pos := l.head
+		for ; pos != l.tail && then-l.at(pos).at >= l.hold; pos++ {
+			left -= l.at(pos).n[w.kind]
+		}
+		if pos == l.tail && pos != l.head && l.tail-l.head >= l.exact {
+			// Whatever is charged may be merged into the newest entry, which then
+			// stays. Below zero, not even a charge that takes nothing here may start.
+			left += l.at(pos - 1).n[w.kind]
+		}
+		spare = w.amount - left - x
+	}
+	if w.others.n > 0 {
+		// Others leave while the charges do; a bound that needs no walk.
+		spare = min(spare, max(w.amount-l.sum[w.kind]-x-w.others.at(l.now), 0))
+	}
+	if w.pace != nil {
+		spare = min(spare, w.pace.spare(l.now, max(then-l.now, 0), x))
+	}
+	return spare
+}
+
+// spare returns what may be owed now so that a charge of n, which fits after the given
+// wait, still does.
+func (p *pace) spare(now, wait, n int64) int64 {
+	p.drain(now)
+	room := mul(p.amount, wait)
+	if n <= p.burst {
+		room = room.plus(mul(p.burst-n, p.hold))
+	}
+	return room.minus(p.debt).floorDiv(p.hold)
+}
