@@ -36,14 +36,14 @@ type batch struct {
 }
 
 // patience is how many times the minimum a run may take.
-const patience = 8
+const patience = 5
 
 func (b *batch) flags(f *flag.FlagSet) {
 	f.StringVar(&b.input, "input", "", "with -makespan: JSONL `file` with a \"question\" or \"prompt\" in each line (default a sample of 60)")
 	f.StringVar(&b.enforcement, "enforcement", "all", "with -makespan: `how` the provider counts, all or some of bucket,sliding,fixed,quantized")
 	f.StringVar(&b.only, "only", "", "with -makespan: `names` of contestants, or parts of them, separated by commas (default all)")
 	f.DurationVar(&b.period, "period", 6*time.Second, "with -makespan: how long a minute lasts")
-	f.DurationVar(&b.margin, "margin", 0, "with -makespan: llmqueue's margin (default the 250ms of a minute, scaled like it)")
+	f.DurationVar(&b.margin, "margin", 0, "with -makespan: llmqueue's margin (default 1/120 of the period, 50ms of 6s)")
 	f.Int64Var(&b.rpm, "rpm", 0, "with -makespan: requests per period (default by the number of questions)")
 	f.Int64Var(&b.tpm, "tpm", 0, "with -makespan: tokens per period (default by their length)")
 	f.StringVar(&b.svg, "svg", "", "with -makespan: `file` to write a chart to")
@@ -129,7 +129,7 @@ func makespans(ctx context.Context, b batch, progress io.Writer) ([]race, error)
 	limits := b.limits()
 	trial := makespan.Trial{Limits: limits, Questions: b.questions, Margin: b.margin}
 	if trial.Margin == 0 {
-		trial.Margin = limits.Scaled(250 * time.Millisecond)
+		trial.Margin = limits.Period / 120
 	}
 	latencies, err := trial.Latencies(ctx)
 	if err != nil {

@@ -2,6 +2,7 @@ package makespan
 
 import (
 	"context"
+	"time"
 
 	"github.com/openai/openai-go/v3/option"
 	"golang.org/x/sync/semaphore"
@@ -14,8 +15,7 @@ var All = []Contestant{
 	sdkAlone, semaphoreRetries, rateBurst1, rateBurstN, failsafeBursty, cookbook,
 }
 
-// Retries of the SDK where a limiter stands before it: enough for whatever the limiter
-// lets through too early.
+// manyRetries are enough for whatever a limiter lets through too early.
 const manyRetries = 10
 
 func nothingToStop() error { return nil }
@@ -53,7 +53,7 @@ var semaphoreRetries = Contestant{
 
 var rateBurst1 = Contestant{
 	Name:  "x/time/rate, burst 1",
-	Setup: "a limiter for requests with a burst of 1 and one for tokens with a burst of the largest call, both at 98% of the limit; the SDK retries ten times",
+	Setup: "a limiter for requests with a burst of 1 and one for tokens with a burst of the largest call, both at 98% of the limit; ten retries, each through the limiters after the time that the provider asks for",
 	New: func(p Provider) (Ask, func() error, error) {
 		return rateLimited(p, 0.98, 1, int(p.Largest))
 	},
@@ -61,18 +61,18 @@ var rateBurst1 = Contestant{
 
 var rateBurstN = Contestant{
 	Name:  "x/time/rate, burst N",
-	Setup: "a limiter for requests and one for tokens, both with a burst of the whole limit; the SDK retries ten times",
+	Setup: "a limiter for requests and one for tokens, both with a burst of the whole limit; ten retries, each through the limiters after the time that the provider asks for",
 	New: func(p Provider) (Ask, func() error, error) {
 		return rateLimited(p, 1, int(p.Requests), int(p.Tokens))
 	},
 }
 
 func rateLimited(p Provider, share float64, requestBurst, tokenBurst int) (Ask, func() error, error) {
-	client := p.Client(option.WithMaxRetries(manyRetries))
+	client := p.Client(option.WithMaxRetries(0)) // which would go past the limiters
 	per := func(n int64) rate.Limit { return rate.Limit(share * float64(n) / p.Period.Seconds()) }
 	requests := rate.NewLimiter(per(p.Requests), requestBurst)
 	tokens := rate.NewLimiter(per(p.Tokens), tokenBurst)
-	return func(ctx context.Context, q Question) error {
+	once := func(ctx context.Context, q Question) error {
 		if err := requests.Wait(ctx); err != nil {
 			return err
 		}
@@ -81,5 +81,18 @@ func rateLimited(p Provider, share float64, requestBurst, tokenBurst int) (Ask, 
 		}
 		_, err := chat(ctx, client, q)
 		return err
+	}
+	return func(ctx context.Context, q Question) error {
+		for retries := 0; ; retries++ {
+			err := once(ctx, q)
+			if err == nil || !retryable(err) || retries == manyRetries {
+				return err
+			}
+			select {
+			case <-time.After(retryAfter(err)):
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
 	}, nothingToStop, nil
 }

@@ -51,7 +51,7 @@ func race(t *testing.T, trial Trial, c Contestant) (res Result, ratio float64) {
 }
 
 func sampleTrial(e Enforcement, l Limits) Trial {
-	return Trial{Enforcement: e, Limits: l, Questions: Sample(), Margin: l.Scaled(250 * time.Millisecond)}
+	return Trial{Enforcement: e, Limits: l, Questions: Sample(), Margin: l.Period / 120}
 }
 
 // Under limits that never bind everyone has every question answered, once.

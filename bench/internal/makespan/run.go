@@ -103,7 +103,7 @@ func (t Trial) Run(ctx context.Context, c Contestant) (Result, error) {
 func (t Trial) start(limits []llmtest.Limit) (Provider, *llmtest.Server, error) {
 	srv, err := llmtest.Start(llmtest.OpenAI(limits...), append([]llmtest.Option{
 		llmtest.WithLatency(llmtest.TypicalLatency().Scaled(t.Limits.Period.Minutes())),
-		llmtest.WithOutputTokens(120, 0.5),
+		llmtest.WithOutputTokens(60, 0.5),
 	}, t.Options...)...)
 	if err != nil {
 		return Provider{}, nil, err
@@ -119,7 +119,7 @@ func (t Trial) start(limits []llmtest.Limit) (Provider, *llmtest.Server, error) 
 // returns how long each answer takes: of two times the shorter one, as a busy machine
 // makes it longer and never shorter.
 func (t Trial) Latencies(ctx context.Context) ([]time.Duration, error) {
-	const passes, atOnce = 2, 16
+	const passes, atOnce = 2, 48
 	shortest := make([]time.Duration, len(t.Questions))
 	for range passes {
 		p, srv, err := t.start(nil)
