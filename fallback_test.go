@@ -78,12 +78,12 @@ func TestFallbackServes(t *testing.T) {
 			t.Run(fmt.Sprint(c.name, " NoWait ", noWait), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					var mu sync.Mutex
-					var events []string
+					events := map[string][]string{} // by model: each has its own observer
 					note := WithObserver(func(e Event) {
 						mu.Lock()
 						defer mu.Unlock()
 						if e.RequestID == "mine" && (e.Type == EventFallback || e.Type == EventCompleted) {
-							events = append(events, fmt.Sprint(e.ModelID, " ", e.Type, " ", e.Fallback, " ", e.Usage.Total()))
+							events[e.ModelID] = append(events[e.ModelID], fmt.Sprint(e.Type, " ", e.Fallback, " ", e.Usage.Total()))
 						}
 					})
 					m := managerOf(t,
@@ -114,8 +114,10 @@ func TestFallbackServes(t *testing.T) {
 					synctest.Wait()
 					mu.Lock()
 					defer mu.Unlock()
-					assert.Equal(t, []string{"a fallback missing 0", "a fallback b 0", "b completed  10",
-						fmt.Sprint("a completed b ", c.usage)}, events)
+					assert.Equal(t, map[string][]string{
+						"a": {"fallback missing 0", "fallback b 0", fmt.Sprint("completed b ", c.usage)},
+						"b": {"completed  10"},
+					}, events)
 					a, _ := m.Queue("a")
 					i := addsUp(t, a)
 					assert.EqualValues(t, 2, i.Fallbacks)
@@ -404,7 +406,7 @@ func TestFallbackConfiguration(t *testing.T) {
 func TestFallbackStories(t *testing.T) {
 	for seed := range uint64(40) {
 		synctest.Test(t, func(t *testing.T) {
-			rnd := rand.New(rand.NewPCG(seed, 7))
+			rnd := &dice{rnd: rand.New(rand.NewPCG(seed, 7))}
 			var mu sync.Mutex
 			process := func(ctx context.Context, _ Request[int]) (string, error) {
 				mu.Lock()
