@@ -71,9 +71,11 @@ func TestForeignOrdersAreRefused(t *testing.T) {
 			r.Header.Del("Sec-Fetch-Site")
 			r.Header.Set("Origin", "http://evil.example")
 		}, 403, "own page"},
-		"no token":                 {header("X-Csrf-Token", ""), 403, "token"},
-		"a wrong token":            {header("X-Csrf-Token", v.token+"x"), 403, "token"},
-		"a token of another page":  {header("X-Csrf-Token", stranger.token), 403, "token"},
+		"no token":                {header("X-Csrf-Token", ""), 403, "token"},
+		"a wrong token":           {header("X-Csrf-Token", v.token+"x"), 403, "token"},
+		"a token of another page": {header("X-Csrf-Token", stranger.token), 403, "token"},
+		"another page's token for this visit": {
+			header("X-Csrf-Token", stranger.page.token(v.cookie.Value)), 403, "token"},
 		"a token of another visit": {header("X-Csrf-Token", p.token("other")), 403, "token"},
 		"no cookie":                {func(r *http.Request) { r.Header.Del("Cookie") }, 403, "token"},
 		"an empty cookie": {func(r *http.Request) {

@@ -101,6 +101,7 @@ func TestSnapshot(t *testing.T) {
 			require.NoError(t, err)
 		}
 		post(t, m, job{ID: "failed", Params: -1, Tenant: "t"})
+		post(t, m, job{ID: "done"})
 		synctest.Wait()
 		for i := range 300 {
 			post(t, m, job{ID: fmt.Sprint("r", i), Params: 3600, Priority: -i, Tenant: "t", Estimate: llmqueue.Usage{InputTokens: 7, OutputTokens: 3}})
@@ -141,12 +142,43 @@ func TestSnapshot(t *testing.T) {
 	})
 }
 
+// More may run and wait than was counted a moment before: the lists keep their bounds.
+func TestListsAreBounded(t *testing.T) {
+	var live []llmqueue.RequestInfo
+	for i := range 2 * maxListed {
+		live = append(live,
+			llmqueue.RequestInfo{ID: fmt.Sprint("r", i), Status: llmqueue.StatusProcessing},
+			llmqueue.RequestInfo{ID: fmt.Sprint("w", i), Status: llmqueue.StatusPending},
+			llmqueue.RequestInfo{ID: fmt.Sprint("e", i), Status: llmqueue.StatusCompleted})
+	}
+	m := model(0, llmqueue.QueueInfo{})
+	m.list(live, nil)
+	require.Len(t, m.Running, maxListed)
+	require.Len(t, m.Waiting, maxListed)
+	assert.Equal(t, "r199", m.Running[maxListed-1].ID)
+	assert.Equal(t, "w199", m.Waiting[maxListed-1].ID)
+}
+
+// Only a first attempt tells how long requests wait.
+func TestStarts(t *testing.T) {
+	at := time.Unix(100, 0)
+	requests := []llmqueue.RequestInfo{
+		{Status: llmqueue.StatusProcessing, Attempts: 1, CreatedAt: at, StartedAt: at.Add(time.Second)},
+		{Status: llmqueue.StatusProcessing, Attempts: 2, CreatedAt: at, StartedAt: at.Add(time.Minute)},
+		{Status: llmqueue.StatusPending, CreatedAt: at},
+		{Status: llmqueue.StatusFailed, Attempts: 1, CreatedAt: at, StartedAt: at.Add(2 * time.Second)},
+		{Status: llmqueue.StatusCanceled, CreatedAt: at},
+	}
+	assert.Equal(t, []start{{at.Add(time.Second), time.Second}}, starts(requests, false))
+	assert.Equal(t, []start{{at.Add(2 * time.Second), 2 * time.Second}}, starts(requests, true))
+}
+
 // Hostile text comes out of the snapshot as it went in, cannot end a script or an
 // event, and is bounded.
 func TestSnapshotOfHostileText(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newManager(t, "</script><m>", llmqueue.Concurrent(100))
-		long := strings.Repeat("ä", 5000)
+		long := "x" + strings.Repeat("ä", 5000) // the bound is in the middle of a letter
 		for _, id := range []string{"</script><img src=x onerror=alert(1)>", "a\n\nevent: hello\ndata: {}\n\n", "\u2028\u202e", "bad\xff", long} {
 			post(t, m, job{ModelID: "</script><m>", ID: id, Tenant: id, Params: 10})
 		}
