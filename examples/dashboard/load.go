@@ -8,9 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/openai/openai-go/v3"
-	"github.com/openai/openai-go/v3/option"
-
 	"github.com/llmqueue/llmqueue"
 	"github.com/llmqueue/llmqueue/examples/internal/chat"
 	"github.com/llmqueue/llmqueue/llmtest"
@@ -23,7 +20,7 @@ type summary struct{ Text string }
 type models struct {
 	chat      *llmqueue.Manager[string, string]
 	summaries *llmqueue.Manager[int, summary]
-	servers   []*llmtest.Server
+	providers []*chat.Provider
 }
 
 const (
@@ -74,23 +71,22 @@ func (m *models) register() error {
 
 // simulator starts a provider that sometimes is overloaded and sometimes refuses.
 func (m *models) simulator(limits ...llmtest.Limit) (*chat.Provider, error) {
-	srv, err := llmtest.Start(llmtest.OpenAI(limits...),
+	provider, err := chat.Simulate(chat.Simulator{Limits: limits, Options: []llmtest.Option{
 		llmtest.WithOutputTokens(120, 0.5), llmtest.WithLatency(llmtest.TypicalLatency()),
 		llmtest.WithFaultShare(0.03, llmtest.Fault{Status: 503}),
-		llmtest.WithFaultShare(0.02, llmtest.Fault{Status: 400}))
-	if err != nil {
-		return nil, err
+		llmtest.WithFaultShare(0.02, llmtest.Fault{Status: 400}),
+	}})
+	if err == nil {
+		m.providers = append(m.providers, provider)
 	}
-	m.servers = append(m.servers, srv)
-	return &chat.Provider{Server: srv, Client: openai.NewClient(option.WithMaxRetries(0),
-		option.WithBaseURL(srv.URL()), option.WithHTTPClient(srv.Client()), option.WithAPIKey("no-key-needed"))}, nil
+	return provider, err
 }
 
 func asks(p *chat.Provider) llmqueue.Processor[string, string] {
 	return func(ctx context.Context, req llmqueue.Request[string]) (string, error) {
 		reply, err := p.Ask(ctx, req.ModelID, req.Params, 200)
 		if err != nil {
-			return "", chat.Mark(err)
+			return "", err
 		}
 		llmqueue.ReportUsage(ctx, llmqueue.Usage{InputTokens: reply.Usage.InputTokens, OutputTokens: 200}) // as OpenAI charges
 		return reply.Text, nil
@@ -164,7 +160,7 @@ func (m *models) close() {
 	cancel()
 	m.chat.Shutdown(now)
 	m.summaries.Shutdown(now)
-	for _, srv := range m.servers {
+	for _, srv := range m.providers {
 		srv.Close()
 	}
 }
