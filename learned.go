@@ -152,17 +152,24 @@ func (e *endpoint) inForce() []Limit {
 			}
 		}
 	}
-	if e.learn {
-		for _, l := range e.learned.limits {
-			if indexLike(limits, l) < 0 {
-				limits = append(limits, l)
-			}
+	for _, l := range e.learned.limits {
+		if indexLike(limits, l) < 0 && (e.learn || e.refines(l)) {
+			limits = append(limits, l)
 		}
 	}
 	for i := range limits {
 		limits[i].Burst = e.pacing.burst(limits[i])
 	}
 	return limits
+}
+
+// refines reports whether l says how a configured limit is enforced within its period,
+// as by servers that count in slices of it. A longer period that is not configured is
+// left alone: were it misread, a queue would stand still for a day.
+func (e *endpoint) refines(l Limit) bool {
+	return slices.ContainsFunc(e.configured, func(c Limit) bool {
+		return c.Kind != KindConcurrent && kinds[c.Kind].counts == kinds[l.Kind].counts && l.period() < c.period()
+	})
 }
 
 // adopt brings what is in force up to date, and reports whether that changed

@@ -469,3 +469,32 @@ func TestAnswersCorrectSharedLimits(t *testing.T) {
 		assert.Zero(t, shared.Info()[0].Available, "others hold the rest")
 	})
 }
+
+// An answer may tell that a configured limit is enforced in slices of its period: that
+// only lowers it. A longer period, or a kind that is not configured, is not taken over
+// unasked.
+func TestAnswersTellHowALimitIsEnforced(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		stated ObservedLimit
+		want   []Limit
+	}{
+		{"slices", ObservedLimit{Kind: KindRPM, Period: 10 * time.Second, Amount: 20}, []Limit{RPM(120), RPM(20).Per(10 * time.Second)}},
+		{"a day", ObservedLimit{Kind: KindRPD, Amount: 20}, []Limit{RPM(120)}},
+		{"tokens", ObservedLimit{Kind: KindTPM, Period: 10 * time.Second, Amount: 20}, []Limit{RPM(120)}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			q := newQueue(t, func(ctx context.Context, _ Request[int]) (int, error) {
+				Observe(ctx, Observation{Outcome: OutcomeServed, Limits: []ObservedLimit{c.stated}})
+				return 0, nil
+			}, WithLimits(RPM(120)))
+			_, err := q.Submit(t.Context(), Request[int]{})
+			require.NoError(t, err)
+			var got []Limit
+			for _, l := range q.Info().Limits {
+				got = append(got, l.Limit)
+			}
+			assert.Equal(t, c.want, got)
+		})
+	}
+}

@@ -133,7 +133,7 @@ func WithLimits(limits ...Limit) Option {
 // without any. Then it makes a few calls at once, and twice as many with each round of
 // answers, because what is stated per minute may be enforced by the second. It needs
 // something that calls Observe, such as the transport of package llmhttp. Without this
-// option answers only lower configured limits.
+// option answers only lower configured limits, or tell how they are enforced within their period.
 func WithLearnedLimits() Option { return Option{func(s *settings) { s.learn = true }} }
 
 // WithWaitForQuota keeps requests waiting while the provider says that a quota (credit,
