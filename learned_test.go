@@ -165,7 +165,7 @@ func testLearning(t *testing.T, limit int, opts ...Option) {
 		require.Equal(t, 1, starts.count(), "before the first answer")
 		time.Sleep(2 * time.Millisecond)
 		synctest.Wait()
-		for _, started := range []int{10, 28, 64, 136} {
+		for _, started := range []int{34, 100, 200} {
 			require.Equal(t, min(limit, started), starts.count(), "once the limit is known, in steps")
 			time.Sleep(time.Second)
 			synctest.Wait()

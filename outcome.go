@@ -98,7 +98,7 @@ func (b *bound) succeed(slots int64) {
 type ramp struct{ at int64 } // 0: none
 
 // rampFirst is how many calls a queue makes at once when it has learned its limits.
-const rampFirst = 8
+const rampFirst = 32
 
 // served lets the ramp grow, until it bounds nothing.
 func (r *ramp) served(slots int64) {

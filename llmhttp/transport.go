@@ -5,8 +5,6 @@ import (
 	"context"
 	"io"
 	"net/http"
-	"net/http/httptrace"
-	"sync/atomic"
 	"time"
 
 	"github.com/llmqueue/llmqueue"
@@ -72,9 +70,8 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !llmqueue.InAttempt(ctx) {
 		return t.next().RoundTrip(req)
 	}
-	var written writing
-	res, err := t.next().RoundTrip(req.WithContext(httptrace.WithClientTrace(ctx, written.begin())))
-	sent := written.at()
+	sent := time.Now()
+	res, err := t.next().RoundTrip(req)
 	switch {
 	case err != nil:
 		llmqueue.Observe(ctx, llmqueue.Observation{SentAt: sent, Outcome: llmqueue.OutcomeRetryable})
@@ -84,27 +81,8 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		t.served(ctx, sent, res)
 	}
 	// The rest are redirects, and 101, whose body is a connection that must stay one.
-	if res != nil {
-		res.Request = req
-	}
 	return res, err
 }
-
-// writing finds out when a request was written: what a busy machine and a new connection
-// take comes before that.
-type writing struct {
-	began time.Time
-	took  atomic.Int64 // ns, until the request was written; 0 while it was not
-}
-
-func (w *writing) begin() *httptrace.ClientTrace {
-	w.began = time.Now()
-	return &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) {
-		w.took.CompareAndSwap(0, int64(time.Since(w.began)))
-	}}
-}
-
-func (w *writing) at() time.Time { return w.began.Add(time.Duration(w.took.Load())) }
 
 func (t *Transport) served(ctx context.Context, sent time.Time, res *http.Response) {
 	llmqueue.Observe(ctx, llmqueue.Observation{
