@@ -138,7 +138,7 @@ type headOf struct {
 // that was taken then is free, if that is later: without refunds that is when it would start
 // if nothing passed from then on. And whoever may pass is not let wait.
 //
-// Each of these faults was put in on purpose, and each made it fail:
+// The faults that it is there for:
 //   - what passes leaves no room, or no slot, for the head
 //   - the spare room is not computed again after a start
 //   - a new request behind a head that waits is not looked at
