@@ -1,0 +1,5 @@
+module github.com/llmqueue/llmqueue/llmotel
+
+go 1.25.0
+
+require github.com/llmqueue/llmqueue v0.2.0
