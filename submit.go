@@ -392,6 +392,36 @@ func (q *Queue[P, T]) Cancel(requestID string) error {
 	return nil
 }
 
+// Withdraw takes a request whose processor does not run out of the queue, as canceled: out
+// of the line, or from between two attempts. Its error wraps ErrCanceled and cause, so
+// that who submitted it knows that it may be handed in elsewhere. Withdraw reports whether
+// it did: a request that runs, that a fallback has, or that has ended stays as it is. An id
+// that the queue does not know is ErrRequestNotFound.
+func (q *Queue[P, T]) Withdraw(requestID string, cause error) (bool, error) {
+	q.mu.Lock()
+	defer q.unlock()
+	now := time.Now()
+	rec, err := q.lookup(now, requestID)
+	if err != nil {
+		return false, err
+	}
+	work := rec
+	if c := q.calls.byFollower[rec.ref()]; c != nil {
+		work = c.rec
+	}
+	if work.state != stateInLine && work.state != stateRetrying {
+		return false, nil
+	}
+	if cause != nil {
+		err = fmt.Errorf("%w: withdrawn: %w", ErrCanceled, cause)
+	} else {
+		err = fmt.Errorf("%w: withdrawn", ErrCanceled)
+	}
+	q.end(now, rec, stateCanceled, err)
+	q.pump(now, nil)
+	return true, nil
+}
+
 // UpdateUsage says what a request uses. While it waits, u replaces its estimate,
 // and the request fails with ErrRateLimitExceeded when that can never start; while
 // it runs, it equals ReportUsage; when it has ended, u replaces the last attempt's
