@@ -28,6 +28,7 @@ type attempt struct {
 	children map[*afterFunc]struct{}
 	usage    Usage
 	reported bool
+	byResult bool   // usage is what a result says: a report replaces it, not the other way
 	over     bool   // the processor returned: what it reports now comes too late
 	heard    *heard // nil: nothing was observed
 }
@@ -53,9 +54,11 @@ type account struct {
 	reported bool      // used is what it reported, not nothing
 	blind    bool      // started without any idea of its size: the gate's one
 	started  int64     // the last attempt, ns since the queue's epoch
-	ended    int64     // the request
-	failure  error     // the request's
-	result   any       // a *T, of a finished fire-and-forget request
+	waits    int64     // ns, since when for the next attempt; 0 before the first
+	untold   untold
+	ended    int64 // the request
+	failure  error // the request's
+	result   any   // a *T, of a finished fire-and-forget request
 	timer    *time.Timer
 	charge   window.Reservation
 	shared   []SharedReservation
@@ -63,6 +66,12 @@ type account struct {
 	follows  bool     // another request's account has what its call used
 	away     *away    // nil unless it was handed to a fallback
 	unserved []string // the models that could not serve it, nil when it ended otherwise
+}
+
+// untold is what the next event tells.
+type untold struct {
+	waited, took int64 // ns
+	outcome      Outcome
 }
 
 type heeder interface {
@@ -175,7 +184,7 @@ func (a *attempt) report(u Usage) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if !a.over {
-		a.usage, a.reported = u, true
+		a.usage, a.reported, a.byResult = u, true, false
 	}
 }
 
@@ -183,8 +192,8 @@ func (a *attempt) report(u Usage) {
 func (a *attempt) reportResult(u Usage) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if !a.reported {
-		a.usage, a.reported = u, true
+	if !a.over && (!a.reported || a.byResult) {
+		a.usage, a.reported, a.byResult = u, true, true
 	}
 }
 

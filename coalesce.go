@@ -65,7 +65,7 @@ func (q *Queue[P, T]) follow(now time.Time, rec *record[P, T], key string) (fres
 		fresh.id, fresh.params, fresh.tenant, fresh.metadata = rec.id, rec.params, rec.tenant, rec.metadata
 		fresh.estimate, fresh.sized, fresh.priority = rec.estimate, rec.sized, rec.priority
 		fresh.ctx, fresh.created = rec.ctx, rec.created
-		fresh.state, fresh.noWait, fresh.call = stateInLine, true, true
+		fresh.state, fresh.noWait, fresh.call, fresh.awaited = stateInLine, true, true, !rec.noWait
 		c = &call[P, T]{key: key, rec: fresh}
 		q.calls.byKey[key], q.calls.byRecord[fresh.ref()] = c, c
 	} else {
@@ -98,6 +98,7 @@ func (q *Queue[P, T]) unfollow(now time.Time, rec *record[P, T]) {
 	c := q.calls.byFollower[rec.ref()]
 	delete(q.calls.byFollower, rec.ref())
 	c.live--
+	rec.state = c.rec.state // where it was, for its last event
 	if rec.maxWait > 0 && c.rec.account == nil {
 		q.deadlines.drop(q.doesNotWaitFirst)
 	}
@@ -122,12 +123,24 @@ func (q *Queue[P, T]) sharing(rec *record[P, T]) []*record[P, T] {
 	return sharing
 }
 
+// firstSharing is the first of those.
+func (q *Queue[P, T]) firstSharing(rec *record[P, T]) *record[P, T] {
+	c := q.calls.byRecord[rec.ref()]
+	for _, r := range c.followers {
+		if q.calls.byFollower[r] == c {
+			return q.records.get(r)
+		}
+	}
+	return rec
+}
+
 // finishCall ends all who share the call of rec. The first of them takes over its
 // account, with what it used.
 func (q *Queue[P, T]) finishCall(now time.Time, rec *record[P, T], state recordState, result *T, err error) {
 	c, sharing, acc := q.calls.byRecord[rec.ref()], q.sharing(rec), q.accountOf(rec)
 	delete(q.calls.byKey, c.key)
 	delete(q.calls.byRecord, rec.ref())
+	was := rec.state
 	rec.state = state
 	told := *acc // before the first can be forgotten
 	for i, follower := range sharing {
@@ -136,12 +149,13 @@ func (q *Queue[P, T]) finishCall(now time.Time, rec *record[P, T], state recordS
 			follower.account, rec.account = acc, nil
 		} else {
 			own := q.accountOf(follower)
-			own.number, own.endpoint, own.started, own.follows = told.number, told.endpoint, told.started, true
+			own.number, own.endpoint, own.started, own.waits, own.follows = told.number, told.endpoint, told.started, told.waits, true
 			own.unserved = told.unserved
 			if told.away != nil {
 				own.away = &away{modelID: told.away.modelID, attempts: told.away.attempts, started: told.away.started}
 			}
 		}
+		follower.state = was
 		q.finish(now, follower, state, result, errorOf(err, follower.id))
 	}
 	q.records.forget(rec)

@@ -41,6 +41,7 @@ type endpoint struct {
 	tokens         bool            // some limit counts tokens
 	pausedUntil    int64           // ns, by the provider
 	pausedBy       error           // what it said
+	tells          bool            // observers are to know when that pause ends
 	exhaustedUntil int64           // ns, until when a quota is used up
 	roomAt         int64           // ns, when the head fits the limits; 0 when something else holds it
 	spare          window.Spare    // what may start here without putting the head off; see passSome

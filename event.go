@@ -19,10 +19,10 @@ const (
 	EventCompleted     EventType = "completed"      // a request ended with a result
 	EventFailed        EventType = "failed"         // a request ended with Err
 	EventCanceled      EventType = "canceled"       // a request was canceled
-	EventPaused        EventType = "paused"         // the queue starts nothing before Until, or before Resume when Until is zero
-	EventResumed       EventType = "resumed"        // Resume ended a manual pause
+	EventPaused        EventType = "paused"         // by Pause; or, with an Endpoint, by its provider: nothing starts there before Until, again when that gets later
+	EventResumed       EventType = "resumed"        // such a pause is over, by Resume or, with an Endpoint, because its time was up
 	EventLimitsChanged EventType = "limits_changed" // SetLimits
-	EventLimitLearned  EventType = "limit_learned"  // an answer changed the limits in force, now Limits
+	EventLimitLearned  EventType = "limit_learned"  // an answer changed the limits in force, now Limits: their amounts, bursts or, with Err, how many run at once
 	EventLimitIgnored  EventType = "limit_ignored"  // an answer stated a limit that makes no sense: Err says which
 	EventNoLimits      EventType = "no_limits"      // limits were to be learned, but the provider states none; sent once
 	EventOpened        EventType = "opened"         // an endpoint's breaker opened after repeated failure: nothing starts there before Until
@@ -32,6 +32,9 @@ const (
 )
 
 // Event is one thing that happened in a queue. Fields that do not apply are zero.
+//
+// Of requests that share a call (WithCoalescing), each is queued and ends; what happens
+// to the call in between is told of the first of them that still waits for it.
 type Event struct {
 	Type      EventType
 	Time      time.Time
@@ -46,6 +49,19 @@ type Event struct {
 	Err       error     // why it failed, was canceled, retried or paused
 	Until     time.Time // for EventRetried and EventPaused
 	Limits    []Limit   // for EventLimitLearned and EventLimitsChanged: those in force
+	// Waited is how long the request waited for the attempt that starts, from its
+	// acceptance, or from the end of the attempt before: a backoff and a pause are part
+	// of it. For a request that leaves the line without another attempt, until then.
+	Waited time.Duration
+	// Took is how long the attempt ran that ended with this event; of a request that
+	// was canceled or timed out while its processor goes on, until now. An attempt is
+	// told once: of requests that share a call, by the first.
+	Took time.Duration
+	// Outcome is what that attempt came to: see OutcomeOf.
+	Outcome Outcome
+	// Context is that of the request's Submit, for the values that it carries, such as
+	// a trace. It may have ended. Nil for events of the queue.
+	Context context.Context `json:"-"`
 }
 
 // observer hands events to one function, in order, on a goroutine of its own. A

@@ -102,6 +102,7 @@ func (q *Queue[P, T]) sendOn(now time.Time, rec *record[P, T], why error) bool {
 		return false
 	}
 	q.accountOf(rec).away = &away{reason: why, tried: []string{q.modelID}}
+	q.stopWaitingAt(now, rec)
 	rec.state = stateForwarded
 	if q.forwarded == nil {
 		q.forwarded = make(map[ref]struct{})
@@ -117,7 +118,7 @@ func (q *Queue[P, T]) sendWaitingOn(now time.Time, why error) {
 		return
 	}
 	for _, rec := range slices.Collect(q.waiting()) {
-		q.takeOff(rec)
+		q.takeOff(now, rec)
 		q.sendOn(now, rec, why)
 	}
 }

@@ -16,19 +16,28 @@ type QueueInfo struct {
 	Completed  int64  `json:"completed"`
 	Failed     int64  `json:"failed"`
 	Canceled   int64  `json:"canceled"`
-	Retries    int64  `json:"retries"`   // attempts after the first
-	Coalesced  int64  `json:"coalesced"` // requests that shared the call of an earlier one (WithCoalescing)
-	Fallbacks  int64  `json:"fallbacks"` // requests handed to a fallback model, once for each such model
+	Attempts   int64  `json:"attempts"` // that started
+	Retries    int64  `json:"retries"`  // attempts after the first
+	// Refused counts calls that the provider refused for a limit, a quota or want of
+	// capacity: as observed, several in one attempt perhaps, or else as marked by
+	// RateLimited.
+	Refused   int64 `json:"refused"`
+	Coalesced int64 `json:"coalesced"` // requests that shared the call of an earlier one (WithCoalescing)
+	Fallbacks int64 `json:"fallbacks"` // requests handed to a fallback model, once for each such model
 	// Abandoned counts processors that still run although their request ended
 	// (canceled or timed out). Each holds its slot until it returns.
-	Abandoned   int       `json:"abandoned"`
-	Paused      bool      `json:"paused"`                 // by Pause
-	PausedUntil time.Time `json:"paused_until,omitzero"`  // in the future; by the provider, when no endpoint may start before
-	PauseReason string    `json:"pause_reason,omitempty"` // what it said
-	Slots       int64     `json:"slots"`                  // processors that may run at present, on all endpoints
-	Closed      bool      `json:"closed"`                 // Shutdown was called
-	Dropped     int64     `json:"dropped_events"`         // events that observers were too slow for
-	Usage       Usage     `json:"usage"`                  // reported by all attempts so far
+	Abandoned int `json:"abandoned"`
+	// Waited is how long requests waited for the attempts that started, together: over
+	// Attempts it is the mean. Worked is how long processors ran that returned.
+	Waited      time.Duration `json:"waited_ns"`
+	Worked      time.Duration `json:"worked_ns"`
+	Paused      bool          `json:"paused"`                 // by Pause
+	PausedUntil time.Time     `json:"paused_until,omitzero"`  // in the future; by the provider, when no endpoint may start before
+	PauseReason string        `json:"pause_reason,omitempty"` // what it said
+	Slots       int64         `json:"slots"`                  // processors that may run at present, on all endpoints
+	Closed      bool          `json:"closed"`                 // Shutdown was called
+	Dropped     int64         `json:"dropped_events"`         // events that observers were too slow for
+	Usage       Usage         `json:"usage"`                  // reported by all attempts so far
 	// Limits and Shared are those of the first endpoint, the only one unless
 	// AddEndpoint was called; concurrency comes last.
 	Limits    []LimitInfo    `json:"limits"`

@@ -16,6 +16,8 @@ func (q *Queue[P, T]) Info() QueueInfo {
 		ModelID: q.modelID, Pending: q.pending() + pending, Processing: q.count.processing + processing,
 		Accepted: q.count.accepted, Completed: q.count.completed, Failed: q.count.failed,
 		Canceled: q.count.canceled, Retries: q.count.retries, Abandoned: q.count.abandoned,
+		Attempts: q.count.attempts, Refused: q.count.refused,
+		Waited: time.Duration(q.count.waited), Worked: time.Duration(q.count.worked),
 		Forwarded: len(q.forwarded) + forwarded, Coalesced: q.count.coalesced, Fallbacks: q.count.fallbacks, Paused: q.paused, Closed: q.closed, Dropped: q.dropped.Load(), Usage: q.count.usage,
 	}
 	for _, e := range q.endpoints {

@@ -221,7 +221,8 @@ func TestMiddlewareOrderAndContext(t *testing.T) {
 			note(name + " before")
 			assert.False(t, a.CreatedAt.IsZero())
 			assert.False(t, a.StartedAt.Before(a.CreatedAt))
-			a.CreatedAt, a.StartedAt = time.Time{}, time.Time{}
+			assert.Equal(t, a.CreatedAt, a.WaitsSince)
+			a.CreatedAt, a.WaitsSince, a.StartedAt = time.Time{}, time.Time{}, time.Time{}
 			assert.Equal(t, Attempt{ModelID: "m", Endpoint: "m", RequestID: "r", Number: 1, Tenant: "t", Priority: 3,
 				Estimate: in(8), Metadata: map[string]string{"k": "v"}}, a)
 			err := next(context.WithValue(ctx, traceKey{}, name))

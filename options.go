@@ -222,8 +222,12 @@ type Attempt struct {
 	Priority  int
 	Estimate  Usage
 	Metadata  map[string]string
+	NoWait    bool // fire and forget; of a call that several share, the first request's
 	CreatedAt time.Time
-	StartedAt time.Time
+	// WaitsSince is since when the request waited for this attempt: CreatedAt, or when
+	// the attempt before it ended.
+	WaitsSince time.Time
+	StartedAt  time.Time
 }
 
 // Middleware surrounds each attempt, on the processor's goroutine: it calls next

@@ -2,6 +2,7 @@ package llmqueue
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"slices"
 	"time"
@@ -231,6 +232,9 @@ func (w *worker[P, T]) heedObservation(a *attempt, o Observation) {
 	if o.Outcome != "" {
 		w.hear(now, o)
 	}
+	if o.Outcome.refused() {
+		q.count.refused++
+	}
 	switch o.Outcome {
 	case OutcomeServed:
 		q.relax(now, e)
@@ -287,8 +291,25 @@ func (q *Queue[P, T]) pauseFor(now time.Time, a *attempt, o Observation) {
 func (q *Queue[P, T]) pauseUntil(now time.Time, e *endpoint, d time.Duration, err error) {
 	if until := after(q.since(now), int64(d)); until > e.pausedUntil {
 		e.pausedUntil, e.pausedBy = until, err
+		e.tells = len(q.observers) > 0
 		q.emit(Event{Type: EventPaused, Time: now, Endpoint: e.name, Until: now.Add(d), Err: err})
 	}
+}
+
+// tellEnd tells the observers that the provider's pause of e is over.
+func (q *Queue[P, T]) tellEnd(now time.Time, e *endpoint) {
+	e.tells = false
+	q.emit(Event{Type: EventResumed, Time: now, Endpoint: e.name})
+}
+
+// pausesEnd is when some endpoint is not paused by its provider any more, now when one
+// is not paused.
+func (q *Queue[P, T]) pausesEnd(now time.Time) time.Time {
+	first := q.endpoints[0].pausedUntil
+	for _, e := range q.endpoints[1:] {
+		first = min(first, e.pausedUntil)
+	}
+	return now.Add(time.Duration(max(first-q.since(now), 0)))
 }
 
 // err says in an error what o says.
@@ -307,15 +328,15 @@ func (q *Queue[P, T]) exhaust(now time.Time, e *endpoint, o Observation) {
 		d = exhaustedFor
 	}
 	q.pauseUntil(now, e, d, o.err())
-	if q.settings.keepOnQuota {
-		return
-	}
 	e.exhaustedUntil = max(e.exhaustedUntil, after(q.since(now), int64(d)))
+	if q.settings.keepOnQuota {
+		return // Resume ends the pause
+	}
 	if !q.exhausted(q.since(now)) {
 		return
 	}
 	for _, rec := range slices.Collect(q.waiting()) {
-		q.takeOff(rec)
+		q.takeOff(now, rec)
 		q.fail(now, rec, q.quotaError())
 	}
 }
@@ -334,6 +355,52 @@ func (q *Queue[P, T]) quotaError() error {
 	first := slices.MinFunc(q.endpoints, func(a, b *endpoint) int { return cmp.Compare(a.exhaustedUntil, b.exhaustedUntil) })
 	return fmt.Errorf("%w: model %q starts nothing before %s: raise the quota and call Resume, or wait for its renewal (WithWaitForQuota keeps requests)",
 		ErrQuotaExhausted, q.modelID, q.date(first.exhaustedUntil).Format(time.RFC3339))
+}
+
+// refused reports whether the provider did not take the call, for its limits or its
+// capacity.
+func (o Outcome) refused() bool {
+	switch o {
+	case OutcomeRateLimited, OutcomeSlowDown, OutcomeOverloaded, OutcomeQuotaExhausted:
+		return true
+	}
+	return false
+}
+
+// outcome is what an attempt came to that returned err.
+func (a *attempt) outcome(err error) Outcome {
+	if err == nil {
+		return OutcomeServed
+	}
+	if _, panicked := err.(*PanicError); panicked {
+		return ""
+	}
+	said, _ := a.verdict()
+	mark, _ := markOf(err)
+	switch meaning := said.meaning(); {
+	case mark == markPermanent:
+		return OutcomeFatal
+	case mark == markRetryable && meaning != markRetryable:
+		return OutcomeRetryable
+	case mark == markRateLimited && !said.Outcome.refused():
+		return OutcomeRateLimited
+	case meaning == unmarked:
+		return "" // it was served, and something else failed
+	}
+	return said.Outcome
+}
+
+// OutcomeOf says, to a middleware, what the queue takes err for, with which next or the
+// middleware itself returns: OutcomeServed for nil; else what its mark says (Permanent,
+// Retryable, RateLimited), more exactly where the provider was observed to say the same;
+// else what the provider was observed to say; else "", an error that nobody explained.
+// ctx is the attempt's.
+func OutcomeOf(ctx context.Context, err error) Outcome {
+	a, ok := ctx.Value(attemptKey{}).(*attempt)
+	if !ok {
+		a = new(attempt)
+	}
+	return a.outcome(err)
 }
 
 // meaning is what an unmarked error means, by what the provider said last.

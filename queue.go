@@ -79,6 +79,8 @@ type Queue[P, T any] struct {
 
 type counters struct {
 	accepted, completed, failed, canceled, retries, fallbacks, coalesced int64
+	attempts, refused                                                    int64
+	waited, worked                                                       int64 // ns
 	processing, abandoned                                                int
 	usage                                                                Usage
 }
@@ -234,18 +236,20 @@ func (q *Queue[P, T]) Resume() {
 	now := time.Now()
 	ns := q.since(now)
 	resumed := q.paused
-	q.paused = false
+	if q.paused {
+		q.paused = false
+		q.emit(Event{Type: EventResumed, Time: now})
+	}
 	for _, e := range q.endpoints {
 		if e.exhaustedUntil > ns {
 			e.pausedUntil, e.exhaustedUntil = 0, 0
+			q.tellEnd(now, e)
 			resumed = true
 		}
 	}
-	if !resumed {
-		return
+	if resumed {
+		q.pump(now, nil)
 	}
-	q.emit(Event{Type: EventResumed, Time: now})
-	q.pump(now, nil)
 }
 
 // SetLimits replaces the limits of the queue's first endpoint, which is the only one
@@ -350,9 +354,17 @@ func (q *Queue[P, T]) emitFor(rec *record[P, T], e Event) {
 	if len(q.observers) == 0 {
 		return
 	}
-	e.RequestID, e.Tenant, e.Priority = rec.id, rec.tenant, rec.priority
-	if a := rec.account; a != nil && a.number > 0 {
-		e.Attempt, e.Endpoint = a.number, a.endpoint.name
+	who := rec
+	if rec.call {
+		who = q.firstSharing(rec)
+	}
+	e.RequestID, e.Tenant, e.Priority, e.Context = who.id, who.tenant, who.priority, who.ctx
+	if a := rec.account; a != nil {
+		if a.number > 0 {
+			e.Attempt, e.Endpoint = a.number, a.endpoint.name
+		}
+		e.Waited, e.Took, e.Outcome = time.Duration(a.untold.waited), time.Duration(a.untold.took), a.untold.outcome
+		a.untold = untold{}
 	}
 	q.emit(e)
 }

@@ -1,6 +1,7 @@
 package llmqueue
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"runtime/debug"
@@ -26,6 +27,7 @@ type worker[P, T any] struct {
 	spare    *attempt // for the next job
 	number   int      // of the attempt
 	created  time.Time
+	waits    time.Time // since when, for this attempt
 	started  time.Time
 	result   T // here because the queue reads it through a pointer
 
@@ -85,16 +87,22 @@ func (w *worker[P, T]) call() (err error) {
 	if err != nil {
 		return err
 	}
-	if q.usageOf != nil {
-		if u := q.usageOf(&w.result).clamped(); !u.isZero() {
-			a.reportResult(u)
-		}
-	}
+	q.reportResult(a, &w.result)
 	if q.checkResult != nil {
 		err = q.checkResult(w.result)
 		w.invalid = err != nil
 	}
 	return err
+}
+
+// reportResult is what a result says that its call used.
+func (q *Queue[P, T]) reportResult(a *attempt, result *T) {
+	if q.usageOf == nil {
+		return
+	}
+	if u := q.usageOf(result).clamped(); !u.isZero() {
+		a.reportResult(u)
+	}
 }
 
 // callThrough builds the chain of middleware around the processor. The result is its
@@ -111,6 +119,9 @@ func (w *worker[P, T]) callThrough(a *attempt) error {
 		called = true
 		mu.Unlock()
 		got, err := process(ctx, req)
+		if err == nil {
+			q.reportResult(a, &got) // here, so that ReportedUsage tells the middleware
+		}
 		mu.Lock()
 		defer mu.Unlock()
 		if succeeded = succeeded || err == nil; err == nil || !succeeded {
@@ -120,8 +131,8 @@ func (w *worker[P, T]) callThrough(a *attempt) error {
 	}
 	about := Attempt{
 		ModelID: q.modelID, Endpoint: w.endpoint.name, RequestID: w.req.ID, Number: w.number, Tenant: w.req.Tenant,
-		Priority: w.req.Priority, Estimate: w.req.Estimate, Metadata: w.req.Metadata,
-		CreatedAt: w.created, StartedAt: w.started,
+		Priority: w.req.Priority, Estimate: w.req.Estimate, Metadata: w.req.Metadata, NoWait: w.req.NoWait,
+		CreatedAt: w.created, WaitsSince: w.waits, StartedAt: w.started,
 	}
 	for i := len(q.settings.middleware) - 1; i >= 0; i-- {
 		mw, inner := q.settings.middleware[i], next
@@ -170,7 +181,11 @@ func (q *Queue[P, T]) start(now time.Time, rec *record[P, T], s seat, free *work
 	a.parent, a.detached, a.account, acc.heeds = rec.ctx, rec.noWait, acc, w
 	acc.attempt, acc.started, acc.charge, acc.shared = a, q.since(now), s.taken, s.shared
 	acc.endpoint, acc.reserved = s.e, s.usage
+	waits := cmp.Or(acc.waits, rec.created)
 	acc.number++
+	acc.untold.waited = acc.started - waits
+	q.count.attempts++
+	q.count.waited += acc.untold.waited
 	if !rec.sized && !q.sizes.open {
 		acc.blind = true
 		q.blind++
@@ -190,10 +205,11 @@ func (q *Queue[P, T]) start(now time.Time, rec *record[P, T], s seat, free *work
 	w.attempt, w.endpoint, w.ref = a, s.e, rec.ref()
 	w.process = s.e.process.(Processor[P, T])
 	w.req = Request[P]{
-		ID: rec.id, ModelID: q.modelID, Params: rec.params, NoWait: rec.noWait, Priority: rec.priority,
+		ID: rec.id, ModelID: q.modelID, Params: rec.params, NoWait: rec.noWait && !rec.awaited, Priority: rec.priority,
 		Tenant: rec.tenant, Estimate: s.usage, MaxWait: rec.maxWait, Metadata: rec.metadata,
 	}
 	w.number, w.created, w.started = acc.number, q.epoch.Add(time.Duration(rec.created)), now
+	w.waits = q.epoch.Add(time.Duration(waits))
 	if w.observed = false; s.e.learned.watched {
 		w.booked, w.bookedAs = s.e.own.Booked(w.booked[:0]), s.e.learned.version
 	}
@@ -288,6 +304,9 @@ func (q *Queue[P, T]) concludeAt(now time.Time, w *worker[P, T], err, cut error)
 	acc := a.account
 	e := acc.endpoint
 	acc.attempt = nil
+	ns := q.since(now)
+	acc.waits = ns
+	q.count.worked += ns - acc.started
 	if acc.timer != nil {
 		acc.timer.Stop()
 		acc.timer = nil
@@ -303,7 +322,10 @@ func (q *Queue[P, T]) concludeAt(now time.Time, w *worker[P, T], err, cut error)
 	}
 	if rec := q.records.get(r); rec != nil && rec.account == acc && rec.state == stateRunning {
 		q.count.processing--
-		q.duration.add(float64(q.since(now) - acc.started))
+		q.duration.add(float64(ns - acc.started))
+		if len(q.observers) > 0 {
+			acc.untold.took, acc.untold.outcome = ns-acc.started, a.outcome(err)
+		}
 		switch {
 		case err == nil:
 			e.bound.succeed(e.slots)
@@ -373,6 +395,9 @@ func (q *Queue[P, T]) heed(now time.Time, a *attempt, err error) (mark markKind,
 	}
 	mark, wanted := markOf(err)
 	said, streamed := a.verdict()
+	if mark == markRateLimited && !said.Outcome.refused() {
+		q.count.refused++ // else it was observed, and counted then
+	}
 	marked := mark != unmarked
 	if !marked {
 		mark = said.meaning()
@@ -413,6 +438,7 @@ func (q *Queue[P, T]) judge(now time.Time, e *endpoint, a *attempt, err error, m
 
 // decide lets the request of a failed attempt wait for the next one, or ends it.
 func (q *Queue[P, T]) decide(now time.Time, rec *record[P, T], err error, mark markKind, delay time.Duration) {
+	until := now.Add(delay)
 	switch {
 	case !rec.noWait && rec.ctx.Err() != nil:
 		q.finish(now, rec, stateCanceled, nil, canceledBy(rec.ctx))
@@ -435,11 +461,12 @@ func (q *Queue[P, T]) decide(now time.Time, rec *record[P, T], err error, mark m
 		return
 	case mark == markRateLimited || mark == markQuota:
 		q.returnToLine(rec)
+		until = q.pausesEnd(now)
 	default:
 		rec.state = stateRetrying
 		q.retries.add(max(after(q.since(now), int64(delay)), 1), rec.ref()) // 0 means none
 	}
-	q.emitFor(rec, Event{Type: EventRetried, Time: now, Until: now.Add(delay), Err: err})
+	q.emitFor(rec, Event{Type: EventRetried, Time: now, Until: until, Err: err})
 }
 
 func (q *Queue[P, T]) processingError(rec *record[P, T], err error) error {
@@ -464,13 +491,13 @@ func (q *Queue[P, T]) end(now time.Time, rec *record[P, T], state recordState, e
 	if rec.state == stateFollowing {
 		q.unfollow(now, rec)
 	} else {
-		q.takeOff(rec)
+		q.takeOff(now, rec)
 	}
 	q.finish(now, rec, state, nil, err)
 }
 
 // takeOff takes a request out of wherever it is.
-func (q *Queue[P, T]) takeOff(rec *record[P, T]) {
+func (q *Queue[P, T]) takeOff(now time.Time, rec *record[P, T]) {
 	switch rec.state {
 	case stateInLine:
 		q.leaveLine(rec)
@@ -479,6 +506,7 @@ func (q *Queue[P, T]) takeOff(rec *record[P, T]) {
 		q.retries.drop(q.doesNotRetry)
 		q.announceRoom()
 	case stateRunning:
+		rec.account.untold.took = q.since(now) - rec.account.started
 		rec.account.attempt.cancel(context.Canceled)
 		q.count.processing--
 		q.count.abandoned++
@@ -487,6 +515,14 @@ func (q *Queue[P, T]) takeOff(rec *record[P, T]) {
 		if at, ok := rec.account.away.at.(place[P, T]); ok {
 			q.recalls = append(q.recalls, at)
 		}
+	}
+}
+
+// stopWaitingAt lets the next event tell how long a request waited that leaves the line
+// without another attempt.
+func (q *Queue[P, T]) stopWaitingAt(now time.Time, rec *record[P, T]) {
+	if rec.state == stateInLine || rec.state == stateRetrying {
+		rec.account.untold.waited = q.since(now) - cmp.Or(rec.account.waits, rec.created)
 	}
 }
 
@@ -503,8 +539,9 @@ func (q *Queue[P, T]) finish(now time.Time, rec *record[P, T], state recordState
 		q.finishCall(now, rec, state, result, err)
 		return
 	}
-	rec.state = state
 	acc := q.accountOf(rec)
+	q.stopWaitingAt(now, rec)
+	rec.state = state
 	acc.ended, acc.failure = q.since(now), err
 	event := Event{Time: now, Err: err}
 	switch state {

@@ -17,6 +17,11 @@ import (
 // just concluded its job, or nil.
 func (q *Queue[P, T]) pump(now time.Time, free *worker[P, T]) {
 	ns := q.since(now)
+	for _, e := range q.endpoints {
+		if e.tells && e.pausedUntil <= ns {
+			q.tellEnd(now, e)
+		}
+	}
 	q.returnRetries(ns)
 	for {
 		q.startAll(now, ns, free)
@@ -117,6 +122,9 @@ type seat struct {
 func (q *Queue[P, T]) place(now time.Time, ns int64, rec *record[P, T]) (s seat, found room) {
 	never := true
 	for _, e := range q.byLoad() {
+		if e.tells && e.pausedUntil <= ns {
+			q.tellEnd(now, e) // before what starts there, when the timer is late
+		}
 		if !e.mayStart(ns) {
 			never = false
 			continue
@@ -293,6 +301,11 @@ func (q *Queue[P, T]) next(ns int64) (next int64) {
 			}
 		}
 		consider(q.passAt)
+	}
+	for _, e := range q.endpoints {
+		if e.tells {
+			consider(e.pausedUntil)
+		}
 	}
 	consider(max(q.retries.first(), q.retryNotBefore))
 	consider(q.deadlines.first())

@@ -111,6 +111,7 @@ func (q *Queue[P, T]) drain() {
 	q.timer.Stop()
 	for _, e := range q.endpoints {
 		e.leave()
+		e.tells = false
 	}
 	for _, w := range q.idle {
 		w.retired = true

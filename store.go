@@ -32,6 +32,7 @@ type record[P, T any] struct {
 	noWait   bool
 	sized    bool // estimate is known, not the mean
 	call     bool // no request, but what several share: see coalesce.go
+	awaited  bool // of a call: who asked for it first waits
 	named    bool // the id is the caller's, found through store.ids
 }
 

@@ -81,6 +81,17 @@ func ReportUsage(ctx context.Context, u Usage) {
 	}
 }
 
+// ReportedUsage is what this attempt was found to have used so far, and whether anything
+// is known of it: by ReportUsage, else by a result that is a UsageReporter, else by what
+// was observed. It is for a middleware, after next returned. Outside an attempt it knows
+// nothing. Safe for concurrent use.
+func ReportedUsage(ctx context.Context) (u Usage, known bool) {
+	if a, ok := ctx.Value(attemptKey{}).(*attempt); ok {
+		return a.used()
+	}
+	return Usage{}, false
+}
+
 // EstimateTokens guesses how many tokens text is: one for every four bytes,
 // rounded up. Measured against the o200k vocabulary it is off by -5% to +20% on
 // English, German, Chinese, JSON and Go source.
