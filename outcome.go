@@ -285,6 +285,7 @@ func (q *Queue[P, T]) pauseFor(now time.Time, a *attempt, o Observation) {
 
 // pauseUntil only ever lengthens a pause.
 func (q *Queue[P, T]) pauseUntil(now time.Time, e *endpoint, d time.Duration, err error) {
+	q.wakeFromSleep(now)
 	if until := after(q.since(now), int64(d)); until > e.pausedUntil {
 		e.pausedUntil, e.pausedBy = until, err
 		q.emit(Event{Type: EventPaused, Time: now, Endpoint: e.name, Until: now.Add(d), Err: err})
