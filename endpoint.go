@@ -84,22 +84,31 @@ func newEndpoint(now time.Time, name, modelID string, process any, s *endpointSe
 	return e, nil
 }
 
-// chargePrior books the attempts that started before this process.
+// chargePrior books the attempts that started before this process. Those of the same
+// instant are one charge: a day's can be given to the second, in little memory.
 func (e *endpoint) chargePrior(now time.Time, prior func(func(time.Time, Usage) bool)) {
 	type start struct {
 		at time.Time
-		u  Usage
+		c  window.Charge
 	}
 	var starts []start
 	for at, u := range prior {
 		if at.After(now) {
 			at = now
 		}
-		starts = append(starts, start{at, u.clamped()})
+		c := charge(e.accounting.settled(Usage{}, u.clamped()))
+		if last := len(starts) - 1; last >= 0 && starts[last].at.Equal(at) {
+			sum := &starts[last].c
+			sum.Requests += c.Requests
+			sum.Input += c.Input
+			sum.Output += c.Output
+			continue
+		}
+		starts = append(starts, start{at, c})
 	}
 	slices.SortStableFunc(starts, func(a, b start) int { return a.at.Compare(b.at) })
 	for _, s := range starts {
-		e.own.Add(s.at, charge(e.accounting.settled(Usage{}, s.u)))
+		e.own.Add(s.at, s.c)
 	}
 }
 

@@ -594,6 +594,25 @@ func TestChargesFromBefore(t *testing.T) {
 	})
 }
 
+// A day's journal given to the second charges as much as one given to the nanosecond.
+func TestPriorUsageOfTheSameInstantAddsUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		at := time.Now().Add(-time.Minute)
+		prior := func(yield func(time.Time, Usage) bool) {
+			for i := range 10_000 {
+				if !yield(at.Add(time.Duration(i/1000)*time.Second), in(2)) {
+					return
+				}
+			}
+		}
+		q := newQueue(t, echo, WithLimits(TPD(30_000), RPD(20_000), TPM(30_000).Per(55*time.Second)), WithMargin(0), WithPriorUsage(prior))
+		l := q.Info().Limits
+		assert.EqualValues(t, 20_000, l[0].Used, "tokens of the day")
+		assert.EqualValues(t, 10_000, l[1].Used, "requests of the day")
+		assert.EqualValues(t, 8_000, l[2].Used, "tokens since 55 s ago: those of the last four seconds")
+	})
+}
+
 // Shared limits hold for all queues together, whatever they do, and none is idle
 // while another is served.
 func TestSharedLimitsAreNeverExceeded(t *testing.T) {

@@ -207,7 +207,8 @@ func WithMargin(d time.Duration) Option {
 
 // WithPriorUsage charges attempts that started before this process did, so that a
 // restart does not exceed the limits. Order does not matter; times in the future
-// count as now. It is read once, by NewQueue.
+// count as now. Entries of the same instant that follow each other take the memory of
+// one. It is read once, by NewQueue.
 func WithPriorUsage(starts iter.Seq2[time.Time, Usage]) Option {
 	return Option{func(s *settings) { s.prior = starts }}
 }

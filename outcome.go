@@ -289,6 +289,7 @@ func (q *Queue[P, T]) pauseFor(now time.Time, a *attempt, o Observation) {
 
 // pauseUntil only ever lengthens a pause.
 func (q *Queue[P, T]) pauseUntil(now time.Time, e *endpoint, d time.Duration, err error) {
+	q.wakeFromSleep(now)
 	if until := after(q.since(now), int64(d)); until > e.pausedUntil {
 		e.pausedUntil, e.pausedBy = until, err
 		e.tells = len(q.observers) > 0

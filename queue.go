@@ -66,6 +66,7 @@ type Queue[P, T any] struct {
 	passAt         int64    // ns, when a request may pass the head; 0 when none is known to
 	behind         []uint32 // for passSome
 	armed          int64    // ns, when the timer fires; 0 when it does not
+	glance         glance
 	closed         bool
 	cut            bool // Shutdown ran out of time
 	drained        chan struct{}
@@ -128,7 +129,7 @@ func newQueueOf[P, T any](modelID string, process Processor[P, T], opts []Option
 	q.waiters.New = func() any { return &waiter[T]{done: make(chan struct{}, 1)} }
 
 	now := time.Now()
-	q.epoch = now
+	q.epoch, q.glance = now, glance{wall: now.UnixNano()}
 	q.records.prefix = strings.ToLower(rand.Text()[:8]) + "-"
 	q.history.size, q.history.ttl = s.historySize, int64(s.historyTTL)
 	q.timer = time.AfterFunc(time.Hour, q.fire)

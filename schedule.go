@@ -313,10 +313,18 @@ func (q *Queue[P, T]) next(ns int64) (next int64) {
 	return next
 }
 
+// lookAgain is how soon a queue that waits looks again at the latest. Timers and ns stand
+// still while the machine sleeps, but what it waits for may have come meanwhile: limits of
+// an hour and more go by the wall clock, and so do a provider's pauses.
+const lookAgain = int64(time.Minute)
+
 // arm sets the timer for that instant. It is moved forward at once and backward only
 // when it fires.
 func (q *Queue[P, T]) arm(ns int64) {
 	next := q.next(ns)
+	if next > ns && q.timer != nil && q.pending() > 0 {
+		next = min(next, after(ns, lookAgain))
+	}
 	if next == 0 || q.armed != 0 && q.armed <= next {
 		return
 	}
@@ -340,6 +348,33 @@ func (q *Queue[P, T]) fire() {
 // fireAt is fire under the queue's lock.
 func (q *Queue[P, T]) fireAt(now time.Time) {
 	q.armed = 0
+	q.wakeFromSleep(now)
 	q.expireHistory(q.since(now))
 	q.pump(now, nil)
+}
+
+// A glance is when the queue last compared the two clocks.
+type glance struct{ ns, wall int64 }
+
+// shortestSleep is how far the wall clock must get ahead of the monotonic one to count as a
+// machine's sleep. Less than that is drift, or a correction.
+const shortestSleep = int64(time.Second)
+
+// wakeFromSleep brings forward what the provider's pauses put off by as much as the
+// machine slept since the last call. It is called before such an instant is noted, too,
+// which must not shrink by a sleep before it.
+func (q *Queue[P, T]) wakeFromSleep(now time.Time) {
+	if q.timer == nil {
+		return // the time of a plan does not sleep
+	}
+	last := q.glance
+	q.glance = glance{q.since(now), now.UnixNano()}
+	slept := (q.glance.wall - last.wall) - (q.glance.ns - last.ns)
+	if slept <= shortestSleep {
+		return
+	}
+	for _, e := range q.endpoints {
+		e.pausedUntil = max(e.pausedUntil-slept, 0)
+		e.exhaustedUntil = max(e.exhaustedUntil-slept, 0)
+	}
 }
