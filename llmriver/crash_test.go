@@ -1,0 +1,5 @@
+package llmriver_test
+
+const childEnv = "LLMRIVER_TEST_CHILD"
+
+func child() {}
