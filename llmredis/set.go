@@ -47,7 +47,7 @@ type set struct {
 	asking   bool      // an exchange that asks is under way
 	inLine   bool      // this process has a place in the line at the server
 	prefetch bool
-	noAhead  bool // there was no room for it: not before the next grant
+	noAhead  bool      // there was no room for it: not before the next grant
 	tellAt   time.Time // when what changed is told at the latest, zero: nothing did
 	beatAt   time.Time
 	look     bool // somebody wants to see the figures
@@ -454,7 +454,7 @@ func (r *reservation) settle(now time.Time, n amounts) {
 		u.changed = true
 		s.adjusted = append(s.adjusted, u)
 	}
-	if len(s.waiting) > 0 && s.inLine {
+	if !over.isZero() || len(s.waiting) > 0 && s.inLine {
 		s.tell(now)
 	} else {
 		s.tell(now.Add(s.soon()))
