@@ -47,17 +47,17 @@ type run struct {
 	outage  outage
 	flight  flight
 
-	total, before       atomic.Int64 // requests read, recorded before
-	done, failed        atomic.Int64 // of the file
-	ran, refused        atomic.Int64
-	attempts            atomic.Int64
-	input, output       atomic.Int64 // tokens of this run
-	load                workload     // what is to run of the input, if known
-	answered            atomic.Bool  // the provider has served something in this run
-	known               bool         // total is that of the whole input
-	stopping            atomic.Pointer[Error]
-	stopOnce            sync.Once
-	stopped             chan struct{} // closed once everything is shut down after a stop
+	total, before atomic.Int64 // requests read, recorded before
+	done, failed  atomic.Int64 // of the file
+	ran, refused  atomic.Int64
+	attempts      atomic.Int64
+	input, output atomic.Int64 // tokens of this run
+	load          workload     // what is to run of the input, if known
+	answered      atomic.Bool  // the provider has served something in this run
+	known         bool         // total is that of the whole input
+	stopping      atomic.Pointer[Error]
+	stopOnce      sync.Once
+	stopped       chan struct{} // closed once everything is shut down after a stop
 }
 
 // item is what a queue carries.

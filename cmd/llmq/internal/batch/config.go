@@ -85,9 +85,9 @@ type Snapshot struct {
 	Output   int64      `json:"output_tokens"`
 	Cost     float64    `json:"cost_usd"`
 	Limits   []LimitUse `json:"limits"`
-	ETA      float64    `json:"eta_seconds"`       // 0: not known
-	Until    time.Time  `json:"until,omitzero"`    // when the pause ends, or the next request starts
-	Paused   string     `json:"paused,omitempty"`  // why nothing starts, if the provider said so
+	ETA      float64    `json:"eta_seconds"`         // 0: not known
+	Until    time.Time  `json:"until,omitzero"`      // when the pause ends, or the next request starts
+	Paused   string     `json:"paused,omitempty"`    // why nothing starts, if the provider said so
 	WaitsFor string     `json:"waits_for,omitempty"` // what holds the next request otherwise
 	Stopping Reason     `json:"stopping,omitempty"`
 	Tokens   int64      `json:"tokens_per_minute"` // charged in the last minute, of all models
