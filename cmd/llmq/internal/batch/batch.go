@@ -1,0 +1,283 @@
+package batch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/llmqueue/llmqueue"
+	"github.com/llmqueue/llmqueue/cmd/llmq/internal/caller"
+	"github.com/llmqueue/llmqueue/cmd/llmq/internal/journal"
+	"github.com/llmqueue/llmqueue/cmd/llmq/internal/requests"
+	"github.com/llmqueue/llmqueue/cmd/llmq/internal/results"
+)
+
+// Run runs a batch. A value on interrupts lets what is in flight finish and ends the run,
+// a second one ends it at once. The summary is right beside an error, too, which is an *Error.
+func Run(ctx context.Context, c Config, interrupts <-chan os.Signal) (Summary, error) {
+	r := &run{Config: c, begin: time.Now()}
+	r.hard, r.cancel = context.WithCancel(ctx)
+	defer r.cancel()
+	if err := r.open(); err != nil {
+		return r.summary(), err
+	}
+	err := r.prepare()
+	if err == nil {
+		err = r.work(interrupts)
+	}
+	return r.summary(), errors.Join(err, r.close())
+}
+
+// run is one run.
+type run struct {
+	Config
+	begin   time.Time
+	hard    context.Context // ends at the second interrupt
+	cancel  context.CancelFunc
+	file    *results.File
+	journal *journal.Journal
+	past    *journal.Past
+	caller  *caller.Caller
+	manager *llmqueue.Manager[*item, caller.Reply]
+	money   *money
+	outage  outage
+	flight  flight
+
+	total, before atomic.Int64 // requests read, recorded before
+	done, failed  atomic.Int64 // of the file
+	ran, refused  atomic.Int64
+	attempts      atomic.Int64
+	input, output atomic.Int64 // tokens of this run
+	load          workload     // what is to run of the input, if known
+	answered      atomic.Bool  // the provider has served something in this run
+	known         bool         // total is that of the whole input
+	stopping      atomic.Pointer[Error]
+	stopOnce      sync.Once
+	stopped       chan struct{} // closed once everything is shut down after a stop
+}
+
+// item is what a queue carries.
+type item struct {
+	*requests.Request
+}
+
+// fail is an *Error unless err is nil.
+func fail(reason Reason, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &Error{reason, err}
+}
+
+// open opens the output and reads what earlier runs left.
+func (r *run) open() (err error) {
+	if r.caller, err = caller.New(r.Config.Caller); err != nil {
+		return fail(BadInput, err)
+	}
+	r.money = newMoney(r.Prices, r.Budget, r.AssumedOutput)
+	if r.file, err = results.Open(r.Output, func(rec *results.Record) {
+		r.money.spend(rec.Run.Model, rec.Run.Usage())
+	}); err != nil {
+		return fail(CannotWrite, err)
+	}
+	if r.file.Repaired > 0 {
+		r.Notice("%s ended in the middle of a line: %d bytes are cut off, that request runs again", r.Output, r.file.Repaired)
+	}
+	r.done.Store(r.file.Done)
+	r.failed.Store(r.file.Failed)
+	dir := results.Dir(r.Output)
+	if r.past, err = journal.Read(dir, time.Now(), journal.Keep, r.charged); err == nil {
+		r.journal, err = journal.Open(dir)
+	}
+	if err != nil {
+		return errors.Join(fail(CannotWrite, err), r.file.Close())
+	}
+	r.stopped = make(chan struct{})
+	r.flight.init()
+	r.manager = llmqueue.NewManager[*item, caller.Reply](
+		llmqueue.WithHistory(0, 0),
+		llmqueue.WithMaxOutstanding(outstanding),
+		llmqueue.WithRetry(llmqueue.RetryPolicy{MaxAttempts: r.Attempts}),
+		llmqueue.WithObserver(r.observe),
+	)
+	return nil
+}
+
+// outstanding is how many requests are read ahead of their answers at most.
+const outstanding = 4096
+
+// charged is what an attempt takes of the limits, for WithPriorUsage: what it used, or
+// what it reserved when that is not known or the provider gives nothing back.
+func (r *run) charged(model string, reserved, used llmqueue.Usage, ended bool) llmqueue.Usage {
+	if !ended || r.Accounting(model).NoRefund && used.Total() <= reserved.Total() {
+		return reserved
+	}
+	return used
+}
+
+// prepare reads the input once, if that is possible: everything that is wrong with it is
+// known before anything is sent, and what it amounts to.
+func (r *run) prepare() error {
+	if r.Input == "-" {
+		return nil
+	}
+	var bad error
+	w := newWorkload()
+	err := r.read(func(req *requests.Request) bool {
+		state, again, err := r.file.See(req.ID)
+		switch {
+		case err != nil:
+			bad = fail(CannotWrite, err)
+		case again:
+			bad = fail(BadInput, &requests.LineError{File: r.Input, Line: req.Line, Err: fmt.Errorf("the id %q stands on an earlier line, too: give each request one of its own", req.ID)})
+		default:
+			r.total.Add(1)
+			if r.runs(state) {
+				bad = fail(BadInput, r.money.check(req))
+				w.add(req, r.AssumedOutput)
+			} else {
+				r.before.Add(1)
+			}
+		}
+		return bad == nil
+	})
+	if err == nil {
+		err = bad
+	}
+	if err != nil {
+		return err
+	}
+	r.known, r.load = true, *w
+	if cost := r.money.of(w.usage); r.MaxCost > 0 && cost > r.MaxCost {
+		return fail(OverBudget, fmt.Errorf("%d requests may cost up to $%.2f, more than --max-cost %.2f: nothing was sent", w.requests, cost, r.MaxCost))
+	}
+	return nil
+}
+
+// runs reports whether a request runs of which the file holds so much.
+func (r *run) runs(s results.State) bool {
+	if r.Retry {
+		return s == results.Failed
+	}
+	return s != results.Failed && s != results.Done
+}
+
+// read reads the input.
+func (r *run) read(yield func(*requests.Request) bool) error {
+	in, err := requests.Open(r.Input, r.Stdin)
+	if err != nil {
+		return fail(BadInput, err)
+	}
+	defer in.Close()
+	name := r.Input
+	if name == "-" {
+		name = "stdin"
+	}
+	return fail(BadInput, r.Format.Read(name, in, yield))
+}
+
+// work runs what is to run.
+func (r *run) work(interrupts <-chan os.Signal) error {
+	ended := make(chan struct{})
+	defer close(ended)
+	go r.heed(interrupts, ended)
+	go r.sync(ended)
+	if r.Progress != nil {
+		defer r.Progress(r.snapshot)()
+	}
+	for res, err := range r.manager.SubmitAll(r.hard, r.feed) {
+		if err := r.conclude(res, err); err != nil {
+			r.stop(CannotWrite, err)
+		}
+	}
+	if r.stopping.Load() != nil {
+		<-r.stopped
+	} else if err := r.manager.Shutdown(r.hard); err != nil {
+		r.stop(Interrupted, err)
+	}
+	if err := r.file.Tidy(r.Ordered); err != nil {
+		r.stop(CannotWrite, err)
+	}
+	if s := r.stopping.Load(); s != nil {
+		return s
+	}
+	return nil
+}
+
+// stop ends the run: what waits is dropped, what is in flight finishes.
+func (r *run) stop(reason Reason, err error) {
+	r.stopOnce.Do(func() {
+		r.stopping.Store(&Error{reason, err})
+		r.flight.stop()
+		go func() {
+			defer close(r.stopped)
+			for _, model := range r.manager.Models() {
+				_ = r.manager.PauseModel(model) // a paused queue that is shut down fails what waits
+			}
+			_ = r.manager.Shutdown(r.hard)
+		}()
+	})
+}
+
+// heed obeys interrupts.
+func (r *run) heed(interrupts <-chan os.Signal, ended <-chan struct{}) {
+	for n := 0; ; n++ {
+		select {
+		case <-ended:
+			return
+		case <-r.hard.Done():
+			r.stop(Interrupted, errors.New("interrupted"))
+			return
+		case <-interrupts:
+		}
+		if n > 0 {
+			r.cancel()
+			return
+		}
+		r.Notice("finishing what is in flight; once more ends at once (what is in flight then runs again)")
+		r.stop(Interrupted, errors.New("interrupted: run the same command again to go on"))
+	}
+}
+
+// syncEvery is how old what is written may be before it is on the disk.
+const syncEvery = time.Second
+
+// sync has a power cut cost little.
+func (r *run) sync(ended <-chan struct{}) {
+	tick := time.NewTicker(syncEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ended:
+			return
+		case <-tick.C:
+		}
+		if err := errors.Join(r.file.Sync(), r.journal.Sync()); err != nil {
+			r.stop(CannotWrite, fmt.Errorf("cannot write to the disk: %w", err))
+			return
+		}
+	}
+}
+
+func (r *run) close() error {
+	return fail(CannotWrite, errors.Join(r.journal.Close(), r.file.Close()))
+}
+
+func (r *run) summary() Summary {
+	s := Summary{
+		Reason: Finished, Total: r.total.Load(), Before: r.before.Load(), Ran: r.ran.Load(),
+		Done: r.done.Load(), Failed: r.failed.Load(), Refused: r.refused.Load(), Attempts: r.attempts.Load(),
+		Input: r.input.Load(), Output: r.output.Load(), Elapsed: time.Since(r.begin),
+	}
+	if r.money != nil {
+		s.Cost = r.money.spent()
+	}
+	if e := r.stopping.Load(); e != nil {
+		s.Reason = e.Reason
+	}
+	return s
+}

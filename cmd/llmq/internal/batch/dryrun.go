@@ -1,0 +1,142 @@
+package batch
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/llmqueue/llmqueue"
+	"github.com/llmqueue/llmqueue/cmd/llmq/internal/idset"
+	"github.com/llmqueue/llmqueue/cmd/llmq/internal/requests"
+	"github.com/llmqueue/llmqueue/cmd/llmq/internal/results"
+)
+
+// Estimate is what a run would do.
+type Estimate struct {
+	Requests int64           `json:"requests"` // that would run
+	Before   int64           `json:"before"`   // that have a result
+	Cost     float64         `json:"cost_usd"` // at most, but for answers without a bound; 0 without prices
+	Models   []ModelEstimate `json:"models"`
+}
+
+// ModelEstimate is the part of one model.
+type ModelEstimate struct {
+	Model     string        `json:"model"`
+	Requests  int64         `json:"requests"`
+	Unbounded int64         `json:"unbounded"` // of them, those whose answer has no bound
+	Input     int64         `json:"input_tokens"`
+	Output    int64         `json:"output_tokens"`
+	Cost      float64       `json:"cost_usd"`
+	Priced    bool          `json:"priced"`
+	Time      time.Duration `json:"time_ns"` // at least; 0: no limits are known
+	Binds     string        `json:"binds"`   // the limit that it takes so long for
+}
+
+// DryRun reads the input and tells what a run would do. It sends nothing and writes
+// nothing to the output.
+func DryRun(c Config) (Estimate, error) {
+	r := &run{Config: c, money: newMoney(c.Prices, c.Budget, c.AssumedOutput)}
+	dir, err := os.MkdirTemp("", "llmq-*")
+	if err != nil {
+		return Estimate{}, fail(CannotWrite, err)
+	}
+	defer os.RemoveAll(dir)
+	ids := idset.New(filepath.Join(dir, "ids"))
+	defer ids.Close()
+	const seen, failed, done = 1, 2, 4
+	var bad error
+	if c.Output != "" {
+		err := results.Read(c.Output, func(rec *results.Record) {
+			state := uint64(done)
+			if rec.Failed() {
+				state = failed
+			}
+			bad = errors.Join(bad, ids.Put(rec.CustomID, state))
+		})
+		if err = errors.Join(err, bad); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return Estimate{}, fail(CannotWrite, err)
+		}
+	}
+	e := Estimate{}
+	w := newWorkload()
+	bounded := map[string]int64{}
+	err = r.read(func(req *requests.Request) bool {
+		state, _, err := ids.Get(req.ID)
+		switch {
+		case err != nil:
+			bad = fail(CannotWrite, err)
+			return false
+		case state&seen != 0:
+			bad = fail(BadInput, &requests.LineError{File: c.Input, Line: req.Line, Err: fmt.Errorf("the id %q stands on an earlier line, too: give each request one of its own", req.ID)})
+			return false
+		}
+		if bad = fail(CannotWrite, ids.Put(req.ID, state|seen)); bad != nil {
+			return false
+		}
+		if c.Retry != (state&failed != 0) || state&done != 0 {
+			if state != 0 {
+				e.Before++
+			}
+			return true
+		}
+		if bad = fail(BadInput, r.money.check(req)); bad != nil {
+			return false
+		}
+		w.add(req, c.AssumedOutput)
+		if req.Estimate == req.Guess(c.AssumedOutput) {
+			bounded[req.Model]++
+		}
+		return true
+	})
+	if err == nil {
+		err = bad
+	}
+	if err != nil {
+		return e, err
+	}
+	e.Requests, e.Cost = w.requests, r.money.of(w.usage)
+	for _, model := range slices.Sorted(maps.Keys(w.models)) {
+		u := w.usage[model]
+		m := ModelEstimate{Model: model, Requests: w.models[model], Unbounded: w.models[model] - bounded[model], Input: u.InputTokens, Output: u.OutputTokens}
+		if p, ok := c.Prices.Of(model); ok {
+			m.Cost, m.Priced = p.Cost(u), true
+		}
+		if m.Time, m.Binds, err = r.atLeast(model, m.Requests, u); err != nil {
+			return e, fail(BadInput, err)
+		}
+		e.Models = append(e.Models, m)
+	}
+	return e, nil
+}
+
+// planned is how many requests a plan plays; more count in proportion.
+const planned = 20_000
+
+// assumedLatency is how long a call is taken to last.
+const assumedLatency = 2 * time.Second
+
+// atLeast is how long so many requests of a model take under its limits, and which limit
+// holds them longest: the queue's own plan of requests of mean size.
+func (r *run) atLeast(model string, n int64, sum llmqueue.Usage) (time.Duration, string, error) {
+	limits := r.Limits(model)
+	if len(limits) == 0 || n == 0 {
+		return 0, "", nil
+	}
+	play := min(n, planned)
+	mean := llmqueue.Usage{InputTokens: (sum.InputTokens + n - 1) / n, OutputTokens: (sum.OutputTokens + n - 1) / n}
+	plan, err := llmqueue.Plan(func(yield func(llmqueue.PlannedRequest) bool) {
+		for range play {
+			if !yield(llmqueue.PlannedRequest{Estimate: mean, Duration: assumedLatency}) {
+				return
+			}
+		}
+	}, llmqueue.WithLimits(append(limits, llmqueue.Concurrent(r.Concurrency))...), llmqueue.WithAccounting(r.Accounting(model)))
+	if err != nil {
+		return 0, "", fmt.Errorf("model %s: %w", model, err)
+	}
+	return time.Duration(float64(plan.Makespan) * float64(n) / float64(play)), plan.Limits[0].Limit, nil
+}

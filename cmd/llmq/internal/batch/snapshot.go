@@ -1,0 +1,76 @@
+package batch
+
+import (
+	"time"
+
+	"github.com/llmqueue/llmqueue"
+)
+
+// snapshot is how the run stands.
+func (r *run) snapshot() Snapshot {
+	now := time.Now()
+	s := Snapshot{
+		Time: now, Before: r.before.Load(), Done: r.done.Load(), Failed: r.failed.Load(),
+		Input: r.input.Load(), Output: r.output.Load(), Cost: r.money.spent(),
+	}
+	if r.known {
+		s.Total = r.total.Load()
+	}
+	if e := r.stopping.Load(); e != nil {
+		s.Stopping = e.Reason
+	}
+	for _, model := range r.manager.Models() {
+		q, ok := r.manager.Queue(model)
+		if !ok {
+			continue
+		}
+		info := q.Info()
+		s.Running += info.Processing
+		s.Waiting += info.Pending
+		s.Tokens += tokensOf(info.Limits)
+		for _, l := range info.Limits {
+			if l.Limit.Kind != llmqueue.KindConcurrent {
+				s.Limits = append(s.Limits, LimitUse{model, l.Limit.String(), string(l.Limit.Kind), l.Used, l.Limit.Amount})
+			}
+		}
+		switch {
+		case info.PausedUntil.After(now):
+			if s.Until.IsZero() || info.PausedUntil.Before(s.Until) {
+				s.Until, s.Paused = info.PausedUntil, info.PauseReason
+			}
+		case info.Pending > 0 && s.Paused == "" && s.WaitsFor == "":
+			if next, err := r.manager.Requests(model, 1); err == nil && len(next) > 0 {
+				s.WaitsFor, s.Until = next[0].WaitsFor, next[0].EstimatedStart
+			}
+		}
+	}
+	s.ETA = r.eta(now, &s).Seconds()
+	return s
+}
+
+// tokensOf is how many tokens the limits of a minute hold.
+func tokensOf(limits []llmqueue.LimitInfo) (n int64) {
+	var in, out int64
+	for _, l := range limits {
+		switch l.Limit.Kind {
+		case llmqueue.KindTPM:
+			return l.Used
+		case llmqueue.KindITPM:
+			in = l.Used
+		case llmqueue.KindOTPM:
+			out = l.Used
+		}
+	}
+	return in + out
+}
+
+// eta is how long the rest takes at the pace so far: 0 when there is none yet. Limits let
+// requests through in bursts, so the pace is that since the beginning.
+func (r *run) eta(now time.Time, s *Snapshot) time.Duration {
+	ran := r.ran.Load()
+	if !r.known || ran == 0 {
+		return 0
+	}
+	left := r.load.requests - ran
+	return time.Duration(float64(now.Sub(r.begin)) / float64(ran) * float64(max(left, 0)))
+}

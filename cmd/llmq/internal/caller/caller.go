@@ -1,0 +1,253 @@
+// Package caller sends requests to the provider.
+package caller
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/llmqueue/llmqueue"
+	"github.com/llmqueue/llmqueue/llmhttp"
+)
+
+// Config says whom to call and how.
+type Config struct {
+	BaseURL string
+	Key     string // never printed
+	KeyFrom string // where it comes from, or should, for messages
+	// Auth is how the key is sent: "bearer", "api-key" or "x-api-key".
+	Auth        string
+	Header      http.Header
+	Timeout     time.Duration // of one attempt
+	Connections int           // that are kept
+}
+
+// Caller calls a provider. Safe for concurrent use.
+type Caller struct {
+	config Config
+	base   *url.URL
+	client *http.Client
+	plain  *http.Client // for probes
+}
+
+// Reply is an answer.
+type Reply struct {
+	Status    int
+	RequestID string
+	Body      json.RawMessage
+	Usage     llmqueue.Usage
+	Sent      time.Time
+	Latency   time.Duration
+}
+
+// StatusError is an answer that is no success.
+type StatusError struct{ Reply }
+
+func (e *StatusError) Error() string {
+	return fmt.Sprintf("the provider answered %d %s: %s", e.Status, http.StatusText(e.Status), e.message())
+}
+
+// message is what the body says, in one line.
+func (e *StatusError) message() string {
+	var b struct {
+		Error struct {
+			Message string `json:"message"`
+		} `json:"error"`
+		Message string `json:"message"`
+	}
+	_ = json.Unmarshal(e.Body, &b)
+	text := b.Error.Message
+	if text == "" {
+		text = b.Message
+	}
+	if text == "" {
+		text = string(e.Body)
+	}
+	text = strings.Join(strings.Fields(text), " ")
+	if len(text) > 300 {
+		text = strings.ToValidUTF8(text[:300], "") + "…"
+	}
+	return text
+}
+
+// New checks the configuration.
+func New(c Config) (*Caller, error) {
+	base, err := url.Parse(c.BaseURL)
+	switch {
+	case c.BaseURL == "":
+		return nil, errors.New("no --base-url: name the provider's, such as https://api.openai.com/v1")
+	case err != nil, base.Scheme != "http" && base.Scheme != "https", base.Host == "":
+		return nil, errors.New("--base-url is no http or https address, give one such as https://api.openai.com/v1")
+	case base.User != nil || base.RawQuery != "" || base.Fragment != "":
+		return nil, errors.New("--base-url has a user, a query or a fragment: leave it out, keys belong into the environment or a file")
+	}
+	for _, r := range c.Key {
+		if r <= ' ' || r > '~' {
+			return nil, errors.New("the key has a character that no key has (a space, a line end or a letter beyond ASCII): write it anew")
+		}
+	}
+	base.Path = strings.TrimRight(base.Path, "/")
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.MaxIdleConnsPerHost, transport.MaxIdleConns = c.Connections, 0
+	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse } // the key goes nowhere else
+	return &Caller{
+		config: c, base: base,
+		client: &http.Client{Transport: llmhttp.NewTransport(transport), CheckRedirect: stay},
+		plain:  &http.Client{Transport: transport, CheckRedirect: stay, Timeout: 10 * time.Second},
+	}, nil
+}
+
+// URL joins the base URL and a request's path, which may begin with what the base ends
+// with: /v1.
+func (c *Caller) URL(path string) string {
+	u := *c.base
+	if i := strings.LastIndexByte(u.Path, '/'); i >= 0 {
+		if last := u.Path[i:]; path == last || strings.HasPrefix(path, last+"/") {
+			path = path[len(last):]
+		}
+	}
+	u.Path += path
+	return u.String()
+}
+
+// maxAnswer bounds what is read of an answer.
+const maxAnswer = 64 << 20
+
+// Call sends one request. What the provider answers beside a success is a *StatusError.
+func (c *Caller) Call(ctx context.Context, path string, body []byte) (Reply, error) {
+	if c.config.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.config.Timeout)
+		defer cancel()
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.URL(path), bytes.NewReader(body))
+	if err != nil {
+		return Reply{}, c.hidden(err)
+	}
+	c.authorize(req.Header)
+	req.Header.Set("Content-Type", "application/json")
+	r := Reply{Sent: time.Now()}
+	res, err := c.client.Do(req)
+	if err != nil {
+		return r, c.hidden(err)
+	}
+	defer res.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
+	r.Latency = time.Since(r.Sent)
+	if err != nil {
+		return r, c.hidden(fmt.Errorf("the answer broke off: %w", err))
+	}
+	if len(data) > maxAnswer {
+		return r, fmt.Errorf("the answer is longer than %d MiB", maxAnswer>>20)
+	}
+	r.Status, r.Body, r.Usage = res.StatusCode, c.asJSON(data), llmhttp.ParseUsage(data)
+	for _, name := range []string{"X-Request-Id", "Request-Id", "Apim-Request-Id"} {
+		if r.RequestID == "" {
+			r.RequestID = c.redact(res.Header.Get(name))
+		}
+	}
+	if r.Status < 200 || r.Status > 299 {
+		return r, &StatusError{r}
+	}
+	return r, nil
+}
+
+func (c *Caller) authorize(h http.Header) {
+	for name, values := range c.config.Header {
+		h[name] = values
+	}
+	if c.config.Key == "" {
+		return
+	}
+	switch c.config.Auth {
+	case "api-key":
+		h.Set("Api-Key", c.config.Key)
+	case "x-api-key":
+		h.Set("X-Api-Key", c.config.Key)
+		if h.Get("Anthropic-Version") == "" {
+			h.Set("Anthropic-Version", "2023-06-01")
+		}
+	default:
+		h.Set("Authorization", "Bearer "+c.config.Key)
+	}
+}
+
+// asJSON is a body as one line of JSON: as a text when it is none.
+func (c *Caller) asJSON(data []byte) json.RawMessage {
+	if c.config.Key != "" {
+		data = bytes.ReplaceAll(data, []byte(c.config.Key), []byte(redacted))
+	}
+	var b bytes.Buffer
+	if json.Compact(&b, data) == nil {
+		return b.Bytes()
+	}
+	text, _ := json.Marshal(strings.ToValidUTF8(string(data), "\uFFFD"))
+	return text
+}
+
+const redacted = "[key]"
+
+func (c *Caller) redact(s string) string {
+	if c.config.Key == "" {
+		return s
+	}
+	return strings.ReplaceAll(s, c.config.Key, redacted)
+}
+
+// hidden is err with no key in its text.
+func (c *Caller) hidden(err error) error {
+	if text := err.Error(); c.redact(text) != text {
+		return &hiddenError{c.redact(text), err}
+	}
+	return err
+}
+
+type hiddenError struct {
+	text string
+	err  error
+}
+
+func (e *hiddenError) Error() string { return e.text }
+func (e *hiddenError) Unwrap() error { return e.err }
+
+// Unreachable reports whether err is of a call that never reached the provider: no name,
+// no route, no connection.
+func Unreachable(err error) bool {
+	if op := (*net.OpError)(nil); errors.As(err, &op) && (op.Op == "dial" || op.Op == "proxyconnect" || op.Op == "socks connect") {
+		return true
+	}
+	dns := (*net.DNSError)(nil)
+	return errors.As(err, &dns)
+}
+
+// Reason is what the client says of why a call failed, in one line without the address.
+func (c *Caller) Reason(err error) string {
+	if u := (*url.Error)(nil); errors.As(err, &u) {
+		err = u.Err
+	}
+	return strings.Join(strings.Fields(c.redact(err.Error())), " ")
+}
+
+// Probe reports whether the provider's host answers at all.
+func (c *Caller) Probe(ctx context.Context) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodHead, c.base.String(), nil)
+	if err != nil {
+		return c.hidden(err)
+	}
+	res, err := c.plain.Do(req)
+	if err != nil {
+		return c.hidden(err)
+	}
+	return res.Body.Close()
+}
+
+// Host is whom the caller calls, for messages.
+func (c *Caller) Host() string { return c.base.Host }

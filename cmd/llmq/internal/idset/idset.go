@@ -1,0 +1,186 @@
+// Package idset keeps a number for each of many ids, in bounded memory: beyond about a
+// million they go to a file.
+package idset
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+)
+
+// Set maps ids to numbers. Of an id it keeps 128 bits of its SHA-256: that two of ten
+// million ids share them has a chance of 10⁻²⁵, so a hit is not looked at again. It is
+// not safe for concurrent use.
+type Set struct {
+	path  string
+	bound int // slots that are kept in memory at most
+
+	slots   int // a power of two
+	used    int
+	memory  memory
+	file    *os.File
+	scratch [entry]byte
+}
+
+// entry is the length of a slot: the hash, the value. A slot whose hash is zero is free.
+const entry = 24
+
+// inMemory is how many slots are kept in memory: 24 MB of them.
+const inMemory = 1 << 20
+
+// New returns an empty set that puts its ids into a file at path when there are many.
+// What is there is overwritten.
+func New(path string) *Set {
+	return &Set{path: path, bound: inMemory, slots: 1 << 10, memory: make(memory, entry<<10)}
+}
+
+// Len is how many ids there are.
+func (s *Set) Len() int { return s.used }
+
+// Get returns the number of an id.
+func (s *Set) Get(id string) (value uint64, found bool, err error) {
+	h := hash(id)
+	_, value, found, err = s.find(s.table(), s.slots, h)
+	return value, found, err
+}
+
+// Put sets the number of an id.
+func (s *Set) Put(id string, value uint64) error {
+	h := hash(id)
+	at, _, found, err := s.find(s.table(), s.slots, h)
+	if err != nil {
+		return err
+	}
+	if !found {
+		if s.used++; s.used > s.slots/10*7 {
+			if err := s.grow(); err != nil {
+				return err
+			}
+			if at, _, _, err = s.find(s.table(), s.slots, h); err != nil {
+				return err
+			}
+		}
+	}
+	return s.write(s.table(), at, h, value)
+}
+
+// Close removes the file, if there is one.
+func (s *Set) Close() error {
+	s.memory = nil
+	if s.file == nil {
+		return nil
+	}
+	return errors.Join(s.file.Close(), os.Remove(s.file.Name()))
+}
+
+type table interface {
+	io.ReaderAt
+	io.WriterAt
+}
+
+func (s *Set) table() table {
+	if s.file != nil {
+		return s.file
+	}
+	return s.memory
+}
+
+type key [16]byte
+
+func hash(id string) (k key) {
+	sum := sha256.Sum256([]byte(id))
+	copy(k[:], sum[:])
+	k[15] |= 1 // never all zero
+	return k
+}
+
+// find returns where h stands in a table, or the free slot where it belongs.
+func (s *Set) find(t table, slots int, h key) (at int64, value uint64, found bool, err error) {
+	i := int(binary.BigEndian.Uint64(h[:]) % uint64(slots))
+	for {
+		at = int64(i) * entry
+		if _, err := t.ReadAt(s.scratch[:], at); err != nil {
+			return 0, 0, false, fmt.Errorf("the ids' file %s: %w", s.path, err)
+		}
+		switch key(s.scratch[:16]) {
+		case h:
+			return at, binary.BigEndian.Uint64(s.scratch[16:]), true, nil
+		case key{}:
+			return at, 0, false, nil
+		}
+		i = (i + 1) % slots
+	}
+}
+
+func (s *Set) write(t table, at int64, h key, value uint64) error {
+	copy(s.scratch[:], h[:])
+	binary.BigEndian.PutUint64(s.scratch[16:], value)
+	if _, err := t.WriteAt(s.scratch[:], at); err != nil {
+		return fmt.Errorf("the ids' file %s: %w", s.path, err)
+	}
+	return nil
+}
+
+// grow doubles the slots.
+func (s *Set) grow() error {
+	old, oldFile, oldSlots := s.table(), s.file, s.slots
+	slots := 2 * oldSlots
+	var to table
+	var file *os.File
+	if slots <= s.bound {
+		to = make(memory, slots*entry)
+	} else {
+		var err error
+		// The second name is for the next time: one file is read while the other is written.
+		name := s.path
+		if oldFile != nil && oldFile.Name() == name {
+			name += "2"
+		}
+		if file, err = os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600); err != nil {
+			return fmt.Errorf("the ids' file: %w", err)
+		}
+		if err := file.Truncate(int64(slots) * entry); err != nil {
+			return errors.Join(err, file.Close())
+		}
+		to = file
+	}
+	buf := make([]byte, min(1024, oldSlots)*entry)
+	for at := int64(0); at < int64(oldSlots)*entry; at += int64(len(buf)) {
+		if _, err := old.ReadAt(buf, at); err != nil {
+			return fmt.Errorf("the ids' file %s: %w", s.path, err)
+		}
+		for i := 0; i < len(buf); i += entry {
+			h := key(buf[i : i+16])
+			if h == (key{}) {
+				continue
+			}
+			value := binary.BigEndian.Uint64(buf[i+16:])
+			place, _, _, err := s.find(to, slots, h)
+			if err == nil {
+				err = s.write(to, place, h, value)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	s.slots, s.file = slots, file
+	if m, ok := to.(memory); ok {
+		s.memory = m
+	} else {
+		s.memory = nil
+	}
+	if oldFile != nil {
+		return errors.Join(oldFile.Close(), os.Remove(oldFile.Name()))
+	}
+	return nil
+}
+
+// memory is a table in memory.
+type memory []byte
+
+func (m memory) ReadAt(p []byte, at int64) (int, error)  { return copy(p, m[at:]), nil }
+func (m memory) WriteAt(p []byte, at int64) (int, error) { return copy(m[at:], p), nil }

@@ -1,0 +1,300 @@
+// Package requests reads a file of requests, one a line: lines of OpenAI's Batch format,
+// plain request bodies, or any JSON objects that a template turns into prompts.
+package requests
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"text/template"
+
+	"github.com/llmqueue/llmqueue"
+)
+
+// Request is one line.
+type Request struct {
+	Line  int64 // from 1
+	ID    string
+	Model string
+	Path  string // such as /v1/chat/completions
+	Body  []byte
+	// Estimate is what it may use: its text by llmqueue.EstimateTokens, and what it
+	// bounds its answer to, 0 when it does not.
+	Estimate llmqueue.Usage
+}
+
+// LineError says what is wrong with a line, and what to do.
+type LineError struct {
+	File string
+	Line int64
+	Err  error
+}
+
+func (e *LineError) Error() string { return fmt.Sprintf("%s:%d: %v", e.File, e.Line, e.Err) }
+func (e *LineError) Unwrap() error { return e.Err }
+
+// Format says how lines become requests.
+type Format struct {
+	Template *template.Template // nil: lines are requests already
+	Model    string             // for lines that name none
+	System   string             // with Template: the system's message
+	// MaxTokens bounds the answers of a template's requests; 0 does not. MaxTokensField
+	// is what the provider calls that in a chat completion.
+	MaxTokens      int64
+	MaxTokensField string
+	Path           string // for lines that name none; empty: as the body tells
+	IDField        string // the field whose value is the id; empty: custom_id
+}
+
+// ParseTemplate reads a template over the fields of a line, such as {{.question}}.
+func ParseTemplate(text string) (*template.Template, error) {
+	t, err := template.New("template").Option("missingkey=error").Funcs(template.FuncMap{
+		"json": func(v any) (string, error) { b, err := json.Marshal(v); return string(b), err },
+	}).Parse(text)
+	if err != nil {
+		return nil, errors.New(strings.TrimPrefix(err.Error(), "template: "))
+	}
+	return t, nil
+}
+
+// maxLine is the longest line that is read.
+const maxLine = 64 << 20
+
+// Open opens a file, or standard input if its name is "-", compressed by gzip or not.
+func Open(name string, stdin io.Reader) (io.ReadCloser, error) {
+	if name == "-" {
+		return uncompressed("stdin", io.NopCloser(stdin))
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the requests: %w", err)
+	}
+	if info, err := f.Stat(); err == nil && info.IsDir() {
+		return nil, errors.Join(fmt.Errorf("cannot read the requests: %s is a folder, name a file", name), f.Close())
+	}
+	return uncompressed(name, f)
+}
+
+func uncompressed(name string, r io.ReadCloser) (io.ReadCloser, error) {
+	buffered := bufio.NewReaderSize(r, 256<<10)
+	magic, _ := buffered.Peek(2)
+	if !bytes.Equal(magic, []byte{0x1f, 0x8b}) {
+		return readCloser{buffered, r}, nil
+	}
+	z, err := gzip.NewReader(buffered)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: it begins like gzip but is not: %w", name, err), r.Close())
+	}
+	return readCloser{z, r}, nil
+}
+
+type readCloser struct {
+	io.Reader
+	io.Closer
+}
+
+// Read gives the requests of r in order, empty lines left out, until yield returns false
+// or a line is bad: that is a *LineError. name is for messages.
+func (f *Format) Read(name string, r io.Reader, yield func(*Request) bool) error {
+	lines := bufio.NewScanner(r)
+	lines.Buffer(make([]byte, 64<<10), maxLine)
+	var n int64
+	for lines.Scan() {
+		n++
+		line := lines.Bytes()
+		if n == 1 {
+			line = bytes.TrimPrefix(line, []byte("\xef\xbb\xbf"))
+		}
+		if line = bytes.TrimSpace(line); len(line) == 0 {
+			continue
+		}
+		req, err := f.parse(line, n)
+		if err != nil {
+			return &LineError{name, n, err}
+		}
+		if !yield(req) {
+			return nil
+		}
+	}
+	switch err := lines.Err(); {
+	case errors.Is(err, bufio.ErrTooLong):
+		return &LineError{name, n + 1, fmt.Errorf("longer than %d MiB: is it one JSON object a line?", maxLine>>20)}
+	case err != nil:
+		return &LineError{name, n + 1, fmt.Errorf("cannot be read: %w", err)}
+	}
+	return nil
+}
+
+func (f *Format) parse(line []byte, n int64) (*Request, error) {
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(line, &fields); err != nil {
+		var at *json.SyntaxError
+		switch {
+		case errors.As(err, &at) && err.Error() != "unexpected end of JSON input":
+			return nil, fmt.Errorf("not valid JSON at byte %d: %w: correct the line or take it out", at.Offset, err)
+		case errors.As(err, &at):
+			return nil, errors.New("the JSON object does not end on this line: write one object a line")
+		}
+		return nil, errors.New("not a JSON object: write one object a line")
+	}
+	if fields == nil {
+		return nil, errors.New("not a JSON object: write one object a line")
+	}
+	id, err := f.id(fields, n)
+	if err != nil {
+		return nil, err
+	}
+	req := &Request{Line: n, ID: id}
+	switch {
+	case f.Template != nil:
+		err = f.fill(req, line, fields)
+	case fields["body"] != nil:
+		err = f.batch(req, fields)
+	default:
+		err = f.plain(req, line, fields)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return req, f.inspect(req)
+}
+
+// id is the value of the id's field, or names the line.
+func (f *Format) id(fields map[string]json.RawMessage, n int64) (string, error) {
+	name := f.IDField
+	if name == "" {
+		name = "custom_id"
+	}
+	raw, ok := fields[name]
+	if !ok {
+		if f.IDField != "" {
+			return "", fmt.Errorf("no field %q for the id, there are %s", name, names(fields))
+		}
+		if fields["body"] != nil && f.Template == nil {
+			return "", errors.New(`no "custom_id" beside "body": give each request one of its own`)
+		}
+		return "line-" + strconv.FormatInt(n, 10), nil
+	}
+	var v any
+	_ = json.Unmarshal(raw, &v)
+	switch v := v.(type) {
+	case string:
+		if v != "" && len(v) <= 512 {
+			return v, nil
+		}
+	case float64:
+		return string(raw), nil
+	}
+	return "", fmt.Errorf("%q is %.40s: want a text of 1 to 512 bytes, or a number", name, raw)
+}
+
+// batchFields are those of a line of OpenAI's Batch format.
+var batchFields = []string{"body", "custom_id", "method", "url"}
+
+func (f *Format) batch(req *Request, fields map[string]json.RawMessage) error {
+	for name := range fields {
+		if !slices.Contains(batchFields, name) && name != f.IDField {
+			return fmt.Errorf("unknown field %q beside \"body\": a line of the Batch format has %s", name, strings.Join(batchFields, ", "))
+		}
+	}
+	var method string
+	if raw := fields["method"]; raw != nil {
+		if json.Unmarshal(raw, &method) != nil || method != "POST" {
+			return fmt.Errorf("\"method\" is %.40s: only \"POST\" is known", raw)
+		}
+	}
+	if raw := fields["url"]; raw != nil {
+		if json.Unmarshal(raw, &req.Path) != nil || !strings.HasPrefix(req.Path, "/") || strings.ContainsAny(req.Path, "?#") || strings.Contains(req.Path, "..") {
+			return fmt.Errorf("\"url\" is %.80s: want a path such as \"/v1/chat/completions\"", raw)
+		}
+	}
+	req.Body = slices.Clone([]byte(fields["body"]))
+	return nil
+}
+
+func (f *Format) plain(req *Request, line []byte, fields map[string]json.RawMessage) error {
+	if fields["messages"] == nil && fields["input"] == nil && fields["prompt"] == nil {
+		return fmt.Errorf(`no request: want "messages" or "input", or "custom_id" and "body", or give a --template over %s`, names(fields))
+	}
+	field := f.IDField
+	if field == "" {
+		field = "custom_id"
+	}
+	if fields[field] == nil {
+		req.Body = slices.Clone(line)
+		return nil
+	}
+	delete(fields, field) // ours, not the provider's
+	var err error
+	req.Body, err = json.Marshal(fields)
+	return err
+}
+
+// fill makes a request of the template.
+func (f *Format) fill(req *Request, line []byte, fields map[string]json.RawMessage) error {
+	decoder := json.NewDecoder(bytes.NewReader(line))
+	decoder.UseNumber()
+	row := map[string]any{}
+	if err := decoder.Decode(&row); err != nil {
+		return err
+	}
+	var text strings.Builder
+	if err := f.Template.Execute(&text, row); err != nil {
+		if _, missing, ok := strings.Cut(err.Error(), "map has no entry for key "); ok {
+			return fmt.Errorf("the template wants a field %s, there are %s", missing, names(fields))
+		}
+		return fmt.Errorf("the template does not fit: %w", err)
+	}
+	body := map[string]any{"model": f.Model}
+	switch path := f.Path; {
+	case strings.HasSuffix(path, "/embeddings"):
+		body["input"] = text.String()
+	case strings.HasSuffix(path, "/responses"):
+		body["input"] = text.String()
+		if f.System != "" {
+			body["instructions"] = f.System
+		}
+		if f.MaxTokens > 0 {
+			body["max_output_tokens"] = f.MaxTokens
+		}
+	default:
+		type message struct {
+			Role    string `json:"role"`
+			Content string `json:"content"`
+		}
+		messages := []message{{"user", text.String()}}
+		if f.System != "" {
+			messages = []message{{"system", f.System}, messages[0]}
+		}
+		body["messages"] = messages
+		if f.MaxTokens > 0 {
+			body[f.MaxTokensField] = f.MaxTokens
+		}
+	}
+	var err error
+	req.Body, err = json.Marshal(body)
+	return err
+}
+
+func names(fields map[string]json.RawMessage) string {
+	list := make([]string, 0, len(fields))
+	for name := range fields {
+		list = append(list, name)
+	}
+	slices.Sort(list)
+	if len(list) > 12 {
+		list = append(list[:12], "…")
+	}
+	if len(list) == 0 {
+		return "no fields"
+	}
+	return strings.Join(list, ", ")
+}

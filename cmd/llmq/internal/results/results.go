@@ -1,0 +1,397 @@
+// Package results keeps a file of answers in the format of OpenAI's Batch results, one a
+// line, so that it survives a crash at any moment: it is only ever appended to, or
+// replaced as a whole.
+package results
+
+import (
+	"bufio"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/gofrs/flock"
+
+	"github.com/llmqueue/llmqueue"
+	"github.com/llmqueue/llmqueue/cmd/llmq/internal/idset"
+)
+
+// Record is one line.
+type Record struct {
+	ID       string    `json:"id"`
+	CustomID string    `json:"custom_id"`
+	Response *Response `json:"response"`
+	Error    *Error    `json:"error"`
+	Run      Run       `json:"llmq"`
+}
+
+// Response is the provider's answer.
+type Response struct {
+	Status    int             `json:"status_code"`
+	RequestID string          `json:"request_id"`
+	Body      json.RawMessage `json:"body"`
+}
+
+// Error says why there is no answer, or none of use.
+type Error struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+// Run is what llmq adds to the format.
+type Run struct {
+	Line      int64     `json:"line"` // of the input
+	Model     string    `json:"model"`
+	StartedAt time.Time `json:"started_at,omitzero"` // the last attempt
+	LatencyMS float64   `json:"latency_ms"`          // of the last attempt
+	Attempts  int       `json:"attempts"`
+	Input     int64     `json:"input_tokens"` // of all attempts, as is known
+	Output    int64     `json:"output_tokens"`
+	Cached    int64     `json:"cached_input_tokens,omitempty"`
+}
+
+// Usage is what the record's attempts used.
+func (r *Run) Usage() llmqueue.Usage {
+	return llmqueue.Usage{InputTokens: r.Input, OutputTokens: r.Output, CachedInputTokens: r.Cached}
+}
+
+// Failed reports whether the record is of a request without an answer of use.
+func (r *Record) Failed() bool {
+	return r.Error != nil || r.Response == nil || r.Response.Status < 200 || r.Response.Status > 299
+}
+
+// Dir is the folder of what a run keeps beside its output.
+func Dir(output string) string { return output + ".llmq" }
+
+// ErrBusy says that another run writes the file.
+var ErrBusy = errors.New("another llmq writes this file")
+
+// State is what a file holds of an id.
+type State int
+
+// The states. Seen is for requests that were read but have no result.
+const (
+	Missing State = iota
+	Seen
+	Failed
+	Done
+)
+
+// File is an output that is being written. Only Sync may be called at the same time as
+// something else.
+type File struct {
+	path  string
+	lock  *flock.Flock
+	ids   *idset.Set
+	size  int64
+	stale bool // it has records that later ones replace
+
+	mu sync.Mutex // guards file
+	f  *os.File
+
+	// Repaired is how many bytes of a line half written were cut off.
+	Repaired int64
+	// Done and Failed count the ids by their latest record.
+	Done, Failed int64
+}
+
+// In the set of ids a number holds the offset of the latest record and the state.
+const stateBits = 3
+
+func pack(offset int64, s State, seen bool) uint64 {
+	v := uint64(offset)<<stateBits | uint64(s)
+	if seen {
+		v |= 1 << (stateBits - 1)
+	}
+	return v
+}
+
+func unpack(v uint64) (offset int64, s State, seen bool) {
+	return int64(v >> stateBits), State(v & 3), v&(1<<(stateBits-1)) != 0
+}
+
+// Open locks the output, repairs its end and reads what is recorded: each gets every
+// record without its response's body. ErrBusy is one of its errors.
+func Open(path string, each func(*Record)) (_ *File, err error) {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("cannot write %s: it is no regular file", path)
+	}
+	dir := Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot write beside %s: %w", path, err)
+	}
+	f := &File{path: path, lock: flock.New(filepath.Join(dir, "lock")), ids: idset.New(filepath.Join(dir, "ids"))}
+	locked, err := f.lock.TryLock()
+	if err != nil {
+		return nil, fmt.Errorf("cannot lock %s: %w", path, err)
+	}
+	if !locked {
+		return nil, fmt.Errorf("%s: %w: wait for it or end it", path, ErrBusy)
+	}
+	defer func() {
+		if err != nil {
+			_ = f.Close()
+		}
+	}()
+	if f.f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o644); err != nil {
+		return nil, fmt.Errorf("cannot write the results: %w", err)
+	}
+	_ = os.Remove(f.temporary())
+	return f, f.read(each)
+}
+
+func (f *File) temporary() string { return f.path + ".new" }
+
+// read takes in the records, and cuts off what a crash left of one at the end.
+func (f *File) read(each func(*Record)) error {
+	var torn *LineError // the latest line that is none
+	end := int64(0)     // of the good lines
+	size, err := Scan(f.path, func(offset int64, line []byte, n int64, whole bool) error {
+		r, err := parse(line)
+		if err != nil || !whole {
+			if err == nil {
+				err = errors.New("it has no end")
+			}
+			if torn == nil {
+				torn = &LineError{f.path, n, err}
+			}
+			return nil // a crash's, if nothing good follows
+		}
+		if torn != nil {
+			return fmt.Errorf("%w: take the line out, and its request runs again", torn)
+		}
+		end = offset + int64(len(line)) + 1
+		if each != nil {
+			each(r)
+		}
+		return f.note(r, offset)
+	})
+	if err != nil {
+		return err
+	}
+	if torn != nil {
+		f.Repaired = size - end
+		if err := f.f.Truncate(end); err != nil {
+			return fmt.Errorf("cannot repair the end of %s: %w", f.path, err)
+		}
+	}
+	f.size = end
+	return nil
+}
+
+// note takes in a record that stands at an offset.
+func (f *File) note(r *Record, offset int64) error {
+	v, found, err := f.ids.Get(r.CustomID)
+	if err != nil {
+		return err
+	}
+	_, state, seen := unpack(v)
+	switch {
+	case found && state == Failed:
+		f.stale = true
+		f.Failed--
+	case found && state == Done:
+		f.stale = true
+		f.Done--
+	}
+	state = Done
+	if r.Failed() {
+		state = Failed
+		f.Failed++
+	} else {
+		f.Done++
+	}
+	return f.ids.Put(r.CustomID, pack(offset, state, seen))
+}
+
+// See notes that the input has an id, and tells what there is of it: again when the
+// input had it before.
+func (f *File) See(id string) (s State, again bool, err error) {
+	v, _, err := f.ids.Get(id)
+	if err != nil {
+		return Missing, false, err
+	}
+	offset, state, seen := unpack(v)
+	if seen {
+		return state, true, nil
+	}
+	if state == Missing {
+		state = Seen
+	}
+	return state, false, f.ids.Put(id, pack(offset, state, true))
+}
+
+// Has tells what the file holds of an id.
+func (f *File) Has(id string) (State, error) {
+	v, _, err := f.ids.Get(id)
+	_, state, _ := unpack(v)
+	return state, err
+}
+
+// Append writes a record, in one piece.
+func (f *File) Append(r *Record) error {
+	h := fnv.New64a()
+	_, _ = io.WriteString(h, r.CustomID)
+	r.ID = "batch_req_" + hex.EncodeToString(h.Sum(nil))
+	line, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("cannot write the results: %w", err)
+	}
+	line = append(line, '\n')
+	n, err := f.f.Write(line)
+	if err != nil {
+		if n > 0 {
+			_ = f.f.Truncate(f.size) // what a full disk left of it
+		}
+		return fmt.Errorf("cannot write the results: %w", err)
+	}
+	at := f.size
+	f.size += int64(n)
+	return f.note(r, at)
+}
+
+// Sync has what was written survive a power cut, too.
+func (f *File) Sync() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.f == nil {
+		return nil
+	}
+	return f.f.Sync()
+}
+
+// Close ends the writing and frees the lock.
+func (f *File) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var err error
+	if f.f != nil {
+		err = errors.Join(f.f.Sync(), f.f.Close())
+		f.f = nil
+	}
+	return errors.Join(err, f.ids.Close(), f.lock.Unlock())
+}
+
+// LineError says what is wrong with a line of a file of results.
+type LineError struct {
+	File string
+	Line int64
+	Err  error
+}
+
+func (e *LineError) Error() string {
+	return fmt.Sprintf("%s:%d: no line of results: %v", e.File, e.Line, e.Err)
+}
+func (e *LineError) Unwrap() error { return e.Err }
+
+// parse reads a line, the response's body left out.
+func parse(line []byte) (*Record, error) {
+	var r struct {
+		Record
+		Response *struct {
+			Status    int             `json:"status_code"`
+			RequestID string          `json:"request_id"`
+			Body      json.RawMessage `json:"-"`
+		} `json:"response"`
+	}
+	if err := json.Unmarshal(line, &r); err != nil {
+		return nil, err
+	}
+	if r.CustomID == "" {
+		return nil, errors.New(`it has no "custom_id"`)
+	}
+	if r.Response != nil {
+		r.Record.Response = &Response{Status: r.Response.Status, RequestID: r.Response.RequestID}
+	}
+	return &r.Record, nil
+}
+
+// Scan gives the lines of a file with their offsets and numbers, whole if they end.
+func Scan(path string, each func(offset int64, line []byte, n int64, whole bool) error) (size int64, err error) {
+	in, err := os.Open(path)
+	if err != nil {
+		return 0, fmt.Errorf("cannot read the results: %w", err)
+	}
+	defer in.Close()
+	r := bufio.NewReaderSize(in, 256<<10)
+	var long []byte
+	for n := int64(1); ; n++ {
+		line, err := r.ReadSlice('\n')
+		for errors.Is(err, bufio.ErrBufferFull) {
+			long = append(long, line...)
+			line, err = r.ReadSlice('\n')
+		}
+		if len(long) > 0 {
+			line = append(long, line...)
+			long = line[:0]
+		}
+		if err != nil && err != io.EOF {
+			return size, fmt.Errorf("cannot read the results: %w", err)
+		}
+		if len(line) == 0 {
+			return size, nil
+		}
+		whole := err == nil
+		offset := size
+		size += int64(len(line))
+		if whole {
+			line = line[:len(line)-1]
+		}
+		if err := each(offset, line, n, whole); err != nil {
+			return size, err
+		}
+		if !whole {
+			return size, nil
+		}
+	}
+}
+
+// Read gives the records of a file that nobody needs to lock: the latest of each id, and
+// a line half written left out.
+func Read(path string, each func(*Record)) error {
+	dir, err := os.MkdirTemp(filepath.Dir(path), ".llmq-*")
+	if err != nil {
+		if dir, err = os.MkdirTemp("", "llmq-*"); err != nil {
+			return err
+		}
+	}
+	defer os.RemoveAll(dir)
+	ids := idset.New(filepath.Join(dir, "ids"))
+	defer ids.Close()
+	var torn *LineError
+	take := func(final bool) error {
+		torn = nil
+		_, err := Scan(path, func(offset int64, line []byte, n int64, whole bool) error {
+			if torn != nil {
+				return torn
+			}
+			r, err := parse(line)
+			if err != nil || !whole {
+				if err == nil {
+					err = errors.New("it has no end")
+				}
+				torn = &LineError{path, n, err}
+				return nil
+			}
+			if !final {
+				return ids.Put(r.CustomID, uint64(offset))
+			}
+			if at, _, err := ids.Get(r.CustomID); err != nil || at != uint64(offset) {
+				return err
+			}
+			each(r)
+			return nil
+		})
+		return err
+	}
+	if err := take(false); err != nil {
+		return err
+	}
+	return take(true)
+}
