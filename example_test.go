@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"expvar"
 	"fmt"
 	"slices"
 	"sync"
@@ -213,6 +214,43 @@ func ExampleManager() {
 	// Output:
 	// [gemini-flash gpt-5-mini]
 	// gemini-flash You asked: What is fog? <nil>
+}
+
+// Info at /debug/vars: importing expvar serves it on http.DefaultServeMux.
+func ExampleManager_InfoAll_expvar() {
+	ctx := context.Background()
+	manager := llmqueue.NewManager[Question, Answer]()
+	defer manager.Shutdown(ctx)
+	must(manager.Register("gpt-5-mini", ask, llmqueue.WithLimits(llmqueue.RPM(500), llmqueue.TPM(200_000))))
+	info := expvar.Func(func() any { return manager.InfoAll() })
+	if expvar.Get("llmqueue") == nil { // Publish panics when the name is taken
+		expvar.Publish("llmqueue", info)
+	}
+
+	must(manager.Submit(ctx, llmqueue.Request[Question]{ModelID: "gpt-5-mini", Params: Question{Text: "What is rain?"}}))
+	var seen []struct {
+		ModelID   string `json:"model_id"`
+		Pending   int    `json:"pending"`
+		Completed int    `json:"completed"`
+		Limits    []struct {
+			Limit     json.RawMessage `json:"limit"`
+			Used      int             `json:"used"`
+			Available int             `json:"available"`
+		} `json:"limits"`
+	}
+	if err := json.Unmarshal([]byte(info.String()), &seen); err != nil {
+		fmt.Println(err)
+	}
+	for _, queue := range seen {
+		fmt.Println(queue.ModelID, queue.Pending, "waiting,", queue.Completed, "completed")
+		for _, l := range queue.Limits {
+			fmt.Printf("%s: %d used, %d available\n", l.Limit, l.Used, l.Available)
+		}
+	}
+	// Output:
+	// gpt-5-mini 0 waiting, 1 completed
+	// {"type":"rpm","limit":500,"time_period":"1m0s"}: 1 used, 499 available
+	// {"type":"tpm","limit":200000,"time_period":"1m0s"}: 6 used, 199994 available
 }
 
 // One organisation's limit over the queues of two models.

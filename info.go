@@ -43,6 +43,9 @@ type QueueInfo struct {
 	Limits    []LimitInfo    `json:"limits"`
 	Shared    []LimitInfo    `json:"shared_limits,omitempty"`
 	Endpoints []EndpointInfo `json:"endpoints"` // in the order in which they were added
+	// Since is when the queue was made: another one tells that the counts began anew,
+	// because the model was unregistered and registered again.
+	Since time.Time `json:"since"`
 }
 
 // EndpointInfo is a snapshot of one endpoint.

@@ -27,6 +27,7 @@ func (q *Queue[P, T]) Info() QueueInfo {
 	}
 	first := info.Endpoints[0]
 	info.Limits, info.Shared = first.Limits, first.Shared
+	info.Since = q.epoch
 	soonest := slices.MinFunc(info.Endpoints, func(a, b EndpointInfo) int { return a.PausedUntil.Compare(b.PausedUntil) })
 	info.PausedUntil, info.PauseReason = soonest.PausedUntil, soonest.PauseReason
 	return info

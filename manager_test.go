@@ -195,6 +195,8 @@ func TestUnregister(t *testing.T) {
 		_, err := m.Register("m", slow)
 		require.NoError(t, err)
 		q, _ := m.Queue("m")
+		made := q.Info().Since
+		assert.WithinDuration(t, time.Now(), made, 0)
 		r, err := m.Submit(t.Context(), Request[int]{ModelID: "m", Params: 3, NoWait: true})
 		require.NoError(t, err)
 		require.NoError(t, m.Unregister(t.Context(), "m"), "it drains the queue")
@@ -209,6 +211,7 @@ func TestUnregister(t *testing.T) {
 		_, err = m.Register("m", slow)
 		require.NoError(t, err)
 		q, _ = m.Queue("m")
+		assert.Equal(t, time.Minute, q.Info().Since.Sub(made), "whose counts began anew")
 		r, err = m.Submit(t.Context(), Request[int]{ModelID: "m", NoWait: true})
 		require.NoError(t, err)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
