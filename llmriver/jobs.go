@@ -40,6 +40,7 @@ type Jobs[P, T any] struct {
 	closing  bool
 	served   map[string]bool
 	held     map[int64]*hold
+	orders   map[string]*order
 	waits    map[waitKey]map[*wait[T]]struct{}
 	returned []int64 // handed back by Shutdown
 	polls    chan struct{}
@@ -80,7 +81,7 @@ func open[P, T any](ctx context.Context, store Store, manager *llmqueue.Manager[
 	}
 	j := &Jobs[P, T]{
 		manager: manager, settings: s, name: processName(), ended: make(chan struct{}),
-		served: make(map[string]bool), held: make(map[int64]*hold),
+		served: make(map[string]bool), held: make(map[int64]*hold), orders: make(map[string]*order),
 		waits: make(map[waitKey]map[*wait[T]]struct{}), polls: make(chan struct{}, 1),
 	}
 	j.inserts = group[*insert]{write: j.insertAll, most: 500}
@@ -92,7 +93,7 @@ func open[P, T any](ctx context.Context, store Store, manager *llmqueue.Manager[
 		CompletedJobRetentionPeriod: s.retention,
 		CancelledJobRetentionPeriod: s.retention,
 		DiscardedJobRetentionPeriod: s.retention,
-		FetchCooldown:               fetchCooldown,
+		FetchCooldown:               river.FetchCooldownMin, // also between two notifications of new jobs
 		FetchPollInterval:           s.poll,
 	}
 	if manager != nil {
@@ -181,26 +182,38 @@ func (j *Jobs[P, T]) Serve(modelID string) error {
 const fetchCooldown = 10 * time.Millisecond
 
 func (j *Jobs[P, T]) queueConfig(q *llmqueue.Queue[P, T]) river.QueueConfig {
-	return river.QueueConfig{MaxWorkers: min(slots(q.Info())+j.settings.ahead, river.QueueNumWorkersMax)}
+	return river.QueueConfig{FetchCooldown: fetchCooldown, MaxWorkers: min(slots(q.Info())+j.settings.ahead, river.QueueNumWorkersMax)}
 }
+
+// defaultSlots is how many processors a queue without a concurrent limit runs.
+const defaultSlots = 256
 
 // slots is how many requests of a queue its limits may let run at once. Those of a limit on
 // requests may take as long as its period, so that two periods' worth can be under way.
 func slots(info llmqueue.QueueInfo) int {
 	total := int64(0)
 	for _, e := range info.Endpoints {
-		n := int64(math.MaxInt64)
+		concurrent, requests := int64(defaultSlots), int64(math.MaxInt64)
 		for _, l := range append(e.Limits, e.Shared...) {
 			switch l.Limit.Kind {
 			case llmqueue.KindConcurrent:
-				n = min(n, l.Limit.Amount)
+				concurrent = l.Limit.Amount
 			case llmqueue.KindRPM, llmqueue.KindRPD:
-				n = min(n, 2*l.Limit.Amount)
+				requests = min(requests, 2*l.Limit.Amount)
 			}
 		}
-		total += min(n, river.QueueNumWorkersMax)
+		total += min(concurrent, requests, river.QueueNumWorkersMax)
 	}
 	return int(min(max(total, 1), river.QueueNumWorkersMax))
+}
+
+func (j *Jobs[P, T]) orderOf(modelID string) *order {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.orders[modelID] == nil {
+		j.orders[modelID] = new(order)
+	}
+	return j.orders[modelID]
 }
 
 // DB is the store's database, for transactions to give to SubmitTx. Shutdown closes it,
@@ -276,7 +289,7 @@ func (j *Jobs[P, T]) row(ctx context.Context, modelID, requestID string) (*river
 	}
 	jobID, err := j.database.find(ctx, j.database.db, queue, requestID)
 	if err != nil {
-		return nil, nil, fmt.Errorf("llmriver: looking up a job: %w", err)
+		return nil, nil, j.lookupError(err)
 	}
 	if jobID != 0 {
 		row, env, err := j.rowOf(ctx, jobID)
@@ -287,6 +300,13 @@ func (j *Jobs[P, T]) row(ctx context.Context, modelID, requestID string) (*river
 	return nil, nil, notFound(modelID, requestID)
 }
 
+func (j *Jobs[P, T]) lookupError(err error) error {
+	if j.life.Err() != nil {
+		return errClosed()
+	}
+	return fmt.Errorf("llmriver: looking up a job: %w", err)
+}
+
 // rowOf is the job with that number, nil when there is none or its time is over.
 func (j *Jobs[P, T]) rowOf(ctx context.Context, jobID int64) (*rivertype.JobRow, *envelope, error) {
 	row, err := j.client.JobGet(ctx, jobID)
@@ -294,7 +314,7 @@ func (j *Jobs[P, T]) rowOf(ctx context.Context, jobID int64) (*rivertype.JobRow,
 	case errors.Is(err, rivertype.ErrNotFound):
 		return nil, nil, nil
 	case err != nil:
-		return nil, nil, fmt.Errorf("llmriver: looking up a job: %w", err)
+		return nil, nil, j.lookupError(err)
 	case row.Kind != kind || row.FinalizedAt != nil && time.Since(*row.FinalizedAt) > j.settings.retention:
 		return nil, nil, nil
 	}
