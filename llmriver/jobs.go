@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/riverqueue/river"
@@ -29,6 +30,8 @@ type Jobs[P, T any] struct {
 	client   *river.Client[*sql.Tx]
 	inserts  group[*insert]
 	ends     group[*ending]
+	log      *slog.Logger    // River's
+	trouble  atomic.Int64    // ns since 1970, when River last met an error; 0 when it did not
 	life     context.Context // of goroutines, until Shutdown has ended
 	die      context.CancelFunc
 	crew     sync.WaitGroup
@@ -86,8 +89,9 @@ func open[P, T any](ctx context.Context, store Store, manager *llmqueue.Manager[
 	}
 	j.inserts = group[*insert]{write: j.insertAll, most: 500}
 	j.ends = group[*ending]{write: j.endAll, most: 500}
+	j.log = slog.New(riverLog{s.logger.Handler(), &j.trouble})
 	config := &river.Config{
-		ID: j.name, Logger: warnings(s.logger),
+		ID: j.name, Logger: j.log,
 		MaxAttempts:                 math.MaxInt16, // retries are the queue's, and a crash is no failure
 		JobTimeout:                  -1,            // a job may wait in line for long
 		CompletedJobRetentionPeriod: s.retention,
@@ -125,7 +129,7 @@ func open[P, T any](ctx context.Context, store Store, manager *llmqueue.Manager[
 
 // start does what needs the database.
 func (j *Jobs[P, T]) start(ctx context.Context, config *river.Config) error {
-	if err := j.database.migrate(ctx, &j.settings); err != nil {
+	if err := j.database.migrate(ctx, j.log, j.settings.checkOnly); err != nil {
 		return err
 	}
 	var err error
@@ -148,6 +152,7 @@ func (j *Jobs[P, T]) start(ctx context.Context, config *river.Config) error {
 	}
 	// Not ctx: River would stop when it ends.
 	if err := j.client.Start(context.WithoutCancel(ctx)); err != nil {
+		_ = j.database.leave(ctx, j.database.db, j.name)
 		return fmt.Errorf("llmriver: %w", err)
 	}
 	return nil
@@ -241,32 +246,6 @@ func processName() string {
 		host = host[:40]
 	}
 	return fmt.Sprintf("%s-%d-%s", host, os.Getpid(), strings.ToLower(rand.Text()[:10]))
-}
-
-// signalLife tells the others that this process lives, and takes the jobs of those that do
-// not. It does the latter only when the database was there for a whole lease: after an
-// outage the signals of all are old.
-func (j *Jobs[P, T]) signalLife() {
-	tick := time.NewTicker(j.settings.lease / 3)
-	defer tick.Stop()
-	since := time.Now()
-	for {
-		select {
-		case <-j.life.Done():
-			return
-		case <-tick.C:
-		}
-		ctx, cancel := context.WithTimeout(j.life, j.settings.lease/3)
-		freed, err := j.database.signal(ctx, j.database.db, j.name, j.settings.lease.Seconds(), time.Since(since) >= j.settings.lease)
-		cancel()
-		switch {
-		case err != nil && j.life.Err() == nil:
-			since = time.Now()
-			j.settings.logger.Warn("llmriver: the database did not take this process's sign of life", slog.String("error", err.Error()))
-		case freed > 0:
-			j.settings.logger.Warn("llmriver: jobs of a process that died start again", slog.Int64("jobs", freed))
-		}
-	}
 }
 
 // notFound is the error for an id without a job.
