@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/riverqueue/river"
@@ -29,6 +30,8 @@ type Jobs[P, T any] struct {
 	client   *river.Client[*sql.Tx]
 	inserts  group[*insert]
 	ends     group[*ending]
+	log      *slog.Logger    // River's
+	trouble  atomic.Int64    // ns since 1970, when River last met an error; 0 when it did not
 	life     context.Context // of goroutines, until Shutdown has ended
 	die      context.CancelFunc
 	crew     sync.WaitGroup
@@ -40,6 +43,7 @@ type Jobs[P, T any] struct {
 	closing  bool
 	served   map[string]bool
 	held     map[int64]*hold
+	orders   map[string]*order
 	waits    map[waitKey]map[*wait[T]]struct{}
 	returned []int64 // handed back by Shutdown
 	polls    chan struct{}
@@ -80,19 +84,20 @@ func open[P, T any](ctx context.Context, store Store, manager *llmqueue.Manager[
 	}
 	j := &Jobs[P, T]{
 		manager: manager, settings: s, name: processName(), ended: make(chan struct{}),
-		served: make(map[string]bool), held: make(map[int64]*hold),
+		served: make(map[string]bool), held: make(map[int64]*hold), orders: make(map[string]*order),
 		waits: make(map[waitKey]map[*wait[T]]struct{}), polls: make(chan struct{}, 1),
 	}
 	j.inserts = group[*insert]{write: j.insertAll, most: 500}
 	j.ends = group[*ending]{write: j.endAll, most: 500}
+	j.log = slog.New(riverLog{s.logger.Handler(), &j.trouble})
 	config := &river.Config{
-		ID: j.name, Logger: warnings(s.logger),
+		ID: j.name, Logger: j.log,
 		MaxAttempts:                 math.MaxInt16, // retries are the queue's, and a crash is no failure
 		JobTimeout:                  -1,            // a job may wait in line for long
 		CompletedJobRetentionPeriod: s.retention,
 		CancelledJobRetentionPeriod: s.retention,
 		DiscardedJobRetentionPeriod: s.retention,
-		FetchCooldown:               fetchCooldown,
+		FetchCooldown:               river.FetchCooldownMin, // also between two notifications of new jobs
 		FetchPollInterval:           s.poll,
 	}
 	if manager != nil {
@@ -124,7 +129,7 @@ func open[P, T any](ctx context.Context, store Store, manager *llmqueue.Manager[
 
 // start does what needs the database.
 func (j *Jobs[P, T]) start(ctx context.Context, config *river.Config) error {
-	if err := j.database.migrate(ctx, &j.settings); err != nil {
+	if err := j.database.migrate(ctx, j.log, j.settings.checkOnly); err != nil {
 		return err
 	}
 	var err error
@@ -147,6 +152,7 @@ func (j *Jobs[P, T]) start(ctx context.Context, config *river.Config) error {
 	}
 	// Not ctx: River would stop when it ends.
 	if err := j.client.Start(context.WithoutCancel(ctx)); err != nil {
+		_ = j.database.leave(ctx, j.database.db, j.name)
 		return fmt.Errorf("llmriver: %w", err)
 	}
 	return nil
@@ -181,26 +187,38 @@ func (j *Jobs[P, T]) Serve(modelID string) error {
 const fetchCooldown = 10 * time.Millisecond
 
 func (j *Jobs[P, T]) queueConfig(q *llmqueue.Queue[P, T]) river.QueueConfig {
-	return river.QueueConfig{MaxWorkers: min(slots(q.Info())+j.settings.ahead, river.QueueNumWorkersMax)}
+	return river.QueueConfig{FetchCooldown: fetchCooldown, MaxWorkers: min(slots(q.Info())+j.settings.ahead, river.QueueNumWorkersMax)}
 }
+
+// defaultSlots is how many processors a queue without a concurrent limit runs.
+const defaultSlots = 256
 
 // slots is how many requests of a queue its limits may let run at once. Those of a limit on
 // requests may take as long as its period, so that two periods' worth can be under way.
 func slots(info llmqueue.QueueInfo) int {
 	total := int64(0)
 	for _, e := range info.Endpoints {
-		n := int64(math.MaxInt64)
+		concurrent, requests := int64(defaultSlots), int64(math.MaxInt64)
 		for _, l := range append(e.Limits, e.Shared...) {
 			switch l.Limit.Kind {
 			case llmqueue.KindConcurrent:
-				n = min(n, l.Limit.Amount)
+				concurrent = l.Limit.Amount
 			case llmqueue.KindRPM, llmqueue.KindRPD:
-				n = min(n, 2*l.Limit.Amount)
+				requests = min(requests, 2*l.Limit.Amount)
 			}
 		}
-		total += min(n, river.QueueNumWorkersMax)
+		total += min(concurrent, requests, river.QueueNumWorkersMax)
 	}
 	return int(min(max(total, 1), river.QueueNumWorkersMax))
+}
+
+func (j *Jobs[P, T]) orderOf(modelID string) *order {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.orders[modelID] == nil {
+		j.orders[modelID] = new(order)
+	}
+	return j.orders[modelID]
 }
 
 // DB is the store's database, for transactions to give to SubmitTx. Shutdown closes it,
@@ -230,32 +248,6 @@ func processName() string {
 	return fmt.Sprintf("%s-%d-%s", host, os.Getpid(), strings.ToLower(rand.Text()[:10]))
 }
 
-// signalLife tells the others that this process lives, and takes the jobs of those that do
-// not. It does the latter only when the database was there for a whole lease: after an
-// outage the signals of all are old.
-func (j *Jobs[P, T]) signalLife() {
-	tick := time.NewTicker(j.settings.lease / 3)
-	defer tick.Stop()
-	since := time.Now()
-	for {
-		select {
-		case <-j.life.Done():
-			return
-		case <-tick.C:
-		}
-		ctx, cancel := context.WithTimeout(j.life, j.settings.lease/3)
-		freed, err := j.database.signal(ctx, j.database.db, j.name, j.settings.lease.Seconds(), time.Since(since) >= j.settings.lease)
-		cancel()
-		switch {
-		case err != nil && j.life.Err() == nil:
-			since = time.Now()
-			j.settings.logger.Warn("llmriver: the database did not take this process's sign of life", slog.String("error", err.Error()))
-		case freed > 0:
-			j.settings.logger.Warn("llmriver: jobs of a process that died start again", slog.Int64("jobs", freed))
-		}
-	}
-}
-
 // notFound is the error for an id without a job.
 func notFound(modelID, requestID string) error {
 	return fmt.Errorf("%w: model %q has no job %q: never accepted, or ended and deleted (see WithRetention)",
@@ -276,7 +268,7 @@ func (j *Jobs[P, T]) row(ctx context.Context, modelID, requestID string) (*river
 	}
 	jobID, err := j.database.find(ctx, j.database.db, queue, requestID)
 	if err != nil {
-		return nil, nil, fmt.Errorf("llmriver: looking up a job: %w", err)
+		return nil, nil, j.lookupError(err)
 	}
 	if jobID != 0 {
 		row, env, err := j.rowOf(ctx, jobID)
@@ -287,6 +279,13 @@ func (j *Jobs[P, T]) row(ctx context.Context, modelID, requestID string) (*river
 	return nil, nil, notFound(modelID, requestID)
 }
 
+func (j *Jobs[P, T]) lookupError(err error) error {
+	if j.life.Err() != nil {
+		return errClosed()
+	}
+	return fmt.Errorf("llmriver: looking up a job: %w", err)
+}
+
 // rowOf is the job with that number, nil when there is none or its time is over.
 func (j *Jobs[P, T]) rowOf(ctx context.Context, jobID int64) (*rivertype.JobRow, *envelope, error) {
 	row, err := j.client.JobGet(ctx, jobID)
@@ -294,7 +293,7 @@ func (j *Jobs[P, T]) rowOf(ctx context.Context, jobID int64) (*rivertype.JobRow,
 	case errors.Is(err, rivertype.ErrNotFound):
 		return nil, nil, nil
 	case err != nil:
-		return nil, nil, fmt.Errorf("llmriver: looking up a job: %w", err)
+		return nil, nil, j.lookupError(err)
 	case row.Kind != kind || row.FinalizedAt != nil && time.Since(*row.FinalizedAt) > j.settings.retention:
 		return nil, nil, nil
 	}

@@ -144,11 +144,15 @@ func (postgresDialect) restore(ctx context.Context, db *sql.DB, ids []int64) err
 	return err
 }
 
+// available gives a running job back, or ends it when it was to be canceled. The job keeps
+// its place: its time stays.
+const available = `
+	state = CASE WHEN metadata ? 'cancel_attempted_at' THEN 'cancelled' ELSE 'available' END::river_job_state,
+	finalized_at = CASE WHEN metadata ? 'cancel_attempted_at' THEN now() END`
+
 // orphans makes jobs available again whose process is not on the list.
 const orphans = `
-	UPDATE river_job SET
-		state = CASE WHEN metadata ? 'cancel_attempted_at' THEN 'cancelled' ELSE 'available' END::river_job_state,
-		finalized_at = CASE WHEN metadata ? 'cancel_attempted_at' THEN now() END
+	UPDATE river_job SET ` + available + `
 	WHERE state = 'running' AND kind = '` + kind + `'
 		AND NOT EXISTS (SELECT FROM llmriver_process p WHERE p.id = attempted_by[array_upper(attempted_by, 1)])`
 
@@ -194,6 +198,27 @@ func (postgresDialect) signal(ctx context.Context, db *sql.DB, self string, leas
 		return 0, err
 	}
 	return n, tx.Commit()
+}
+
+func (postgresDialect) mine(ctx context.Context, db *sql.DB, self string, lease float64) (ids []int64, err error) {
+	jobs, err := scanEnded(db.QueryContext(ctx, `
+		SELECT id, false FROM river_job
+		WHERE state = 'running' AND kind = '`+kind+`' AND attempted_by[array_upper(attempted_by, 1)] = $1
+			AND attempted_at < now() - make_interval(secs => $2)`, self, lease))
+	for id := range jobs {
+		ids = append(ids, id)
+	}
+	return ids, err
+}
+
+func (postgresDialect) free(ctx context.Context, db *sql.DB, self string, ids []int64) (int64, error) {
+	r, err := db.ExecContext(ctx, `
+		UPDATE river_job SET `+available+`
+		WHERE state = 'running' AND id = ANY($1) AND attempted_by[array_upper(attempted_by, 1)] = $2`, ids, self)
+	if err != nil {
+		return 0, err
+	}
+	return r.RowsAffected()
 }
 
 func (postgresDialect) leave(ctx context.Context, db *sql.DB, self string) error {

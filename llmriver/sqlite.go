@@ -170,4 +170,10 @@ func (sqliteDialect) signal(context.Context, *sql.DB, string, float64, bool) (in
 	return 0, nil
 }
 
+func (sqliteDialect) mine(context.Context, *sql.DB, string, float64) ([]int64, error) {
+	return nil, nil
+}
+
+func (sqliteDialect) free(context.Context, *sql.DB, string, []int64) (int64, error) { return 0, nil }
+
 func (sqliteDialect) leave(context.Context, *sql.DB, string) error { return nil }

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
+	"time"
 
 	"github.com/riverqueue/river/riverdriver"
 	"github.com/riverqueue/river/rivermigrate"
@@ -49,6 +51,10 @@ type dialect interface {
 	adopt(ctx context.Context, db *sql.DB, self string, lease float64) (int64, error)
 	// signal says that this process lives, and with sweep takes the jobs of those that do not.
 	signal(ctx context.Context, db *sql.DB, self string, lease float64, sweep bool) (int64, error)
+	// mine lists jobs that are this process's by the table, for a lease or longer.
+	mine(ctx context.Context, db *sql.DB, self string, lease float64) ([]int64, error)
+	// free makes jobs of this process available again.
+	free(ctx context.Context, db *sql.DB, self string, ids []int64) (int64, error)
 	// leave takes the process off the list.
 	leave(ctx context.Context, db *sql.DB, self string) error
 	// leases reports whether signal is needed.
@@ -56,12 +62,12 @@ type dialect interface {
 }
 
 // migrate brings the tables up to date, or checks that they are.
-func (d *database) migrate(ctx context.Context, s *settings) error {
-	migrator, err := rivermigrate.New(d.driver, &rivermigrate.Config{Logger: warnings(s.logger)})
+func (d *database) migrate(ctx context.Context, log *slog.Logger, checkOnly bool) error {
+	migrator, err := rivermigrate.New(d.driver, &rivermigrate.Config{Logger: log})
 	if err != nil {
 		return fmt.Errorf("llmriver: %w", err)
 	}
-	if s.checkOnly {
+	if checkOnly {
 		result, err := migrator.Validate(ctx, nil)
 		if err != nil {
 			return fmt.Errorf("llmriver: checking the tables: %w", err)
@@ -79,19 +85,29 @@ func (d *database) migrate(ctx context.Context, s *settings) error {
 	})
 }
 
-// warnings is a logger that lets only warnings and errors through.
-func warnings(l *slog.Logger) *slog.Logger { return slog.New(atLeastWarn{l.Handler()}) }
-
-type atLeastWarn struct{ slog.Handler }
-
-func (h atLeastWarn) Enabled(ctx context.Context, level slog.Level) bool {
-	return level >= slog.LevelWarn && h.Handler.Enabled(ctx, level)
+// riverLog is the logger that River gets: it lets only warnings and errors through, and notes
+// when the last error was.
+type riverLog struct {
+	slog.Handler
+	trouble *atomic.Int64 // ns since 1970; 0 when there was none
 }
 
-func (h atLeastWarn) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return atLeastWarn{h.Handler.WithAttrs(attrs)}
+func (h riverLog) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelWarn }
+
+func (h riverLog) Handle(ctx context.Context, r slog.Record) error {
+	if r.Level >= slog.LevelError {
+		h.trouble.Store(time.Now().UnixNano())
+	}
+	if !h.Handler.Enabled(ctx, r.Level) {
+		return nil
+	}
+	return h.Handler.Handle(ctx, r)
 }
 
-func (h atLeastWarn) WithGroup(name string) slog.Handler {
-	return atLeastWarn{h.Handler.WithGroup(name)}
+func (h riverLog) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return riverLog{h.Handler.WithAttrs(attrs), h.trouble}
+}
+
+func (h riverLog) WithGroup(name string) slog.Handler {
+	return riverLog{h.Handler.WithGroup(name), h.trouble}
 }

@@ -69,7 +69,7 @@ func (j *Jobs[P, T]) work(ctx context.Context, job *river.Job[envelope]) error {
 	}()
 	resp, wait, back := j.run(ctx, h, job)
 	switch {
-	case back && errors.Is(context.Cause(ctx), errHandBack):
+	case back && wait == 0:
 		return j.handBack(job.ID)
 	case back:
 		return river.JobSnooze(wait)
@@ -115,9 +115,12 @@ func (j *Jobs[P, T]) run(ctx context.Context, h *hold, job *river.Job[envelope])
 		return resp, unservedWait, true
 	}
 	ctx = context.WithValue(ctx, keyOfJob{}, id)
+	turn := j.orderOf(env.Model).queue(job.JobRow)
+	defer turn.entered()
+	<-turn.pass
 	for n := 2; ; n++ {
 		h.id.Store(req.ID)
-		resp, err = q.Submit(ctx, req)
+		resp, err = q.Submit(entering{ctx, turn}, req)
 		if !errors.Is(err, llmqueue.ErrDuplicateRequest) || resp.Status != "" {
 			break
 		}
