@@ -15,7 +15,7 @@ const (
 	// an older one, which the server has lost, say so meanwhile.
 	settling = time.Second
 	// grace is how long who is first in line may take to come once it was told to.
-	grace = 300 * time.Millisecond
+	grace = 200 * time.Millisecond
 	// watch is how often a process that waits keeps its place and looks whether a
 	// message was lost.
 	watch = 2 * time.Second
@@ -244,7 +244,7 @@ func (s *set) args(x *exchange, who *identity, ahead time.Duration) []any {
 	}
 	args := make([]any, 0, 64)
 	args = append(args, who.id, who.seq, who.gen, who.rev, silent, x.newgen, s.channel(), s.mailbox,
-		x.mode, flag(x.leaves), flag(x.cut && s.limiter.options.LocalShare > 0), flag(x.bye),
+		x.mode, bit(x.leaves), bit(x.cut && s.limiter.options.LocalShare > 0), bit(x.bye),
 		s.slots, x.busy, x.idle, x.slotNeed, x.slotWant, s.ttl.Milliseconds(),
 		s.lease.Milliseconds(), settling.Milliseconds(), grace.Milliseconds(), watch.Milliseconds(),
 		(s.longest + remembered).Milliseconds())
@@ -274,7 +274,7 @@ func (s *set) args(x *exchange, who *identity, ahead time.Duration) []any {
 	return args
 }
 
-func flag(b bool) int {
+func bit(b bool) int {
 	if b {
 		return 1
 	}

@@ -95,3 +95,11 @@ func (s *server) client(t testing.TB) *redis.Client {
 func fresh(t testing.TB) string {
 	return fmt.Sprintf("llmqueue-test-%s-%d-%d", t.Name(), os.Getpid(), time.Now().UnixNano())
 }
+
+// stop ends it properly.
+func (s *server) stop(t testing.TB) {
+	t.Helper()
+	require.NoError(t, s.cmd.Process.Signal(os.Interrupt))
+	_ = s.cmd.Wait()
+	s.cmd = nil
+}

@@ -42,7 +42,7 @@ if packed then
   m = cmsgpack.unpack(packed)
 else
   m = {gen = newgen, rev = 0, now = wall, shift = 0, created = wall, opens = 0, slotsfrom = 0,
-       slots = 0, waits = 0, serial = 0, head = '', headneed = {0, 0, 0, 0}, headslot = 0, told = 0, due = 0,
+       slots = 0, waits = 0, serial = 0, head = '', headneed = {0, 0, 0, 0}, headslot = 0, headbox = '', headseen = 0, told = 0, due = 0,
        holders = 0, renewed = -1e9, logs = {}, paces = {}}
   if gen ~= '' then
     lost = true
@@ -326,6 +326,8 @@ local function at(n, s)
   return t
 end
 
+local silence = 5 * watch / 2 -- who waits and is not heard of for so long is gone
+
 -- appoint tells who is first in line now when it may come.
 local function appoint()
   while true do
@@ -333,12 +335,13 @@ local function appoint()
     m.head = h or ''
     if not h then m.waits = 0; return end
     if h == id then
-      m.told, m.due = now, now + grace
+      m.told, m.due, m.headseen = now, now + grace, now
       return
     end
     local r = redis.call('HGET', people, h)
-    if r then
-      r = cmsgpack.unpack(r)
+    r = r and cmsgpack.unpack(r)
+    if r and now - r.seen <= silence then
+      m.headseen = r.seen
       m.headneed, m.headslot, m.headbox = r.need, r.slot, r.box
       m.told = at(r.need, r.slot)
       m.due = math.max(m.told, now) + grace
@@ -356,12 +359,13 @@ local function steps_out(p)
   end
 end
 for _, p in ipairs(goes) do steps_out(p) end
+if m.head == id then m.headseen = now end
 if leaves == 1 or bye == 1 then steps_out(id) end
 
 local granted, given, more, comes = 0, {0, 0, 0, 0}, 0, 0
 if mode > 0 then
-  while m.head ~= '' and m.head ~= id and now > m.due do
-    steps_out(m.head) -- it was told to come and did not
+  while m.head ~= '' and m.head ~= id and (now > m.due or now - m.headseen > silence) do
+    steps_out(m.head) -- it was told to come and did not, or is not there any more
   end
   local first = m.waits == 0 or m.head == id
   comes = first and at(need, slotneed) or 0
@@ -398,8 +402,7 @@ if mode > 0 then
       m.serial = m.serial + 1
       m.waits = m.waits + 1
       if m.waits == 1 then
-        m.head = id
-        first = true
+        m.head, m.headseen = id, now
         comes = at(need, slotneed)
         redis.call('PUBLISH', channel, 'w')
       end
@@ -451,7 +454,7 @@ if bye == 1 then
   redis.call('HDEL', people, id)
   redis.call('ZREM', looks, id)
 else
-  me.seq, me.reply = seq, reply
+  me.seq, me.reply, me.seen = seq, reply, now
   if mode == 1 then me.need, me.slot, me.box = need, slotneed, mailbox end
   redis.call('HSET', people, id, cmsgpack.pack(me))
   redis.call('ZADD', looks, now + ((me.held > 0) and ttl or forget), id)
