@@ -3,6 +3,7 @@ module github.com/llmqueue/llmqueue/cmd/llmq
 go 1.25.0
 
 require (
+	github.com/creack/pty v1.1.24
 	github.com/go-analyze/charts v0.6.4
 	github.com/goccy/go-yaml v1.19.2
 	github.com/gofrs/flock v0.13.1
@@ -10,7 +11,9 @@ require (
 	github.com/spf13/cobra v1.10.2
 	github.com/spf13/pflag v1.0.9
 	github.com/vbauerster/mpb/v8 v8.15.2
+	golang.org/x/sync v0.22.0
 	golang.org/x/term v0.43.0
+	golang.org/x/time v0.15.0
 )
 
 require (

@@ -17,7 +17,7 @@ import (
 // killing runs a command again and again, killed each time at a random moment after it
 // recorded something, until it has been killed so often; then to its end. What was
 // recorded before a kill has to be there after it, byte by byte.
-func killing(t *testing.T, dir string, times int, longest time.Duration, args ...string) (code int, stderr string) {
+func killing(t testing.TB, dir string, times int, longest time.Duration, args ...string) (code int, stderr string) {
 	t.Helper()
 	output := filepath.Join(dir, "results.jsonl")
 	kills := 0

@@ -123,7 +123,7 @@ func Open(path string, each func(*Record)) (_ *File, err error) {
 		return nil, fmt.Errorf("cannot write %s: it is no regular file", path)
 	}
 	dir := Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, fmt.Errorf("cannot write beside %s: %w", path, err)
 	}
 	f := &File{path: path, lock: flock.New(filepath.Join(dir, "lock")), ids: idset.New(filepath.Join(dir, "ids"))}
