@@ -112,7 +112,7 @@ func TestStatsAndItsChart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"Requests started in any minute", "Tokens of the requests", ">m<", "other &lt;model&gt;", "all models", ">limit<"} {
+	for _, want := range []string{"Requests started in any minute", "Tokens charged in any minute", ">m<", "other &lt;model&gt;", "all models", ">limit<"} {
 		if !strings.Contains(string(svg), want) {
 			t.Errorf("the chart has no %q", want)
 		}

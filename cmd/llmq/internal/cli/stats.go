@@ -28,8 +28,8 @@ func newStats() *cobra.Command {
 		Short: "Sum a file of results up: latency, tokens, cost, failures, and a chart",
 		Long: `Stats reads a file of results, also while a run writes it. The chart shows how much was
 started in any minute, by model, against the limits that were in force; these are known
-while RESULTS.llmq, which the run keeps beside the file, is there. Tokens are those that
-were used: where a provider charges what was asked for, they stay below its limit.`,
+while RESULTS.llmq, which the run keeps beside the file, is there. Its tokens are those
+that the limits were charged: where a provider charges max_tokens, more than were used.`,
 		Example: `  llmq stats results.jsonl
   llmq stats results.jsonl --prices prices.yaml --chart results.svg
   llmq stats results.jsonl --json`,

@@ -32,7 +32,7 @@ func Chart(points []time.Time, list []Series, period time.Duration, format strin
 		values, limits func(*Series) []float64
 	}{
 		{"Requests started in any " + per, func(s *Series) []float64 { return s.Requests }, func(s *Series) []float64 { return s.RequestLimit }},
-		{"Tokens of the requests started in any " + per, func(s *Series) []float64 { return s.Tokens }, func(s *Series) []float64 { return s.TokenLimit }},
+		{"Tokens charged in any " + per, func(s *Series) []float64 { return s.Tokens }, func(s *Series) []float64 { return s.TokenLimit }},
 	} {
 		box := charts.NewBox(0, i*h/2, w, (i+1)*h/2)
 		if err := p.Child(charts.PainterBoxOption(box)).LineChart(lines(panel.title, points, list, panel.values, panel.limits)); err != nil {

@@ -132,7 +132,7 @@ func (r *Report) add(rec *results.Record) {
 		i := at.UnixNano() / int64(r.slot)
 		l := m.slots[i]
 		l.requests++
-		l.tokens += u.Total()
+		l.tokens += cmp.Or(rec.Run.Charged, u.Total())
 		m.slots[i] = l
 	}
 }

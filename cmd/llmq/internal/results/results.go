@@ -54,6 +54,7 @@ type Run struct {
 	Input     int64     `json:"input_tokens"` // of all attempts, as is known
 	Output    int64     `json:"output_tokens"`
 	Cached    int64     `json:"cached_input_tokens,omitempty"`
+	Charged   int64     `json:"charged_tokens"` // to the limits, by the last attempt
 }
 
 // Usage is what the record's attempts used.
