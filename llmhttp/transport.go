@@ -5,6 +5,8 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"net/http/httptrace"
+	"sync/atomic"
 	"time"
 
 	"github.com/llmqueue/llmqueue"
@@ -60,7 +62,9 @@ func (t *Transport) CloseIdleConnections() {
 // maxErrorBody is how much of an error's body is read before it is handed on.
 const maxErrorBody = 64 << 10
 
-// RoundTrip sends the request. Outside a queue's attempt it does nothing else.
+// RoundTrip sends the request. Outside a queue's attempt it does nothing else. It counts
+// as sent when its headers are on the wire: a connection that is new, and a machine that is
+// busy, delay the first calls by more than the next ones.
 // Inside one it observes the answer twice: when its headers are there (with an
 // error's body, up to 64 KiB of which it reads first), and when its body ends or is
 // closed. A call that failed without an answer is retryable, also when a timeout of
@@ -70,8 +74,12 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !llmqueue.InAttempt(ctx) {
 		return t.next().RoundTrip(req)
 	}
-	sent := time.Now()
-	res, err := t.next().RoundTrip(req)
+	begun := time.Now()
+	var wrote atomic.Int64 // ns later
+	res, err := t.next().RoundTrip(req.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		WroteHeaders: func() { wrote.Store(int64(time.Since(begun))) },
+	})))
+	sent := begun.Add(time.Duration(wrote.Load()))
 	switch {
 	case err != nil:
 		llmqueue.Observe(ctx, llmqueue.Observation{SentAt: sent, Outcome: llmqueue.OutcomeRetryable})

@@ -36,7 +36,7 @@ type process struct {
 }
 
 // command prepares llmq in a folder, with no key in its environment but those of env.
-func command(t *testing.T, dir string, env []string, args ...string) *process {
+func command(t testing.TB, dir string, env []string, args ...string) *process {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -140,7 +140,7 @@ type result struct {
 }
 
 // readResults reads a file of results, of which every line has to be one.
-func readResults(t *testing.T, dir, name string) (list []result) {
+func readResults(t testing.TB, dir, name string) (list []result) {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(dir, name))
 	if err != nil {

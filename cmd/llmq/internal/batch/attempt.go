@@ -36,6 +36,7 @@ func (r *run) process(ctx context.Context, req llmqueue.Request[*item]) (caller.
 	}
 	r.attempts.Add(1)
 	reply, err := r.caller.Call(ctx, it.Path, it.Body)
+	reply.Charged = r.charged(it.Model, req.Estimate, reply.Usage, reply.Usage != (llmqueue.Usage{})).Total()
 	r.money.settle(it.Model, price, reply.Usage)
 	r.input.Add(reply.Usage.InputTokens)
 	r.output.Add(reply.Usage.OutputTokens)
@@ -183,7 +184,7 @@ func (r *run) conclude(res llmqueue.Response[caller.Reply], err error) error {
 		CustomID: it.ID, Error: problem,
 		Run: results.Run{
 			Line: it.Line, Model: it.Model, StartedAt: reply.Sent.Round(0), LatencyMS: float64(reply.Latency.Microseconds()) / 1000,
-			Attempts: res.Attempts, Input: res.Usage.InputTokens, Output: res.Usage.OutputTokens, Cached: res.Usage.CachedInputTokens,
+			Attempts: res.Attempts, Input: res.Usage.InputTokens, Output: res.Usage.OutputTokens, Cached: res.Usage.CachedInputTokens, Charged: reply.Charged,
 		},
 	}
 	if reply.Status != 0 {

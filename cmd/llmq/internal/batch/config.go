@@ -25,6 +25,7 @@ type Config struct {
 	Limits       func(model string) []llmqueue.Limit // without concurrency; empty: to be learned
 	Learn        func(model string) bool             // the provider's answers may raise limits, too
 	Accounting   func(model string) llmqueue.Accounting
+	Margin       time.Duration // negative: the default
 	Concurrency  int64
 	Attempts     int
 	WaitForQuota bool

@@ -134,7 +134,7 @@ func (r *run) atLeast(model string, n int64, sum llmqueue.Usage) (time.Duration,
 				return
 			}
 		}
-	}, llmqueue.WithLimits(append(limits, llmqueue.Concurrent(r.Concurrency))...), llmqueue.WithAccounting(r.Accounting(model)))
+	}, llmqueue.WithLimits(append(limits, llmqueue.Concurrent(r.Concurrency))...), llmqueue.WithMargin(r.Margin), llmqueue.WithAccounting(r.Accounting(model)))
 	if err != nil {
 		return 0, "", fmt.Errorf("model %s: %w", model, err)
 	}

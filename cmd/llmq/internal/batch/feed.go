@@ -131,7 +131,7 @@ func (r *run) register(model string) error {
 		return nil
 	}
 	limits := r.Limits(model)
-	opts := []llmqueue.Option{llmqueue.WithAccounting(r.Accounting(model)), llmqueue.WithPriorUsage(r.past.Starts(model))}
+	opts := []llmqueue.Option{llmqueue.WithAccounting(r.Accounting(model)), llmqueue.WithMargin(r.Margin), llmqueue.WithPriorUsage(r.past.Starts(model))}
 	if r.Learn(model) {
 		opts = append(opts, llmqueue.WithLearnedLimits())
 		if changes := r.past.Limits(model); len(limits) == 0 && len(changes) > 0 {

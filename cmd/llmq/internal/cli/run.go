@@ -27,7 +27,7 @@ type runFlags struct {
 	timeout                              time.Duration
 	limits, accounting, dayResets        string
 	amounts                              amounts
-	period                               time.Duration
+	period, margin                       time.Duration
 	concurrency, attempts, assumedOutput int64
 	waitForQuota                         bool
 	template, model, system, endpoint    string
@@ -77,6 +77,7 @@ func (f *runFlags) register(fs *pflag.FlagSet, retry bool) {
 	fs.StringVar(&f.accounting, "accounting", "auto", "what the provider charges: openai, azure, anthropic, gemini, groq, mistral, bedrock, bedrock-claude, estimate; auto takes what the host's documents say")
 	fs.StringVar(&f.dayResets, "day-resets", "", "time `zone` at whose midnight --rpd and --tpd begin anew, such as America/Los_Angeles (default: they slide)")
 	fs.DurationVar(&f.period, "period", time.Minute, "how long the minute of the limits is, for trials with llmq simulate --period")
+	fs.DurationVar(&f.margin, "margin", -1, "how much longer than its period a limit is held, as the provider counts by its own clock (default 2% of the period, at most 250ms)")
 	fs.Int64Var(&f.attempts, "attempts", 5, "attempts of a request at most, where the provider's failure may pass")
 	fs.BoolVar(&f.waitForQuota, "wait-for-quota", false, "wait when the provider's quota is used up, until it is renewed, instead of stopping")
 
@@ -198,7 +199,7 @@ func (f *runFlags) shower(cmd *cobra.Command) *progress.Shower {
 func (f *runFlags) batch(input string, retry bool) (c batch.Config, err error) {
 	c = batch.Config{
 		Input: input, Output: f.output, Retry: retry, Ordered: f.ordered,
-		Concurrency: f.concurrency, Attempts: int(f.attempts), WaitForQuota: f.waitForQuota,
+		Margin: f.margin, Concurrency: f.concurrency, Attempts: int(f.attempts), WaitForQuota: f.waitForQuota,
 		Budget: f.budget, MaxCost: f.maxCost, AssumedOutput: f.assumedOutput,
 		Format: requests.Format{Model: f.model, System: f.system, MaxTokens: f.maxTokens, Path: f.endpoint, IDField: f.idField},
 		Limits: f.limitsOf, Learn: f.learns,

@@ -68,6 +68,6 @@ func (f *runFlags) estimate(cmd *cobra.Command, c batch.Config, shower *progress
 	} else {
 		fmt.Fprintf(out, "at most $%.4f in all\n", e.Cost)
 	}
-	fmt.Fprintln(out, "tokens are estimated from the length of the text: real tokenizers differ by -20% to +5%")
+	fmt.Fprintln(out, "tokens are guessed from the length of the text, about -5% to +20% off")
 	return nil
 }

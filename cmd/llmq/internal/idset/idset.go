@@ -1,5 +1,5 @@
-// Package idset keeps a number for each of many ids, in bounded memory: beyond about a
-// million they go to a file.
+// Package idset keeps a number for each of many ids, in bounded memory: beyond some
+// 180,000 they go to a file.
 package idset
 
 import (
@@ -28,8 +28,8 @@ type Set struct {
 // entry is the length of a slot: the hash, the value. A slot whose hash is zero is free.
 const entry = 24
 
-// inMemory is how many slots are kept in memory: 24 MB of them.
-const inMemory = 1 << 20
+// inMemory is how many slots are kept in memory: 6 MB of them.
+const inMemory = 1 << 18
 
 // New returns an empty set that puts its ids into a file at path when there are many.
 // What is there is overwritten.

@@ -375,6 +375,9 @@ func (p *Past) Starts(model string) iter.Seq2[time.Time, llmqueue.Usage] {
 
 // Limits gives the limits of a model as they came into force.
 func (p *Past) Limits(model string) []LimitChange {
+	if p == nil {
+		return nil
+	}
 	if m := p.models[model]; m != nil {
 		return m.limits
 	}
@@ -382,4 +385,9 @@ func (p *Past) Limits(model string) []LimitChange {
 }
 
 // Models lists the models that the journal knows.
-func (p *Past) Models() []string { return slices.Sorted(maps.Keys(p.models)) }
+func (p *Past) Models() []string {
+	if p == nil {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(p.models))
+}

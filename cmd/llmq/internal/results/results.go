@@ -54,6 +54,7 @@ type Run struct {
 	Input     int64     `json:"input_tokens"` // of all attempts, as is known
 	Output    int64     `json:"output_tokens"`
 	Cached    int64     `json:"cached_input_tokens,omitempty"`
+	Charged   int64     `json:"charged_tokens"` // to the limits, by the last attempt
 }
 
 // Usage is what the record's attempts used.
@@ -123,7 +124,7 @@ func Open(path string, each func(*Record)) (_ *File, err error) {
 		return nil, fmt.Errorf("cannot write %s: it is no regular file", path)
 	}
 	dir := Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, fmt.Errorf("cannot write beside %s: %w", path, err)
 	}
 	f := &File{path: path, lock: flock.New(filepath.Join(dir, "lock")), ids: idset.New(filepath.Join(dir, "ids"))}
