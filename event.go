@@ -22,7 +22,7 @@ const (
 	EventPaused        EventType = "paused"         // by Pause; or, with an Endpoint, by its provider: nothing starts there before Until, again when that gets later
 	EventResumed       EventType = "resumed"        // such a pause is over, by Resume or, with an Endpoint, because its time was up
 	EventLimitsChanged EventType = "limits_changed" // SetLimits
-	EventLimitLearned  EventType = "limit_learned"  // an answer changed the limits in force, now Limits: their amounts, bursts or, with Err, how many run at once
+	EventLimitLearned  EventType = "limit_learned"  // an answer changed the limits in force, now Limits; Err says why if a refusal did: shorter bursts, or fewer at once until they all fit again
 	EventLimitIgnored  EventType = "limit_ignored"  // an answer stated a limit that makes no sense: Err says which
 	EventNoLimits      EventType = "no_limits"      // limits were to be learned, but the provider states none; sent once
 	EventOpened        EventType = "opened"         // an endpoint's breaker opened after repeated failure: nothing starts there before Until
@@ -117,8 +117,7 @@ func (o *observer) run() {
 // after it.
 func (o *observer) stop() { o.once.Do(func() { close(o.events) }) }
 
-// logEvents is the observer behind WithLogger: one line per noteworthy event, with
-// ids, never params or results.
+// logEvents is the observer behind WithLogger, whose comment says what it logs.
 func logEvents(l *slog.Logger) func(Event) {
 	return func(e Event) {
 		level, msg := slog.LevelDebug, "request "+string(e.Type)
@@ -128,7 +127,9 @@ func logEvents(l *slog.Logger) func(Event) {
 		case EventFailed:
 			level = slog.LevelError
 		case EventPaused, EventResumed:
-			level, msg = slog.LevelWarn, "queue "+string(e.Type)
+			if level, msg = slog.LevelWarn, "queue "+string(e.Type); e.Type == EventResumed {
+				level = slog.LevelInfo
+			}
 		case EventLimitsChanged:
 			level, msg = slog.LevelInfo, "queue limits changed"
 		case EventLimitLearned:
@@ -136,13 +137,19 @@ func logEvents(l *slog.Logger) func(Event) {
 		case EventLimitIgnored:
 			msg = "limit in an answer ignored"
 		case EventOpened, EventClosed:
-			level, msg = slog.LevelWarn, "endpoint's circuit breaker "+string(e.Type)
+			if level, msg = slog.LevelWarn, "endpoint's circuit breaker "+string(e.Type); e.Type == EventClosed {
+				level = slog.LevelInfo
+			}
 		case EventNoLimits:
 			level, msg = slog.LevelWarn, "limits were to be learned but the provider states none: use WithLimits"
 		case EventNoUsage:
 			level, msg = slog.LevelWarn, "token limits are set but no attempt reports its usage: call ReportUsage in the processor, or set Request.Estimate"
 		}
-		if !l.Enabled(context.Background(), level) {
+		ctx := e.Context
+		if ctx == nil {
+			ctx = context.Background()
+		}
+		if !l.Enabled(ctx, level) {
 			return
 		}
 		attrs := []slog.Attr{slog.String("model", e.ModelID)}
@@ -161,6 +168,15 @@ func logEvents(l *slog.Logger) func(Event) {
 		if !e.Until.IsZero() {
 			attrs = append(attrs, slog.Time("until", e.Until))
 		}
+		if e.Waited > 0 {
+			attrs = append(attrs, slog.Duration("waited", e.Waited))
+		}
+		if e.Took > 0 {
+			attrs = append(attrs, slog.Duration("took", e.Took))
+		}
+		if e.Outcome != "" && e.Outcome != OutcomeServed {
+			attrs = append(attrs, slog.String("outcome", string(e.Outcome)))
+		}
 		if e.Err != nil {
 			attrs = append(attrs, slog.String("error", e.Err.Error()))
 		}
@@ -170,6 +186,6 @@ func logEvents(l *slog.Logger) func(Event) {
 		if e.Type == EventCompleted {
 			attrs = append(attrs, slog.Int64("tokens", e.Usage.Total()))
 		}
-		l.LogAttrs(context.Background(), level, msg, attrs...)
+		l.LogAttrs(ctx, level, msg, attrs...)
 	}
 }

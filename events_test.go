@@ -409,3 +409,88 @@ func TestMiddlewareSeesTheResultsUsage(t *testing.T) {
 		})
 	}
 }
+
+// When a refusal makes the queue send fewer at once, or shorter bursts, the reader is told
+// what is in force and why, and when it is as before.
+func TestEventsOfLimitsThatShrink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var events []Event
+		overloaded := true
+		q, err := NewQueue("m", func(ctx context.Context, r Request[int]) (int, error) {
+			time.Sleep(time.Second)
+			switch {
+			case r.Params == 1:
+				Observe(ctx, Observation{Outcome: OutcomeSlowDown, Delay: time.Second})
+				return 0, errBoom
+			case overloaded:
+				Observe(ctx, Observation{Outcome: OutcomeOverloaded})
+				return 0, errBoom
+			}
+			Observe(ctx, Observation{Outcome: OutcomeServed})
+			return 0, nil
+		}, WithLimits(RPM(600), Concurrent(8)), WithRetry(RetryPolicy{MaxAttempts: 1}), WithObserver(func(e Event) {
+			if e.Type == EventLimitLearned {
+				events = append(events, e)
+			}
+		}))
+		require.NoError(t, err)
+		for range 8 {
+			post(t, q, Request[int]{})
+		}
+		time.Sleep(time.Minute)
+		overloaded = false
+		for range 100 {
+			post(t, q, Request[int]{})
+		}
+		time.Sleep(time.Hour)
+		post(t, q, Request[int]{Params: 1})
+		time.Sleep(time.Hour)
+		post(t, q, Request[int]{})
+		require.NoError(t, q.Shutdown(t.Context()))
+		require.Len(t, events, 4)
+		assert.Equal(t, []Limit{RPM(600), Concurrent(6)}, events[0].Limits)
+		assert.ErrorContains(t, events[0].Err, "overloaded")
+		assert.Equal(t, []Limit{RPM(600), Concurrent(8)}, events[1].Limits)
+		assert.NoError(t, events[1].Err)
+		assert.EqualValues(t, 75, events[2].Limits[0].Burst)
+		assert.ErrorContains(t, events[2].Err, "slow_down")
+		assert.EqualValues(t, 150, events[3].Limits[0].Burst)
+		assert.NoError(t, events[3].Err)
+	})
+}
+
+// A monitor reads the queue's figures from the beginning and is detached once when it
+// ends, also when the manager does not take the queue in; a panic is NewQueue's error.
+func TestMonitor(t *testing.T) {
+	var read []func() QueueInfo
+	detached := 0
+	monitor := WithMonitor(func(info func() QueueInfo) func() {
+		read = append(read, info)
+		assert.Zero(t, info().Accepted)
+		return func() { detached++; panic("detach") }
+	})
+	m := NewManager[int, int](WithUnlimited(), monitor, WithMonitor(func(func() QueueInfo) func() { return nil }))
+	q, err := m.Register("m", echo)
+	require.NoError(t, err)
+	require.NoError(t, m.RegisterAll([]ModelConfig{{ModelID: "n"}}, echo, monitor))
+	require.Len(t, read, 3, "monitors add up")
+	_, err = q.Do(t.Context(), 1)
+	require.NoError(t, err)
+	assert.EqualValues(t, 1, read[0]().Completed)
+	assert.Equal(t, "n", read[2]().ModelID)
+	assert.Zero(t, detached)
+	require.NoError(t, q.Shutdown(t.Context()))
+	require.NoError(t, q.Shutdown(t.Context()))
+	assert.Equal(t, 1, detached)
+	require.ErrorIs(t, m.RegisterAll([]ModelConfig{{ModelID: "k"}, {ModelID: "k"}}, echo), ErrInvalidConfiguration)
+	assert.Equal(t, 2, detached)
+	require.NoError(t, m.Shutdown(t.Context()))
+	assert.Equal(t, 4, detached)
+
+	_, err = NewQueue("m", echo, WithUnlimited(), monitor, WithMonitor(func(func() QueueInfo) func() { panic("attach") }))
+	require.ErrorIs(t, err, ErrInvalidConfiguration)
+	require.ErrorContains(t, err, "attach")
+	assert.Equal(t, 5, detached, "what was attached before")
+	_, err = NewQueue("m", echo, WithUnlimited(), WithMonitor(nil))
+	require.ErrorIs(t, err, ErrInvalidConfiguration)
+}

@@ -103,7 +103,7 @@ func (q *Queue[P, T]) learn(now time.Time, w *worker[P, T], o Observation) {
 		if first {
 			e.chargeAnew(now, &w.attempt.account.charge)
 		}
-		q.emit(Event{Type: EventLimitLearned, Time: now, Endpoint: e.name, Limits: slices.Clone(e.limits)})
+		q.tellLimits(now, e, true, nil)
 	}
 	for _, seen := range o.Limits {
 		if l, err := seen.limit(); err == nil && seen.Remaining >= 0 && seen.Remaining <= seen.Amount {

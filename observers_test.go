@@ -159,41 +159,101 @@ func TestObserverThatPanicsOrExits(t *testing.T) {
 	}
 }
 
-// One line for each noteworthy event, with ids and without what the request is about.
+// One line for each event, with ids and without what the request is about: neither params
+// nor results nor metadata, whatever becomes of the request. And with the caller's context,
+// so that a handler finds its trace.
 func TestLoggerLines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
-		q, err := NewQueue("gpt", func(ctx context.Context, r Request[string]) (string, error) {
+		type params struct {
+			Text string `validate:"max=40"`
+		}
+		type result struct {
+			Text string `validate:"max=20"`
+		}
+		calls := 0
+		q, err := NewQueue("gpt", func(ctx context.Context, r Request[params]) (result, error) {
 			time.Sleep(time.Second)
-			if strings.HasPrefix(r.Params, "again") {
-				return "", RateLimited(errBoom, time.Minute)
+			switch calls++; r.ID {
+			case "a":
+				return result{"secret"}, RateLimited(errBoom, time.Minute)
+			case "c":
+				<-ctx.Done()
+				return result{"secret"}, ctx.Err()
+			case "d":
+				return result{"a secret answer that is too long"}, nil
+			case "e":
+				panic(errBoom)
 			}
 			ReportUsage(ctx, in(9))
-			return "the secret answer", nil
+			Observe(ctx, Observation{Outcome: OutcomeServed, Limits: []ObservedLimit{{Kind: KindRPM, Amount: -1}}})
+			return result{"secret answer"}, nil
 		}, WithLimits(RPM(100), TPM(100), Concurrent(1)), WithRetry(RetryPolicy{MaxAttempts: 2}),
-			WithLogger(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))))
+			WithLogger(slog.New(traced{slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug})})))
 		require.NoError(t, err)
-		post(t, q, Request[string]{ID: "a", Params: "again, the secret question", Tenant: "acme", Estimate: in(1)})
-		post(t, q, Request[string]{ID: "b", Params: "the secret question", Estimate: in(1)})
+		ctx := context.WithValue(t.Context(), traceKey{}, "4711")
+		for _, id := range []string{"a", "b", "c", "d", "e"} {
+			_, err := q.Submit(ctx, Request[params]{ID: id, Params: params{"the secret question"}, Tenant: "acme", NoWait: true,
+				Metadata: map[string]string{"secret": "secret"}, Estimate: in(1)})
+			require.NoError(t, err)
+		}
+		_, err = q.Submit(ctx, Request[params]{ID: "refused", Params: params{"a secret question that is longer than it may be"}})
+		require.ErrorIs(t, err, ErrInvalidParams)
 		q.Pause()
 		time.Sleep(10 * time.Minute)
 		q.Resume()
+		time.Sleep(10 * time.Minute)
+		require.NoError(t, q.Cancel("c"))
 		require.NoError(t, q.SetLimits(RPM(50)))
 		require.NoError(t, q.Shutdown(t.Context()))
 		assert.NotContains(t, out.String(), "secret")
 		for _, want := range []string{
-			`level=DEBUG msg="request queued" model=gpt request=a attempt=0 tenant=acme`,
-			`level=WARN msg="request retried" model=gpt request=a attempt=1 tenant=acme until=`,
-			`level=WARN msg="queue paused" model=gpt until=`,
-			`level=WARN msg="queue resumed" model=gpt`,
+			`level=DEBUG msg="request queued" model=gpt request=a attempt=0 tenant=acme trace=4711`,
+			`level=WARN msg="request retried" model=gpt request=a attempt=1 tenant=acme until=2000-01-01T00:01:01.000Z took=1s outcome=rate_limited error=boom trace=4711`,
+			`level=WARN msg="queue paused" model=gpt until=2000-01-01T00:01:01.000Z error=boom` + "\n",
+			`level=WARN msg="queue paused" model=gpt` + "\n",
+			`level=INFO msg="queue resumed" model=gpt` + "\n",
 			`level=INFO msg="queue limits changed" model=gpt`,
-			`level=ERROR msg="request failed" model=gpt request=a attempt=2 tenant=acme error="`,
-			`level=DEBUG msg="request started" model=gpt request=b attempt=1`,
-			`level=DEBUG msg="request completed" model=gpt request=b attempt=1 tokens=9`,
+			`level=ERROR msg="request failed" model=gpt request=a attempt=2 tenant=acme took=1s outcome=rate_limited error="`,
+			`level=DEBUG msg="request started" model=gpt request=b attempt=1 tenant=acme waited=`,
+			`level=DEBUG msg="limit in an answer ignored" model=gpt error="`,
+			`level=DEBUG msg="request completed" model=gpt request=b attempt=1 tenant=acme took=1s tokens=9 trace=4711`,
+			`level=DEBUG msg="request canceled" model=gpt request=c attempt=1 tenant=acme took=`,
+			`level=ERROR msg="request failed" model=gpt request=d attempt=1 tenant=acme took=1s error="`,
+			`level=ERROR msg="request failed" model=gpt request=e attempt=1 tenant=acme took=1s error="`,
 		} {
 			assert.Contains(t, out.String(), want)
 		}
+		assert.Equal(t, 3, strings.Count(out.String(), "queue paused"), "twice by the provider, once by hand")
+		assert.Equal(t, 3, strings.Count(out.String(), "queue resumed"))
 	})
+}
+
+// traced adds what the context carries, as bridges to tracing do.
+type traced struct{ slog.Handler }
+
+func (h traced) Handle(ctx context.Context, r slog.Record) error {
+	if id, ok := ctx.Value(traceKey{}).(string); ok {
+		r.AddAttrs(slog.String("trace", id))
+	}
+	return h.Handler.Handle(ctx, r)
+}
+
+// The levels are those of WithLogger's comment, for every event there is.
+func TestLoggerLevels(t *testing.T) {
+	for level, events := range map[slog.Level][]EventType{
+		slog.LevelError: {EventFailed},
+		slog.LevelWarn:  {EventRetried, EventFallback, EventPaused, EventOpened, EventNoLimits, EventNoUsage},
+		slog.LevelInfo:  {EventResumed, EventClosed, EventLimitsChanged, EventLimitLearned},
+		slog.LevelDebug: {EventQueued, EventStarted, EventCompleted, EventCanceled, EventLimitIgnored},
+	} {
+		for _, e := range events {
+			var out bytes.Buffer
+			logEvents(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug})))(Event{Type: e})
+			assert.Contains(t, out.String(), "level="+level.String()+" ", "%s", e)
+			assert.Equal(t, 1, strings.Count(out.String(), "\n"), "one line each")
+		}
+	}
 }
 
 // A logger above the level is asked once and gets nothing.

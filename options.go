@@ -46,6 +46,7 @@ type queueSettings struct {
 	historyTTL  time.Duration
 	middleware  []Middleware
 	observers   []func(Event)
+	monitors    []func(func() QueueInfo) func()
 	logger      *slog.Logger
 	validator   *validator.Validate
 	unvalidated bool
@@ -115,6 +116,11 @@ func (s *queueSettings) validate() error {
 	for _, o := range s.observers {
 		if o == nil {
 			return invalid("WithObserver got nil")
+		}
+	}
+	for _, m := range s.monitors {
+		if m == nil {
+			return invalid("WithMonitor got nil")
 		}
 	}
 	return nil
@@ -253,9 +259,26 @@ func WithObserver(f func(Event)) Option {
 	return Option{func(s *settings) { s.observers = append(slices.Clip(s.observers), f) }}
 }
 
-// WithLogger logs one line per noteworthy event: retries and pauses as warnings,
-// failures as errors, the rest at debug level. Never params or results. Defaults
-// to none.
+// WithMonitor hands attach the queue's Info while the queue is being made, so that gauges
+// can be read from it, and calls what attach returns, unless nil, when Shutdown is done:
+// also of a queue that a Manager made but did not take in. info is safe for concurrent use,
+// also afterwards. A panic of attach is NewQueue's error.
+func WithMonitor(attach func(info func() QueueInfo) (detach func())) Option {
+	return Option{func(s *settings) { s.monitors = append(slices.Clip(s.monitors), attach) }}
+}
+
+// WithLogger logs one line per event, with the context of the request's Submit:
+//
+//   - at error level requests that fail;
+//   - as warnings what holds requests up: retries, fallbacks, pauses, a breaker that
+//     opens, and, once, that no limits or no usage are stated;
+//   - at info level what ends that, and limits that change;
+//   - at debug level the rest: requests that are queued, start, complete or are canceled,
+//     and a limit in an answer that makes no sense.
+//
+// Ids, tenants, times, limits, token counts and the text of errors are logged, never
+// params, results, metadata or keys: an error that quotes params is to be avoided, or
+// logged without them by a handler of the logger. Defaults to none.
 func WithLogger(l *slog.Logger) Option {
 	return Option{func(s *settings) { s.logger = l }}
 }

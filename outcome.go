@@ -37,7 +37,7 @@ func (p pacing) burst(l Limit) int64 {
 // shorten halves the bursts three times at once, so that a server that enforces by
 // the second is found in two steps, unless they were shortened since the refused call
 // started: one burst is one lesson.
-func (q *Queue[P, T]) shorten(now time.Time, e *endpoint, started int64) {
+func (q *Queue[P, T]) shorten(now time.Time, e *endpoint, started int64, why error) {
 	p := &e.pacing
 	if p.changedAt != 0 && started <= p.changedAt {
 		return
@@ -45,7 +45,7 @@ func (q *Queue[P, T]) shorten(now time.Time, e *endpoint, started int64) {
 	p.changedAt = q.since(now)
 	if p.halvings < maxHalvings {
 		p.halvings = min(p.halvings+3, maxHalvings)
-		q.adopt(now, e)
+		q.tellLimits(now, e, q.adopt(now, e), why)
 	}
 }
 
@@ -58,7 +58,7 @@ func (q *Queue[P, T]) relax(now time.Time, e *endpoint) {
 	if p.halvings > 0 && q.since(now) >= after(p.changedAt, calm*int64(min(shortest(e.limits), time.Minute))) {
 		p.halvings--
 		p.changedAt = q.since(now)
-		q.adopt(now, e)
+		q.tellLimits(now, e, q.adopt(now, e), nil)
 	}
 }
 
@@ -69,25 +69,41 @@ type bound struct {
 	cutAt int64   // ns
 }
 
-// cut answers an overload by a quarter less, once for all calls that were running.
-func (b *bound) cut(ns, started, running int64) {
+// cut answers an overload by a quarter less, once for all calls that were running. It
+// reports whether it did.
+func (b *bound) cut(ns, started, running int64) bool {
 	if b.cutAt != 0 && started <= b.cutAt {
-		return
+		return false
 	}
 	if b.at == 0 || b.at > float64(running) {
 		b.at = float64(running)
 	}
 	b.at, b.cutAt = max(b.at*0.75, 1), ns
+	return true
 }
 
-// succeed lets the bound grow, until it is no bound any more.
-func (b *bound) succeed(slots int64) {
+// succeed lets the bound grow, until it is no bound any more: then it reports true.
+func (b *bound) succeed(slots int64) (gone bool) {
 	if b.at == 0 {
-		return
+		return false
 	}
 	if b.at += 1 / b.at; b.at >= float64(slots) {
 		b.at = 0
 	}
+	return b.at == 0
+}
+
+// tellLimits tells the observers what is in force on e, if that changed.
+func (q *Queue[P, T]) tellLimits(now time.Time, e *endpoint, changed bool, why error) {
+	if !changed || len(q.observers) == 0 {
+		return
+	}
+	limits := slices.Clone(e.limits)
+	if e.bound.at > 0 {
+		limits = slices.DeleteFunc(limits, func(l Limit) bool { return l.Kind == KindConcurrent })
+		limits = append(limits, Concurrent(min(e.slots, int64(e.bound.at))))
+	}
+	q.emit(Event{Type: EventLimitLearned, Time: now, Endpoint: e.name, Limits: limits, Err: why})
 }
 
 // ramp bounds how many calls may be under way whose answer has not begun, while a queue
@@ -244,13 +260,13 @@ func (w *worker[P, T]) heedObservation(a *attempt, o Observation) {
 	case OutcomeRateLimited:
 		q.pauseFor(now, a, o)
 		if !o.exhausted() {
-			q.shorten(now, e, started) // there was room in every limit, here and there
+			q.shorten(now, e, started, o.err()) // there was room in every limit, here and there
 		}
 	case OutcomeSlowDown:
 		q.pauseFor(now, a, o)
-		q.shorten(now, e, started)
+		q.shorten(now, e, started, o.err())
 	case OutcomeOverloaded:
-		e.bound.cut(q.since(now), started, e.running)
+		q.tellLimits(now, e, e.bound.cut(q.since(now), started, e.running), o.err())
 		if o.Delay > 0 || e.bound.at <= 1 {
 			q.pauseFor(now, a, o) // else what waits takes turns at being turned away
 		}

@@ -31,6 +31,7 @@ type Queue[P, T any] struct {
 	usageOf     func(result *T) Usage                      // nil: T is no UsageReporter
 	epoch       time.Time                                  // what ns count from
 	observers   []*observer
+	detach      []func() // of WithMonitor, until Shutdown is done
 	dropped     atomic.Int64
 	waiters     sync.Pool      // of *waiter[T]
 	timer       *time.Timer    // the only one; see arm
@@ -141,6 +142,17 @@ func newQueueOf[P, T any](modelID string, process Processor[P, T], opts []Option
 	q.endpoints = []*endpoint{e}
 	q.sumUp()
 	q.budget.left = budgetAllowance
+	for _, attach := range s.monitors {
+		var detach func()
+		if err := recovered(func() { detach = attach(q.Info) }); err != nil {
+			q.leaveMonitors()
+			e.leave()
+			return nil, fmt.Errorf("%w: model %q: WithMonitor's function panicked: %w", ErrInvalidConfiguration, modelID, err)
+		}
+		if detach != nil {
+			q.detach = append(q.detach, detach)
+		}
+	}
 	handlers := s.observers
 	if s.logger != nil {
 		handlers = append(slices.Clip(handlers), logEvents(s.logger))

@@ -328,7 +328,9 @@ func (q *Queue[P, T]) concludeAt(now time.Time, w *worker[P, T], err, cut error)
 		}
 		switch {
 		case err == nil:
-			e.bound.succeed(e.slots)
+			if e.bound.succeed(e.slots) {
+				q.tellLimits(now, e, true, nil)
+			}
 			q.noneStated(now, e)
 			q.finish(now, rec, stateCompleted, &w.result, nil)
 		case invalid:

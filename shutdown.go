@@ -33,7 +33,19 @@ func (q *Queue[P, T]) Shutdown(ctx context.Context) error {
 	default:
 	}
 	q.stopObservers()
+	q.leaveMonitors()
 	return err
+}
+
+// leaveMonitors detaches them, once.
+func (q *Queue[P, T]) leaveMonitors() {
+	q.mu.Lock()
+	detach := q.detach
+	q.detach = nil
+	q.mu.Unlock()
+	for _, f := range detach {
+		_ = recovered(f) // a panic of one must not keep the others, nor Shutdown's error
+	}
 }
 
 // close refuses new requests from now on.

@@ -29,7 +29,10 @@ func TestNamesKeepPrometheusConventions(t *testing.T) {
 	})
 }
 
-// What is fixed for each queue, in a moment that stands still.
+// All figures of a queue in a moment that stands still.
+//
+// Faults seen to fail here: the wait recorded when a request is queued; an attempt
+// recorded for a request that ended in line; two shared sets with one scope.
 func TestShowsWhatAQueueIs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		metrics := llmprom.New()
@@ -40,7 +43,7 @@ func TestShowsWhatAQueueIs(t *testing.T) {
 		require.NoError(t, metrics.Add(m))
 		reg := registered(t, metrics)
 
-		do(t, m, "gpt", -1)
+		do(t, m, "gpt", -time.Second)
 		for range 2 { // run for ten seconds
 			post(t, m, job{Params: 10 * time.Second})
 		}
@@ -98,6 +101,13 @@ func TestShowsWhatAQueueIs(t *testing.T) {
 			}
 		}
 
+		canceled := post(t, m, job{})
+		require.NoError(t, m.Cancel("gpt", canceled))
+		synctest.Wait()
+		assert.Equal(t, figures{
+			`llmqueue_processing_seconds_count{endpoint="gpt",model="gpt",outcome="unexplained"}`: 1,
+		}, gather(t, reg).with("llmqueue_processing_seconds_count"), "only one attempt has ended")
+
 		require.NoError(t, m.PauseModel("gpt"))
 		assert.Equal(t, 1.0, gather(t, reg)[`llmqueue_paused{model="gpt"}`])
 		require.NoError(t, m.ResumeModel("gpt"))
@@ -105,17 +115,24 @@ func TestShowsWhatAQueueIs(t *testing.T) {
 		synctest.Wait()
 		got = gather(t, reg)
 		assert.Equal(t, 6.0, got[`llmqueue_wait_seconds_count{model="gpt"}`])
-		// One waited for a slot, two for the minute to pass.
-		assert.Equal(t, 10.0+60+60, got[`llmqueue_wait_seconds_sum{model="gpt"}`])
+		// One waited for a slot, two until an earlier start was a minute ago.
+		assert.Equal(t, 10.0+59+60, got[`llmqueue_wait_seconds_sum{model="gpt"}`])
 		assert.Equal(t, 5.0, got[`llmqueue_finished_requests_total{model="gpt",status="completed"}`])
+
+		canceled = post(t, m, job{Params: time.Minute})
+		time.Sleep(2 * time.Second)
+		require.NoError(t, m.Cancel("gpt", canceled))
+		synctest.Wait()
+		assert.Equal(t, 2.0, gather(t, reg)[`llmqueue_processing_seconds_sum{endpoint="gpt",model="gpt",outcome="canceled"}`])
 	})
 }
 
-func post(t *testing.T, m *manager, r job) {
+func post(t *testing.T, m *manager, r job) (id string) {
 	t.Helper()
 	r.NoWait, r.ModelID = true, "gpt"
-	_, err := m.Submit(t.Context(), r)
+	resp, err := m.Submit(t.Context(), r)
 	require.NoError(t, err)
+	return resp.RequestID
 }
 
 // A provider's pause counts down, on its endpoint and, when that is the only one, on
@@ -166,9 +183,9 @@ func TestShowsPausesByTheProvider(t *testing.T) {
 // Prometheus takes a counter that went down for a restarted program, and a rate for
 // what it is not.
 //
-// Faults seen to fail here: no sum over earlier queues; Since not compared, so that a
-// queue that overtook the one before counts as the same; max left out; counters of a
-// removed model left out.
+// Faults seen to fail here: no sum over earlier queues, or twice what the last one said;
+// Since not compared, so that a queue that overtook the one before counts as the same;
+// max left out; counters of a removed model left out.
 func TestCountersNeverGoDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		metrics := llmprom.New()
@@ -218,13 +235,14 @@ type fixed struct{ infos *[]llmqueue.QueueInfo }
 
 func (f fixed) InfoAll() []llmqueue.QueueInfo { return *f.infos }
 
-// A source of the program's own may not know when its queues were made.
-func TestCountersOfASourceWithoutSince(t *testing.T) {
-	infos := []llmqueue.QueueInfo{{ModelID: "gpt", Accepted: 7, Completed: 5}}
+// A source of the program's own may not know when its queues were made, and may tell
+// what was true a while ago.
+func TestASourceOfItsOwn(t *testing.T) {
+	infos := []llmqueue.QueueInfo{{ModelID: "gpt", Accepted: 7, Completed: 5, PausedUntil: time.Now().Add(-time.Hour)}}
 	metrics := llmprom.New()
 	require.NoError(t, metrics.Add(fixed{&infos}))
 	reg := registered(t, metrics)
-	gather(t, reg)
+	assert.Equal(t, 0.0, gather(t, reg)[`llmqueue_pause_remaining_seconds{model="gpt"}`])
 	infos = []llmqueue.QueueInfo{{ModelID: "gpt", Accepted: 2, Completed: 1}}
 	assert.Equal(t, 9.0, gather(t, reg)[`llmqueue_accepted_requests_total{model="gpt"}`])
 	assert.Equal(t, 6.0, gather(t, reg)[`llmqueue_finished_requests_total{model="gpt",status="completed"}`])

@@ -19,7 +19,10 @@ import (
 type grafana struct {
 	Title      string
 	Templating struct {
-		List []struct{ Name, Type, Definition string }
+		List []struct {
+			Name, Type, Definition string
+			Datasource             struct{ Type, UID string }
+		}
 	}
 	Panels []struct {
 		ID          int
@@ -190,8 +193,8 @@ func match(open *[]string, tok string) string {
 // and each legend labels that the query's result has.
 //
 // Faults seen to fail here, in the dashboard: a metric or a label misspelled in a query,
-// in by or in a legend; rate left out, or put around a gauge; a bracket too many; a
-// panel with another data source; two panels on one place.
+// in by, in a legend or in a variable; rate left out, or put around a gauge; a bracket
+// too many; another data source; two panels on one place.
 func TestGrafanaDashboardFitsTheCollector(t *testing.T) {
 	s := newService(t)
 	s.load(t.Context(), 3)
@@ -203,6 +206,7 @@ func TestGrafanaDashboardFitsTheCollector(t *testing.T) {
 	for _, v := range g.Templating.List {
 		variables[v.Name] = v.Type
 		if v.Type == "query" {
+			assert.Equal(t, "${datasource}", v.Datasource.UID, "variable %s", v.Name)
 			m := regexp.MustCompile(`^label_values\((\w+), (\w+)\)$`).FindStringSubmatch(v.Definition)
 			require.NotNil(t, m, v.Definition)
 			assert.Contains(t, known, m[1], "variable %s", v.Name)

@@ -21,13 +21,17 @@ type (
 	job     = llmqueue.Request[time.Duration]
 )
 
-// process runs for as long as the params say; negative ones fail at once.
+// process runs for as long as the params say; with negative ones it then fails.
 func process(ctx context.Context, r job) (string, error) {
 	llmqueue.ReportUsage(ctx, llmqueue.Usage{InputTokens: 10, OutputTokens: 3, CachedInputTokens: 4})
+	select {
+	case <-time.After(max(r.Params, -r.Params)):
+	case <-ctx.Done():
+		return "", context.Cause(ctx)
+	}
 	if r.Params < 0 {
 		return "", errors.New("negative")
 	}
-	time.Sleep(r.Params)
 	return "done", nil
 }
 

@@ -37,8 +37,6 @@ func label(name string) string {
 func period(l llmqueue.Limit) string {
 	d := l.Period
 	switch {
-	case l.Resets != nil:
-		d = 24 * time.Hour
 	case d != 0:
 	case l.Kind == llmqueue.KindRPD || l.Kind == llmqueue.KindTPD:
 		d = 24 * time.Hour

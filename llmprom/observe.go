@@ -34,7 +34,7 @@ func newHistograms(s settings) histograms {
 	}, waitLabels)
 	h.processing = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "llmqueue_processing_seconds",
-		Help:    "How long an attempt ran, by what it came to; when the request ended before it, until then.",
+		Help:    "How long an attempt ran, by what it came to: served, an outcome that the provider or a mark explains, canceled, or unexplained.",
 		Buckets: buckets,
 	}, processingLabels)
 	return h
@@ -47,9 +47,20 @@ func (h *histograms) observe(e llmqueue.Event) {
 		record(h.wait, e.Waited.Seconds(), h.labels(e.Tenant, label(e.ModelID)))
 	case llmqueue.EventRetried, llmqueue.EventCompleted, llmqueue.EventFailed, llmqueue.EventCanceled, llmqueue.EventFallback:
 		if e.Took > 0 || e.Outcome != "" { // an attempt ended, not only a wait
-			record(h.processing, e.Took.Seconds(), h.labels(e.Tenant, label(e.ModelID), label(e.Endpoint), label(string(e.Outcome))))
+			record(h.processing, e.Took.Seconds(), h.labels(e.Tenant, label(e.ModelID), label(e.Endpoint), outcome(e)))
 		}
 	}
+}
+
+// outcome is what an attempt came to, in one word that is never empty.
+func outcome(e llmqueue.Event) string {
+	switch {
+	case e.Outcome != "":
+		return label(string(e.Outcome))
+	case e.Type == llmqueue.EventCanceled:
+		return "canceled"
+	}
+	return "unexplained"
 }
 
 func (h *histograms) labels(tenant string, labels ...string) []string {

@@ -100,7 +100,7 @@ func query(ctx context.Context, prometheus, expr string) (n int, err error) {
 }
 
 // Each query of the Grafana dashboard, asked of a real Prometheus that scrapes a queue
-// under load, answers something.
+// under load, answers something. Seen to fail with a misspelled value of a label.
 func TestPrometheusAnswersTheDashboard(t *testing.T) {
 	s := newService(t)
 	reg := prometheus.NewRegistry()

@@ -43,8 +43,9 @@ func scrape(ctx context.Context, url string) (figures, error) {
 // A queue under load, scraped over HTTP by two at a time: no scrape contradicts itself
 // or the one before, and at the end each figure is what Info says.
 //
-// Faults seen to fail here: any two figures exchanged in metrics.go; retried attempts
-// left out of the histogram; Info asked again for a part of a scrape.
+// Faults seen to fail here: figures of metrics.go exchanged (pending and processing,
+// retries and coalesced, input and output tokens, used and available, attempts and
+// accepted); retried attempts left out of the histogram.
 func TestScrapesUnderLoadEqualInfo(t *testing.T) {
 	s := newService(t)
 	reg := prometheus.NewRegistry()

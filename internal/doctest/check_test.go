@@ -51,12 +51,13 @@ var (
 
 // known gives the import path of each package that a fragment may name.
 var known = map[string]string{
-	"context": "context", "errors": "errors", "fmt": "fmt", "http": "net/http", "iter": "iter", "json": "encoding/json", "net": "net",
+	"context": "context", "errors": "errors", "expvar": "expvar", "fmt": "fmt", "http": "net/http", "iter": "iter", "json": "encoding/json", "net": "net",
 	"log": "log", "os": "os", "signal": "os/signal", "slices": "slices", "slog": "log/slog", "strings": "strings",
 	"synctest": "testing/synctest", "testing": "testing", "time": "time",
 	"validator": "github.com/go-playground/validator/v10",
 	"llmqueue":  "github.com/llmqueue/llmqueue", "llmtest": "github.com/llmqueue/llmqueue/llmtest",
 	"llmhttp": "github.com/llmqueue/llmqueue/llmhttp", "dashboard": "github.com/llmqueue/llmqueue/dashboard",
+	"llmprom": "github.com/llmqueue/llmqueue/llmprom", "prometheus": "github.com/prometheus/client_golang/prometheus",
 }
 
 // library finds the export data of compiled packages, by import path.
