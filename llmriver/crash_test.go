@@ -211,9 +211,9 @@ func atEnd(t *testing.T, p place, ids []string, s story) {
 // kill -9 in the middle, again and again: every job that was accepted ends once. How many
 // runs were repeated is printed.
 func TestKilled(t *testing.T) {
-	jobs, kills := 2000, 2
+	jobs, kills := 500, 2
 	if os.Getenv(full) != "" {
-		kills = 6
+		jobs, kills = 2000, 4
 	}
 	onEach(t, func(t *testing.T, p place) {
 		o := orders{File: p.file, URL: p.url, Log: filepath.Join(t.TempDir(), "log"), Submit: jobs, Slots: 16}
@@ -291,7 +291,7 @@ func sharedJobs() int {
 	if os.Getenv(full) != "" {
 		return 10_000
 	}
-	return 1000
+	return 500
 }
 
 // Two and four processes share jobs; one of them is killed.

@@ -216,7 +216,7 @@ func (g *gate) next(t testing.TB) string {
 // eventually waits for something that another goroutine or process does.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	require.Eventually(t, ok, time.Minute, 5*time.Millisecond, what)
+	require.Eventually(t, ok, 5*time.Minute, 5*time.Millisecond, what)
 }
 
 func numbered(n int) string { return fmt.Sprintf("p%05d", n) }

@@ -39,9 +39,8 @@ func (h *hold) requestID() string { id, _ := h.id.Load().(string); return id }
 // errHandBack ends what this process does with a job that goes back to the store.
 var errHandBack = errors.New("llmriver: handed back to the store")
 
-// work runs a fetched job through the manager's queue. It returns nil when the job's end is
-// stored, so that nothing is left for River to do, and otherwise a snooze, which gives the job
-// back and costs no attempt.
+// work runs a fetched job through the manager's queue. It returns stored when the job's
+// end is in the table, and otherwise a snooze, which gives the job back and costs no attempt.
 func (j *Jobs[P, T]) work(ctx context.Context, job *river.Job[envelope]) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -77,8 +76,18 @@ func (j *Jobs[P, T]) work(ctx context.Context, job *river.Job[envelope]) error {
 	if !j.finish(job, resp) {
 		return j.handBack(job.ID)
 	}
-	return nil
+	return stored{}
 }
+
+// stored is what Work returns for a job whose end is in the table: River asks an error with
+// these methods which jobs it has to write, and there are none. Returning nil would be right
+// too, but then River writes each job once more, which on SQLite takes most of the time. A
+// River that does not ask takes it for a failure and leaves a job that has ended as it is.
+type stored struct{}
+
+func (stored) Error() string               { return "llmriver: the job's end is stored" }
+func (stored) ErrorsByID() map[int64]error { return nil }
+func (stored) Jobs() []*rivertype.JobRow   { return nil }
 
 func (j *Jobs[P, T]) handBack(jobID int64) error {
 	j.mu.Lock()

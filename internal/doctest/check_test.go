@@ -46,6 +46,7 @@ var (
 	manager *llmqueue.Manager[Chat, Answer]
 	request llmqueue.Request[Chat]
 	ask     llmqueue.Processor[Chat, Answer]
+	jobs    *llmriver.Jobs[Chat, Answer]
 )
 `
 
@@ -58,6 +59,7 @@ var known = map[string]string{
 	"llmqueue":  "github.com/llmqueue/llmqueue", "llmtest": "github.com/llmqueue/llmqueue/llmtest",
 	"llmhttp": "github.com/llmqueue/llmqueue/llmhttp", "dashboard": "github.com/llmqueue/llmqueue/dashboard",
 	"llmprom": "github.com/llmqueue/llmqueue/llmprom", "prometheus": "github.com/prometheus/client_golang/prometheus",
+	"llmriver": "github.com/llmqueue/llmqueue/llmriver",
 }
 
 // library finds the export data of compiled packages, by import path.
@@ -140,7 +142,7 @@ func parse(fset *token.FileSet, s snippet) (files []*ast.File, complete bool, er
 		return nil, false, err
 	}
 
-	pre, err := parser.ParseFile(fset, "prelude", `package p; import ("context"; "testing"; "github.com/llmqueue/llmqueue")`+prelude, parser.SkipObjectResolution)
+	pre, err := parser.ParseFile(fset, "prelude", `package p; import ("context"; "testing"; "github.com/llmqueue/llmqueue"; "github.com/llmqueue/llmqueue/llmriver")`+prelude, parser.SkipObjectResolution)
 	if err != nil {
 		return nil, false, err
 	}
