@@ -314,10 +314,10 @@ func (w *world) justified(need amounts, reply []any) {
 	w.t.Fatalf("refused although there is room: needs %v, told to come in %d ms", need, number(reply, 12)-w.now)
 }
 
-// The script against the model. Seen to fail: buckets rounded down instead of up; a
-// returned lease taken off its bucket twice; the sequence not checked; slots of a
-// silent process not given back (a refusal without a reason); the shared log of RPM
-// and TPM charged once per limit.
+// The script against the model. Seen to fail: buckets rounded down, an exchange that is
+// repeated booked again, slots of a silent process not given back, one more admitted than
+// the amount, refunds of charges that have left, outputs that never leave, more granted
+// than there is, leases that outlast midnight.
 func TestScriptAgainstModel(t *testing.T) {
 	client := private(t).client(t)
 	newYork, err := time.LoadLocation("America/New_York")
