@@ -80,7 +80,7 @@ func (q *Queue[P, T]) learn(now time.Time, w *worker[P, T], o Observation) {
 			continue
 		}
 		switch i := indexLike(e.learned.limits, l); {
-		case indexLike(e.configured, l) < 0 && e.learnShared(now, l, seen):
+		case indexLike(e.configured, l) < 0 && e.learnShared(now, sent, l, seen):
 		case i < 0:
 			// Figures reveal a longer period only after some use: until then the
 			// same limit was taken for one of the usual period.
@@ -125,9 +125,9 @@ func (e *endpoint) chargeAnew(now time.Time, r *window.Reservation) {
 }
 
 // learnShared tells a shared set that has this limit.
-func (e *endpoint) learnShared(now time.Time, l Limit, seen ObservedLimit) (has bool) {
+func (e *endpoint) learnShared(now, sent time.Time, l Limit, seen ObservedLimit) (has bool) {
 	for _, m := range e.shared {
-		if learner, ok := m.(limitLearner); ok && learner.learn(now, l, seen) {
+		if learner, ok := m.(limitLearner); ok && learner.learn(now, sent, l, seen) {
 			has = true
 		}
 	}
@@ -135,9 +135,9 @@ func (e *endpoint) learnShared(now time.Time, l Limit, seen ObservedLimit) (has 
 }
 
 // limitLearner is a shared set that answers correct: it lowers the limit that is like
-// l, and reports whether it has one.
+// l, and reports whether it has one. sent is when the call went out that was answered.
 type limitLearner interface {
-	learn(now time.Time, l Limit, seen ObservedLimit) bool
+	learn(now, sent time.Time, l Limit, seen ObservedLimit) bool
 }
 
 // inForce is what the configured limits come to: corrected by what was learned, and

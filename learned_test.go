@@ -470,6 +470,32 @@ func TestAnswersCorrectSharedLimits(t *testing.T) {
 	})
 }
 
+// An answer to an earlier call that arrives late tells of how a shared limit was: it
+// does not raise what a newer one lowered.
+func TestAnswersThatOvertakeEachOtherDoNotRaiseSharedLimits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shared := NewSharedLimits(Concurrent(10), RPM(100))
+		q := newQueue(t, func(ctx context.Context, r Request[int]) (int, error) {
+			stated := states(100, 90, time.Minute)
+			if r.Params == 0 {
+				time.Sleep(5 * time.Second) // it stays on the way for long
+			} else {
+				stated = states(10, 5, time.Minute)
+			}
+			Observe(ctx, stated)
+			return 0, nil
+		}, WithSharedLimits(shared))
+		early := post(t, q, Request[int]{Params: 0})
+		time.Sleep(time.Second)
+		_, err := q.Do(t.Context(), 1)
+		require.NoError(t, err)
+		require.EqualValues(t, 10, shared.Info()[0].Limit.Amount, "the newer answer lowers it")
+		_, err = q.Wait(t.Context(), early)
+		require.NoError(t, err)
+		assert.EqualValues(t, 10, shared.Info()[0].Limit.Amount, "an answer to an older call raised it again")
+	})
+}
+
 // An answer may tell that a configured limit is enforced in slices of its period: that
 // only lowers it. A longer period, or a kind that is not configured, is not taken over
 // unasked.

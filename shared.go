@@ -70,7 +70,8 @@ type SharedLimits struct {
 	// mu guards the rest. It is taken after a queue's lock; no other lock is taken
 	// and nothing of a queue but its wake is called while it is held.
 	mu      sync.Mutex
-	limits  []Limit // in force: at most those configured
+	limits  []Limit   // in force: at most those configured
+	latest  time.Time // when the call was sent whose answer changed them last
 	set     *window.Set
 	slots   int64 // 0: no bound
 	running int64
@@ -180,7 +181,7 @@ func (m *sharedMember) Reserve(now time.Time, u Usage, turn uint64) (SharedReser
 // learn makes the limit that is like l as low as an answer states it, and no higher
 // than it was configured. What others hold is what remains less than all members
 // booked.
-func (m *sharedMember) learn(now time.Time, l Limit, seen ObservedLimit) bool {
+func (m *sharedMember) learn(now, sent time.Time, l Limit, seen ObservedLimit) bool {
 	s := m.limits
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -188,8 +189,13 @@ func (m *sharedMember) learn(now time.Time, l Limit, seen ObservedLimit) bool {
 	if i < 0 {
 		return false
 	}
-	if amount := min(s.configured[i].Amount, l.Amount); amount != s.limits[i].Amount {
+	amount, was := min(s.configured[i].Amount, l.Amount), s.limits[i].Amount
+	// Answers overtake each other: one to an earlier call tells of how it was.
+	if amount < was && !sent.Before(s.latest) || amount > was && sent.After(s.latest.Add(reordering)) {
 		s.limits[i].Amount = amount
+		if sent.After(s.latest) {
+			s.latest = sent
+		}
 		s.set.SetLimits(now, windowLimits(s.limits, -1))
 		s.next()
 	}

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -71,7 +72,10 @@ func (s *server) start(t testing.TB) {
 	require.NoError(t, s.cmd.Start())
 	client := redis.NewClient(&redis.Options{Addr: s.address(), MaxRetries: -1})
 	defer func() { _ = client.Close() }()
-	require.Eventually(t, func() bool { return client.Ping(context.Background()).Err() == nil }, 20*time.Second, 5*time.Millisecond,
+	require.Eventually(t, func() bool {
+		err := client.Ping(context.Background()).Err()
+		return err == nil || strings.HasPrefix(err.Error(), "NOAUTH")
+	}, 20*time.Second, 5*time.Millisecond,
 		"redis-server does not start, see %s", filepath.Join(s.dir, "log"))
 }
 

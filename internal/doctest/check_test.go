@@ -60,6 +60,7 @@ var known = map[string]string{
 	"llmhttp": "github.com/llmqueue/llmqueue/llmhttp", "dashboard": "github.com/llmqueue/llmqueue/dashboard",
 	"llmprom": "github.com/llmqueue/llmqueue/llmprom", "prometheus": "github.com/prometheus/client_golang/prometheus",
 	"llmriver": "github.com/llmqueue/llmqueue/llmriver",
+	"llmredis": "github.com/llmqueue/llmqueue/llmredis", "redis": "github.com/redis/go-redis/v9",
 }
 
 // library finds the export data of compiled packages, by import path.
