@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 )
@@ -73,12 +74,15 @@ func TestMemory(t *testing.T) {
 	}
 	_ = f.Close()
 	args := []string{"run", "in.jsonl", "-o", "out.jsonl", "--base-url", srv.URL, "--rpm", "100000000", "--tpm", "100000000000", "-q", "--ordered"}
-	for _, what := range []string{"run", "resume"} {
+	for _, c := range []struct{ what, want string }{
+		{"run", fmt.Sprintf("%d requests run in", n)},
+		{"resume", "llmq: 0 requests run in"},
+	} {
 		begin := time.Now()
 		mb, code, stderr := peak(t, dir, args...)
-		t.Logf("%s: %d requests in %.1f s, %d MB at most", what, n, time.Since(begin).Seconds(), mb)
-		if code != 0 || mb > 100 {
-			t.Errorf("exit code %d, %d MB at most, want 100: %s", code, mb, stderr)
+		t.Logf("%s: %d requests in %.1f s, %d MB at most", c.what, n, time.Since(begin).Seconds(), mb)
+		if code != 0 || mb > 100 || !strings.Contains(stderr, c.want) || !strings.Contains(stderr, fmt.Sprintf("the file has %d answers", n)) {
+			t.Errorf("exit code %d, %d MB at most, want 100, and %q: %s", code, mb, c.want, stderr)
 		}
 	}
 	if full {

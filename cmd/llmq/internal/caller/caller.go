@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -162,9 +163,7 @@ func (c *Caller) Call(ctx context.Context, path string, body []byte) (Reply, err
 }
 
 func (c *Caller) authorize(h http.Header) {
-	for name, values := range c.config.Header {
-		h[name] = values
-	}
+	maps.Copy(h, c.config.Header)
 	if c.config.Key == "" {
 		return
 	}

@@ -193,17 +193,14 @@ type Past struct {
 }
 
 type past struct {
-	exact  []start          // of the last minutes
-	second map[int64]*start // older ones, by the second that they count as
+	starts map[int64]*starts // by the instant, in ns, that they count as
 	limits []LimitChange
 }
 
-type start struct {
-	at       time.Time
-	reserved llmqueue.Usage
-	used     llmqueue.Usage
-	ended    bool
-	n        int64 // how many
+// starts are put together: so many, with so many tokens.
+type starts struct {
+	n    int64
+	used llmqueue.Usage
 }
 
 // LimitChange is when limits came into force.
@@ -212,9 +209,19 @@ type LimitChange struct {
 	Limits []llmqueue.Limit
 }
 
-// exactly is how old starts may be that are kept one by one; older ones are put together
-// by the second, counted at its end.
-const exactly = 5 * time.Minute
+// countsAs is the instant that a start counts as, in ns: its own, rounded up to what
+// matters at its age, so that a day of many starts takes the memory of some 90,000.
+func countsAs(at, now time.Time) int64 {
+	step := time.Second
+	switch age := now.Sub(at); {
+	case age < 10*time.Second:
+		step = 10 * time.Millisecond
+	case age < 5*time.Minute:
+		step = 100 * time.Millisecond
+	}
+	ns := at.UnixNano() + int64(step) - 1
+	return ns - ns%int64(step)
+}
 
 // Read reads the journal in a folder; there may be none. keep says how old starts may be.
 // charged tells what an attempt takes of the limits that reserved and used so much.
@@ -223,16 +230,11 @@ func Read(dir string, now time.Time, keep time.Duration, charged func(model stri
 	open := map[int64]*opened{}
 	finish := func(o *opened) {
 		u := charged(o.model, o.reserved, o.used, o.ended)
-		m := p.of(o.model)
-		if now.Sub(o.at) < exactly {
-			m.exact = append(m.exact, start{at: o.at, used: u, n: 1})
-			return
-		}
-		second := o.at.Unix() + 1
-		s := m.second[second]
+		m, at := p.of(o.model), countsAs(o.at, now)
+		s := m.starts[at]
 		if s == nil {
-			s = &start{at: time.Unix(second, 0)}
-			m.second[second] = s
+			s = &starts{}
+			m.starts[at] = s
 		}
 		s.n++
 		s.used.InputTokens += u.InputTokens
@@ -281,15 +283,18 @@ func Read(dir string, now time.Time, keep time.Duration, charged func(model stri
 	return p, nil
 }
 
+// opened is a start whose end was not read yet.
 type opened struct {
-	start
-	model string
+	model          string
+	at             time.Time
+	reserved, used llmqueue.Usage
+	ended          bool
 }
 
 func (p *Past) of(model string) *past {
 	m := p.models[model]
 	if m == nil {
-		m = &past{second: map[int64]*start{}}
+		m = &past{starts: map[int64]*starts{}}
 		p.models[model] = m
 	}
 	return m
@@ -305,7 +310,7 @@ func parseStart(rest string) (o *opened, n int64, ok bool) {
 	if err != nil || !ok {
 		return nil, 0, false
 	}
-	return &opened{start{at: time.Unix(0, f[0]), reserved: llmqueue.Usage{InputTokens: f[2], OutputTokens: f[3]}}, model}, f[1], true
+	return &opened{model: model, at: time.Unix(0, f[0]), reserved: llmqueue.Usage{InputTokens: f[2], OutputTokens: f[3]}}, f[1], true
 }
 
 func parseEnd(rest string) (n int64, u llmqueue.Usage, ok bool) {
@@ -348,23 +353,17 @@ func integers(s string, want int) ([]int64, bool) {
 }
 
 // Starts gives when a model's attempts started and what each takes, for WithPriorUsage.
-// Those of a second that are given together are one after the other, the first with the
-// tokens of all.
+// Those of an instant are one after the other, the first with the tokens of all.
 func (p *Past) Starts(model string) iter.Seq2[time.Time, llmqueue.Usage] {
 	return func(yield func(time.Time, llmqueue.Usage) bool) {
 		m := p.models[model]
 		if m == nil {
 			return
 		}
-		for _, s := range m.exact {
-			if !yield(s.at, s.used) {
-				return
-			}
-		}
-		for _, s := range m.second {
+		for at, s := range m.starts {
 			u := s.used
 			for range s.n {
-				if !yield(s.at, u) {
+				if !yield(time.Unix(0, at), u) {
 					return
 				}
 				u = llmqueue.Usage{}

@@ -84,17 +84,19 @@ const (
 	Done
 )
 
-// File is an output that is being written. Only Sync may be called at the same time as
-// something else.
+// File is an output that is being written. See, Has, Append and Sync are safe for
+// concurrent use.
 type File struct {
 	path  string
 	lock  *flock.Flock
-	ids   *idset.Set
 	size  int64
 	stale bool // it has records that later ones replace
 
-	mu sync.Mutex // guards file
+	mu sync.Mutex // guards f: it may be replaced while Sync uses it
 	f  *os.File
+
+	known sync.Mutex // guards ids, which the feeding asks while results are recorded
+	ids   *idset.Set
 
 	// Repaired is how many bytes of a line half written were cut off.
 	Repaired int64
@@ -188,6 +190,8 @@ func (f *File) read(each func(*Record)) error {
 
 // note takes in a record that stands at an offset.
 func (f *File) note(r *Record, offset int64) error {
+	f.known.Lock()
+	defer f.known.Unlock()
 	v, found, err := f.ids.Get(r.CustomID)
 	if err != nil {
 		return err
@@ -214,6 +218,8 @@ func (f *File) note(r *Record, offset int64) error {
 // See notes that the input has an id, and tells what there is of it: again when the
 // input had it before.
 func (f *File) See(id string) (s State, again bool, err error) {
+	f.known.Lock()
+	defer f.known.Unlock()
 	v, _, err := f.ids.Get(id)
 	if err != nil {
 		return Missing, false, err
@@ -230,6 +236,8 @@ func (f *File) See(id string) (s State, again bool, err error) {
 
 // Has tells what the file holds of an id.
 func (f *File) Has(id string) (State, error) {
+	f.known.Lock()
+	defer f.known.Unlock()
 	v, _, err := f.ids.Get(id)
 	_, state, _ := unpack(v)
 	return state, err
