@@ -57,6 +57,7 @@ var known = map[string]string{
 	"validator": "github.com/go-playground/validator/v10",
 	"llmqueue":  "github.com/llmqueue/llmqueue", "llmtest": "github.com/llmqueue/llmqueue/llmtest",
 	"llmhttp": "github.com/llmqueue/llmqueue/llmhttp", "dashboard": "github.com/llmqueue/llmqueue/dashboard",
+	"llmotel": "github.com/llmqueue/llmqueue/llmotel",
 }
 
 // library finds the export data of compiled packages, by import path.
