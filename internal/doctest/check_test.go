@@ -61,6 +61,7 @@ var known = map[string]string{
 	"llmprom": "github.com/llmqueue/llmqueue/llmprom", "prometheus": "github.com/prometheus/client_golang/prometheus",
 	"llmriver": "github.com/llmqueue/llmqueue/llmriver",
 	"llmredis": "github.com/llmqueue/llmqueue/llmredis", "redis": "github.com/redis/go-redis/v9",
+	"llmotel": "github.com/llmqueue/llmqueue/llmotel",
 }
 
 // library finds the export data of compiled packages, by import path.
