@@ -3,6 +3,8 @@ package llmqueue
 import (
 	"context"
 	"fmt"
+	"io"
+	"log/slog"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -227,4 +229,36 @@ func BenchmarkLateness(b *testing.B) {
 		}
 		b.ReportMetric(float64(late.Nanoseconds())/float64(b.N), "ns-late")
 	})
+}
+
+// BenchmarkObservers is the round trip of one caller with what watches a queue, each
+// against none: an observer, a logger that drops all lines by their level, one that
+// formats each, and a middleware that does nothing.
+func BenchmarkObservers(b *testing.B) {
+	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
+	loud := slog.New(slog.NewTextHandler(io.Discard, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	for _, c := range []struct {
+		name string
+		opt  Option
+	}{
+		{"none", Option{}},
+		{"observer", WithObserver(func(Event) {})},
+		{"logger", WithLogger(quiet)},
+		{"logger-debug", WithLogger(loud)},
+		{"middleware", WithMiddleware(func(ctx context.Context, _ Attempt, next func(context.Context) error) error { return next(ctx) })},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			ctx := b.Context()
+			q := newQueue(b, reporting, roomy(16), c.opt)
+			b.ReportAllocs()
+			inParallel(b, 1, func() func() {
+				return func() {
+					if _, err := q.Submit(ctx, Request[int]{Params: 1, Estimate: sized}); err != nil {
+						b.Error(err)
+					}
+				}
+			})
+			b.ReportMetric(float64(q.Info().Dropped)/float64(b.N), "dropped/op")
+		})
+	}
 }

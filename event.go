@@ -43,6 +43,7 @@ type Event struct {
 	RequestID string
 	Tenant    string
 	Priority  int
+	NoWait    bool      // fire and forget
 	Attempt   int       // the attempts started so far
 	Usage     Usage     // of all attempts together, at the end
 	Fallback  string    // the other model: where the request goes, and at its end which one answered

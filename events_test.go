@@ -469,7 +469,7 @@ func TestMonitor(t *testing.T) {
 		assert.Zero(t, info().Accepted)
 		return func() { detached++; panic("detach") }
 	})
-	m := NewManager[int, int](WithUnlimited(), monitor, WithMonitor(func(func() QueueInfo) func() { return nil }))
+	m := NewManager[int, int](WithUnlimited(), WithOptions(monitor, Option{}, WithMonitor(func(func() QueueInfo) func() { return nil })))
 	q, err := m.Register("m", echo)
 	require.NoError(t, err)
 	require.NoError(t, m.RegisterAll([]ModelConfig{{ModelID: "n"}}, echo, monitor))

@@ -45,6 +45,7 @@ func TestEventsOfARequestComeInOrder(t *testing.T) {
 			attempts[e.RequestID] = append(attempts[e.RequestID], e.Attempt)
 			assert.Equal(t, "t", e.Tenant)
 			assert.Equal(t, 2, e.Priority)
+			assert.True(t, e.NoWait)
 			assert.Equal(t, map[bool]string{true: "m"}[e.Attempt > 0], e.Endpoint)
 			assert.Equal(t, e.Type == EventRetried, !e.Until.IsZero())
 			switch e.Type {

@@ -258,6 +258,18 @@ func WithObserver(f func(Event)) Option {
 	return Option{func(s *settings) { s.observers = append(slices.Clip(s.observers), f) }}
 }
 
+// WithOptions is opts as one option, for packages that bring several.
+func WithOptions(opts ...Option) Option {
+	opts = slices.Clone(opts)
+	return Option{func(s *settings) {
+		for _, o := range opts {
+			if o.apply != nil {
+				o.apply(s)
+			}
+		}
+	}}
+}
+
 // WithMonitor hands attach the queue's Info while the queue is being made, so that gauges
 // can be read from it, and calls what attach returns, unless nil, when Shutdown is done:
 // also of a queue that a Manager made but did not take in. info is safe for concurrent use,

@@ -370,7 +370,7 @@ func (q *Queue[P, T]) emitFor(rec *record[P, T], e Event) {
 	if rec.call {
 		who = q.firstSharing(rec)
 	}
-	e.RequestID, e.Tenant, e.Priority, e.Context = who.id, who.tenant, who.priority, who.ctx
+	e.RequestID, e.Tenant, e.Priority, e.NoWait, e.Context = who.id, who.tenant, who.priority, who.noWait, who.ctx
 	if a := rec.account; a != nil {
 		if a.number > 0 {
 			e.Attempt, e.Endpoint = a.number, a.endpoint.name

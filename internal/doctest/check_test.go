@@ -58,6 +58,7 @@ var known = map[string]string{
 	"llmqueue":  "github.com/llmqueue/llmqueue", "llmtest": "github.com/llmqueue/llmqueue/llmtest",
 	"llmhttp": "github.com/llmqueue/llmqueue/llmhttp", "dashboard": "github.com/llmqueue/llmqueue/dashboard",
 	"llmprom": "github.com/llmqueue/llmqueue/llmprom", "prometheus": "github.com/prometheus/client_golang/prometheus",
+	"llmotel": "github.com/llmqueue/llmqueue/llmotel",
 }
 
 // library finds the export data of compiled packages, by import path.
