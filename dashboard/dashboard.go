@@ -158,7 +158,7 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 
 // snapshot answers with what the page shows now, once.
 func (p *Page) snapshot(w http.ResponseWriter) {
-	writeJSON(w, http.StatusOK, collect(p.settings.inspectors, time.Now()).snapshot)
+	writeJSON(w, http.StatusOK, collect(p.settings.inspectors, time.Now()))
 }
 
 // detail answers with what the formatter says about one request.

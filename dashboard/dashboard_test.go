@@ -159,20 +159,6 @@ func TestListsAreBounded(t *testing.T) {
 	assert.Equal(t, "w199", m.Waiting[maxListed-1].ID)
 }
 
-// Only a first attempt tells how long requests wait.
-func TestStarts(t *testing.T) {
-	at := time.Unix(100, 0)
-	requests := []llmqueue.RequestInfo{
-		{Status: llmqueue.StatusProcessing, Attempts: 1, CreatedAt: at, StartedAt: at.Add(time.Second)},
-		{Status: llmqueue.StatusProcessing, Attempts: 2, CreatedAt: at, StartedAt: at.Add(time.Minute)},
-		{Status: llmqueue.StatusPending, CreatedAt: at},
-		{Status: llmqueue.StatusFailed, Attempts: 1, CreatedAt: at, StartedAt: at.Add(2 * time.Second)},
-		{Status: llmqueue.StatusCanceled, CreatedAt: at},
-	}
-	assert.Equal(t, []start{{at.Add(time.Second), time.Second}}, starts(requests, false))
-	assert.Equal(t, []start{{at.Add(2 * time.Second), 2 * time.Second}}, starts(requests, true))
-}
-
 // Hostile text comes out of the snapshot as it went in, cannot end a script or an
 // event, and is bounded.
 func TestSnapshotOfHostileText(t *testing.T) {

@@ -75,9 +75,9 @@ func (f *feed) run(wake <-chan struct{}) {
 	defer ticker.Stop()
 	for sample := true; f.watched(); {
 		now := time.Now()
-		v := collect(f.inspectors, now)
-		f.record(v, now, sample)
-		data, _ := json.Marshal(v.snapshot)
+		s := collect(f.inspectors, now)
+		f.record(s, now, sample)
+		data, _ := json.Marshal(s)
 		f.publish(data)
 		select {
 		case <-ticker.C:
@@ -115,12 +115,12 @@ func (f *feed) publish(data []byte) {
 
 // record adds a sample to the history and writes the latest figures into the
 // snapshot. The history of a model that is gone goes too.
-func (f *feed) record(v view, now time.Time, sample bool) {
+func (f *feed) record(s *snapshotJSON, now time.Time, sample bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	old := f.past
 	f.past = make(map[key]*past, len(old))
-	for _, m := range v.snapshot.Models {
+	for _, m := range s.Models {
 		k := key{m.Manager, m.Model}
 		p := old[k]
 		if p == nil {
@@ -128,7 +128,7 @@ func (f *feed) record(v view, now time.Time, sample bool) {
 		}
 		f.past[k] = p
 		if sample {
-			p.add(now, m, v.starts[k])
+			p.add(now, m)
 		}
 		if n := len(p.samples); n > 0 {
 			m.Throughput, m.Wait = p.samples[n-1].throughput, p.samples[n-1].wait

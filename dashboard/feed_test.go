@@ -126,7 +126,7 @@ func TestStreamOutlivesTheServersTimeouts(t *testing.T) {
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	server := &http.Server{
-		Handler: p, ReadTimeout: 50 * time.Millisecond, WriteTimeout: 50 * time.Millisecond,
+		Handler: p, ReadTimeout: time.Second, WriteTimeout: time.Second, // the third snapshot comes after two
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 	served := make(chan error, 1)
@@ -207,6 +207,48 @@ func TestHistory(t *testing.T) {
 		assert.Nil(t, h.Wait[n-3], "the gap")
 		assert.Nil(t, h.Throughput[n-2], "no rate across the gap")
 		assert.NotNil(t, h.Throughput[n-1])
+	})
+}
+
+// The wait is the mean of all attempts, not of those that a snapshot lists, and a queue
+// that took another's place begins anew.
+//
+// Faults seen to fail here: only what is listed counted; the other queue's counts
+// taken for those of the first.
+func TestHistoryCountsEveryAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newManager(t, "m", llmqueue.RPM(1000).Per(2*time.Second))
+		var r reader
+		defer watch(t, Handler(m), &r)()
+		synctest.Wait()
+		time.Sleep(100 * time.Millisecond)
+		for range 1100 {
+			post(t, m, job{})
+		}
+		time.Sleep(3 * time.Second)
+		last := func() (wait, throughput *float64) {
+			t.Helper()
+			_, snapshots := r.events(t)
+			require.NotEmpty(t, snapshots)
+			last := snapshots[len(snapshots)-1].Models[0]
+			return last.Wait, last.Throughput
+		}
+		wait, _ := last()
+		require.NotNil(t, wait)
+		assert.InDelta(t, (1000*0.0+100*2.0)/1100, *wait, 0.001)
+
+		require.NoError(t, m.Unregister(t.Context(), "m"))
+		_, err := m.Register("m", process, llmqueue.WithUnlimited())
+		require.NoError(t, err)
+		post(t, m, job{})
+		time.Sleep(time.Second)
+		_, throughput := last()
+		assert.Nil(t, throughput, "one point makes no rate")
+		post(t, m, job{})
+		time.Sleep(time.Second)
+		_, throughput = last()
+		require.NotNil(t, throughput)
+		assert.InDelta(t, 60, *throughput, 0.1)
 	})
 }
 

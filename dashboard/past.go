@@ -31,47 +31,39 @@ type past struct{ samples []sample }
 
 type sample struct {
 	at               time.Time
-	completed        int64         // so far
-	started          int           // first attempts since the sample before
-	waited           time.Duration // of those, together
+	counts           counts
 	throughput, wait number
-	gap              bool // nobody watched after the sample before
+	gap              bool // what follows does not go on from what was before
 }
 
-// add appends a sample. starts are what is known to have started of late.
-func (p *past) add(now time.Time, m *modelJSON, starts []start) {
-	since := now.Add(-tick)
-	if n := len(p.samples); n > 0 {
-		if last := p.samples[n-1].at; now.Sub(last) <= longestGap {
-			since = last
-		} else {
-			p.samples = append(p.samples, sample{at: last.Add(tick), gap: true, throughput: unknown, wait: unknown})
-		}
-	}
-	s := sample{at: now, completed: m.Completed, throughput: unknown, wait: unknown}
-	for _, st := range starts {
-		if st.at.After(since) && !st.at.After(now) {
-			s.started++
-			s.waited += st.wait
-		}
-	}
+// counts are what a queue has counted.
+type counts struct {
+	since               time.Time // it began
+	completed, attempts int64
+	waited              time.Duration // of all attempts together
+}
 
-	started, waited := s.started, s.waited
+// add appends a sample.
+func (p *past) add(now time.Time, m *modelJSON) {
+	if n := len(p.samples); n > 0 {
+		last := p.samples[n-1]
+		if now.Sub(last.at) > longestGap || !m.past.since.Equal(last.counts.since) {
+			p.samples = append(p.samples, sample{at: last.at.Add(min(tick, now.Sub(last.at)/2)), gap: true, throughput: unknown, wait: unknown})
+		}
+	}
+	s := sample{at: now, counts: m.past, throughput: unknown, wait: unknown}
+	started := int64(0)
 	for _, before := range slices.Backward(p.samples) {
 		span := now.Sub(before.at)
 		if before.gap || span > smoothing {
 			break
 		}
-		s.throughput = number(float64(s.completed-before.completed) / span.Minutes())
-		if span < smoothing {
-			started += before.started
-			waited += before.waited
+		s.throughput = number(float64(s.counts.completed-before.counts.completed) / span.Minutes())
+		if started = s.counts.attempts - before.counts.attempts; started > 0 {
+			s.wait = number((s.counts.waited - before.counts.waited).Seconds() / float64(started))
 		}
 	}
-	switch {
-	case started > 0:
-		s.wait = number(waited.Seconds() / float64(started))
-	case len(m.Waiting) > 0: // nothing starts: how long the next one has waited so far
+	if started == 0 && len(m.Waiting) > 0 { // nothing starts: how long the next one has waited so far
 		s.wait = number(float64(now.UnixMilli()-m.Waiting[0].Created) / 1000)
 	}
 

@@ -49,6 +49,8 @@ type modelJSON struct {
 	// charts; null when unknown.
 	Throughput number `json:"throughput"`
 	Wait       number `json:"wait"`
+
+	past counts // for the next of them
 }
 
 type endpointJSON struct {
@@ -93,21 +95,9 @@ type key struct {
 	model   string
 }
 
-// view is a snapshot and what the history needs besides.
-type view struct {
-	snapshot *snapshotJSON
-	starts   map[key][]start
-}
-
-// start is when a request started and how long it had waited.
-type start struct {
-	at   time.Time
-	wait time.Duration
-}
-
 // collect asks all inspectors. A model that goes away meanwhile is left out.
-func collect(inspectors []llmqueue.Inspector, now time.Time) view {
-	v := view{&snapshotJSON{Time: now.UnixMilli(), Models: []*modelJSON{}}, map[key][]start{}}
+func collect(inspectors []llmqueue.Inspector, now time.Time) *snapshotJSON {
+	s := &snapshotJSON{Time: now.UnixMilli(), Models: []*modelJSON{}}
 	for i, in := range inspectors {
 		for _, info := range in.InfoAll() {
 			// What runs is listed first; some more may have started since.
@@ -119,17 +109,12 @@ func collect(inspectors []llmqueue.Inspector, now time.Time) view {
 			if err != nil {
 				continue
 			}
-			done, err := in.Finished(info.ModelID, maxListed)
-			if err != nil {
-				continue
-			}
 			m := model(i, info)
 			m.list(live, failed)
-			v.snapshot.Models = append(v.snapshot.Models, m)
-			v.starts[key{i, info.ModelID}] = append(starts(live, false), starts(done, true)...)
+			s.Models = append(s.Models, m)
 		}
 	}
-	return v
+	return s
 }
 
 func model(manager int, info llmqueue.QueueInfo) *modelJSON {
@@ -141,6 +126,7 @@ func model(manager int, info llmqueue.QueueInfo) *modelJSON {
 		InputTokens: info.Usage.InputTokens, OutputTokens: info.Usage.OutputTokens,
 		Running: []requestJSON{}, Waiting: []requestJSON{}, Failures: []requestJSON{},
 		Throughput: unknown, Wait: unknown,
+		past: counts{info.Since, info.Completed, info.Attempts, info.Waited},
 	}
 	for _, e := range info.Endpoints {
 		m.Endpoints = append(m.Endpoints, endpointJSON{
@@ -190,17 +176,6 @@ func request(r llmqueue.RequestInfo) requestJSON {
 		j.Tokens = r.Usage.Total()
 	}
 	return j
-}
-
-// starts are those of first attempts: how long a later one waited says more about its
-// backoff than about the queue.
-func starts(requests []llmqueue.RequestInfo, final bool) (all []start) {
-	for _, r := range requests {
-		if r.Attempts == 1 && !r.StartedAt.IsZero() && r.Status.Final() == final {
-			all = append(all, start{r.StartedAt, r.StartedAt.Sub(r.CreatedAt)})
-		}
-	}
-	return all
 }
 
 func millis(t time.Time) int64 {

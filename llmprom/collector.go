@@ -8,8 +8,8 @@
 //
 // What a queue can tell at any moment (what waits and runs, limits, pauses, tokens) is
 // read from it at each scrape; without scrapes it costs nothing. What has to be seen
-// when it happens, the histograms of waiting and processing, comes from the observer
-// that Observe gives to the queues.
+// when it happens, the histograms of waiting and processing and a queue's last word,
+// comes from what Observe gives to the queues.
 //
 // # Labels
 //
@@ -29,9 +29,9 @@
 // # Models that go and come back
 //
 // No counter goes down. When a model is unregistered, its gauges disappear and its
-// counters stay as the last scrape saw them; a model of that name that is registered
-// later goes on from there. What ended between the last scrape and the removal is in
-// the histograms, but not in the counters.
+// counters stay as they were at the end of its queue; a model of that name that is
+// registered later goes on from there. A queue without Observe has no such last word:
+// then the last scrape is what counts.
 package llmprom
 
 import (
@@ -88,10 +88,24 @@ func New(opts ...Option) *Collector {
 	return &Collector{histograms: newHistograms(s), past: map[string]*past{}}
 }
 
-// Observe is the option for NewManager or NewQueue that feeds the histograms. Give it
-// once: a queue that gets it from its manager and at Register counts twice.
+// Observe is the option for NewManager or NewQueue that feeds the histograms, and the
+// counters with what a queue did between the last scrape and its end. Give it once: a
+// queue that gets it from its manager and at Register counts twice.
 func (c *Collector) Observe() llmqueue.Option {
-	return llmqueue.WithObserver(c.histograms.observe)
+	return llmqueue.WithOptions(
+		llmqueue.WithObserver(c.histograms.observe),
+		llmqueue.WithMonitor(func(info func() llmqueue.QueueInfo) (detach func()) {
+			return func() { c.end(info) }
+		}))
+}
+
+// end hears a queue's last word.
+func (c *Collector) end(info func() llmqueue.QueueInfo) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.sources) > 0 { // else nothing of it was to be shown
+		c.see(info())
+	}
 }
 
 // Add shows all queues of a source, as it has them at each scrape. Nil, a source that
@@ -184,6 +198,15 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	c.histograms.processing.Collect(ch)
 }
 
+func (c *Collector) see(info llmqueue.QueueInfo) {
+	p := c.past[info.ModelID]
+	if p == nil {
+		p = &past{}
+		c.past[info.ModelID] = p
+	}
+	p.see(info)
+}
+
 func (c *Collector) collect() (metrics []prometheus.Metric) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -193,12 +216,7 @@ func (c *Collector) collect() (metrics []prometheus.Metric) {
 		metrics = append(metrics, prometheus.NewInvalidMetric(gauges[0].desc, errTwice(model)))
 	}
 	for _, info := range all {
-		p := c.past[info.ModelID]
-		if p == nil {
-			p = &past{}
-			c.past[info.ModelID] = p
-		}
-		p.see(info)
+		c.see(info)
 		metrics = appendGauges(metrics, now, info)
 	}
 	for model, p := range c.past {

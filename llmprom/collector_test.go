@@ -230,6 +230,46 @@ func TestCountersNeverGoDown(t *testing.T) {
 	})
 }
 
+// A queue that is removed ends what it has, and the next one of its name may begin
+// meanwhile; no scrape sees the end of the first.
+//
+// Faults seen to fail here: no last word; the last word of the first taken for that of
+// the second.
+func TestCountersKnowHowAQueueEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		metrics := llmprom.New()
+		m := newManager(t, "gpt", metrics.Observe())
+		require.NoError(t, metrics.Add(m))
+		reg := registered(t, metrics)
+		const completed = `llmqueue_finished_requests_total{model="gpt",status="completed"}`
+		do(t, m, "gpt", 0)
+		assert.Equal(t, 1.0, gather(t, reg)[completed])
+		for range 3 {
+			post(t, m, job{Params: time.Minute})
+		}
+		removed := make(chan error)
+		go func() { removed <- m.Unregister(t.Context(), "gpt") }()
+		time.Sleep(time.Second)
+		register(t, m, "gpt")
+		do(t, m, "gpt", 0)
+		do(t, m, "gpt", 0)
+		assert.Equal(t, 3.0, gather(t, reg)[completed])
+		require.NoError(t, <-removed)
+		assert.Equal(t, 6.0, gather(t, reg)[completed])
+
+		// Many queues of a name are many last words, and still no sum is lost.
+		for range 50 {
+			require.NoError(t, m.Unregister(t.Context(), "gpt"))
+			time.Sleep(time.Second)
+			register(t, m, "gpt")
+			do(t, m, "gpt", 0)
+		}
+		assert.Equal(t, 56.0, gather(t, reg)[completed])
+		require.NoError(t, m.Shutdown(t.Context()))
+		assert.Equal(t, 56.0, gather(t, reg)[completed], "what was shut down is still there, and counts once")
+	})
+}
+
 // fixed is a source that says what the test says.
 type fixed struct{ infos *[]llmqueue.QueueInfo }
 
@@ -246,6 +286,14 @@ func TestASourceOfItsOwn(t *testing.T) {
 	infos = []llmqueue.QueueInfo{{ModelID: "gpt", Accepted: 2, Completed: 1}}
 	assert.Equal(t, 9.0, gather(t, reg)[`llmqueue_accepted_requests_total{model="gpt"}`])
 	assert.Equal(t, 6.0, gather(t, reg)[`llmqueue_finished_requests_total{model="gpt",status="completed"}`])
+
+	// One that says of a queue of long ago what it said before.
+	for i := range 30 {
+		infos = []llmqueue.QueueInfo{{ModelID: "gpt", Accepted: 1, Since: time.Unix(int64(i), 0)}}
+		gather(t, reg)
+	}
+	infos = []llmqueue.QueueInfo{{ModelID: "gpt", Accepted: 1, Since: time.Unix(2, 0)}}
+	assert.Equal(t, 9.0+30, gather(t, reg)[`llmqueue_accepted_requests_total{model="gpt"}`])
 }
 
 func TestMisuseIsOneClearError(t *testing.T) {

@@ -25,7 +25,9 @@ var (
 	tokensDesc   = desc("tokens_total", "Tokens that all attempts used, by direction; input includes cached input.", "direction")
 )
 
-var counters = []counter{
+const counterCount = 13
+
+var counters = [counterCount]counter{
 	{desc("accepted_requests_total", "Requests that the queue accepted."), nil,
 		func(i *llmqueue.QueueInfo) int64 { return i.Accepted }},
 	{finishedDesc, []string{string(llmqueue.StatusCompleted)},
