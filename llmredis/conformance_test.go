@@ -13,6 +13,7 @@ import (
 
 // Every limiter here stands for a process: it has its own connections and leases.
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	client := shared(t)
 	limitertest.Run(t, func(t *testing.T, limits ...llmqueue.Limit) func() llmqueue.SharedLimiter {
 		prefix := fresh(t)

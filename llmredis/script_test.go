@@ -333,7 +333,7 @@ func TestScriptAgainstModel(t *testing.T) {
 		"bursts":          {llmqueue.RPM(50).Per(time.Second).WithBurst(10)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			for seed := range uint64(12) {
+			for seed := range uint64(8) {
 				w := newWorld(t, client, seed, limits...)
 				if name == "days" || name == "midnight" {
 					w.now = time.Date(2026, 3, 7, 23, 59, 57, 0, newYork).UnixMilli()

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -29,7 +30,7 @@ type order struct {
 	Redis, Prefix, URL string
 	Limits             []llmqueue.Limit
 	LocalShare         float64
-	SlotTTL            time.Duration
+	SlotTTL, Margin    time.Duration
 	Callers            int
 }
 
@@ -53,10 +54,10 @@ func TestMain(m *testing.M) {
 }
 
 // work is the main function of a worker: it calls the simulator from many goroutines
-// until its standard input ends, and then prints how many calls it made.
+// until its standard input ends. It prints when each was started, and in the end how many there were.
 func (o order) work() {
 	client := redis.NewClient(&redis.Options{Addr: o.Redis, DialTimeout: time.Second, ReadTimeout: time.Second})
-	limits := Options{LocalShare: o.LocalShare, SlotTTL: o.SlotTTL}.New(client, o.Prefix, o.Limits...)
+	limits := Options{LocalShare: o.LocalShare, SlotTTL: o.SlotTTL, Margin: o.Margin}.New(client, o.Prefix, o.Limits...)
 	var refused atomic.Int64
 	http.DefaultTransport.(*http.Transport).MaxIdleConnsPerHost = 1000
 	queue, err := llmqueue.NewQueue("m", func(ctx context.Context, r llmqueue.Request[call]) (int, error) {
@@ -68,7 +69,11 @@ func (o order) work() {
 			llmqueue.ReportUsage(ctx, u)
 		}
 		return 0, err
-	}, llmqueue.WithSharedLimits(limits), llmqueue.WithoutDeadlineCheck(), llmqueue.WithEstimator(func(r llmqueue.Request[call]) llmqueue.Usage {
+	}, llmqueue.WithSharedLimits(limits), llmqueue.WithoutDeadlineCheck(), llmqueue.WithObserver(func(e llmqueue.Event) {
+		if e.Type == llmqueue.EventStarted {
+			fmt.Println(e.Time.UnixNano()) // of the reservation
+		}
+	}), llmqueue.WithEstimator(func(r llmqueue.Request[call]) llmqueue.Usage {
 		return llmqueue.Usage{InputTokens: r.Params.input(), OutputTokens: r.Params.Output}
 	}))
 	if err != nil {
@@ -95,7 +100,7 @@ func (o order) work() {
 	defer cancel()
 	_ = queue.Shutdown(ctx)
 	_ = limits.Close(ctx)
-	fmt.Println(done.Load(), refused.Load())
+	fmt.Println("end", done.Load(), refused.Load())
 }
 
 // call is a chat completion.
@@ -140,8 +145,12 @@ func (c call) make(ctx context.Context, url string) (u llmqueue.Usage, status in
 type worker struct {
 	cmd   *exec.Cmd
 	stdin io.WriteCloser
-	out   *bufio.Reader
 	errs  *bytes.Buffer
+	read  chan struct{} // closed when all that it prints was read
+
+	starts        []time.Time
+	done, refused int64
+	ended         bool
 }
 
 func startWorker(t testing.TB, o order) *worker {
@@ -155,26 +164,37 @@ func startWorker(t testing.TB, o order) *worker {
 	require.NoError(t, err)
 	out, err := w.cmd.StdoutPipe()
 	require.NoError(t, err)
-	w.out = bufio.NewReader(out)
+	w.read = make(chan struct{})
 	require.NoError(t, w.cmd.Start())
 	t.Cleanup(func() { _ = w.cmd.Process.Kill() })
-	line, err := w.out.ReadString('\n')
-	require.NoError(t, err, "the worker does not start: %s", w.errs)
-	require.Equal(t, "ready\n", line)
+	lines := bufio.NewScanner(out)
+	require.True(t, lines.Scan(), "the worker does not start")
+	require.Equal(t, "ready", lines.Text())
+	go func() {
+		defer close(w.read)
+		for lines.Scan() {
+			if ns, err := strconv.ParseInt(lines.Text(), 10, 64); err == nil {
+				w.starts = append(w.starts, time.Unix(0, ns))
+			} else if n, _ := fmt.Sscan(lines.Text(), new(string), &w.done, &w.refused); n == 3 {
+				w.ended = true
+			}
+		}
+	}()
 	return w
 }
 
-// end tells it to stop, and gives how many calls it made and how many were refused.
-func (w *worker) end(t testing.TB) (done, refused int64) {
+// end tells it to stop, and gives how many calls it made.
+func (w *worker) end(t testing.TB) (done int64) {
 	t.Helper()
 	require.NoError(t, w.stdin.Close())
-	_, err := fmt.Fscan(w.out, &done, &refused)
-	require.NoError(t, err, "the worker ended without saying what it did: %s", w.errs)
+	<-w.read
 	require.NoError(t, w.cmd.Wait(), "%s", w.errs)
-	return done, refused
+	require.True(t, w.ended, "the worker ended without saying what it did: %s", w.errs)
+	return w.done
 }
 
 func (w *worker) kill() {
 	_ = w.cmd.Process.Kill()
+	<-w.read
 	_ = w.cmd.Wait()
 }

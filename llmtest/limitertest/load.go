@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -39,12 +40,13 @@ func worst(starts []start, period time.Duration) (requests, tokens int64) {
 	return requests, tokens
 }
 
-// neverMore has four processes with two queues each take what they can for some
-// periods.
+// neverMore has four processes with two queues each take what they can until some
+// hundred requests have started.
 func neverMore(t *testing.T, make New) {
 	const period = time.Second
 	process := make(t, llmqueue.RPM(60).Per(period), llmqueue.TPM(3000).Per(period), llmqueue.Concurrent(1000))
-	stopped := stopAfter(5 * period)
+	const wanted = 240
+	stopped, stop := stopper()
 	var (
 		mu     sync.Mutex
 		starts []start
@@ -74,7 +76,9 @@ func neverMore(t *testing.T, make New) {
 					used := u
 					used.OutputTokens -= random.Int64N(used.OutputTokens + 1)
 					mu.Lock()
-					starts = append(starts, start{before, time.Now(), used.Total(), p})
+					if starts = append(starts, start{before, time.Now(), used.Total(), p}); len(starts) == wanted {
+						stop()
+					}
 					mu.Unlock()
 					end(r, used)
 				}
@@ -86,8 +90,8 @@ func neverMore(t *testing.T, make New) {
 	if requests > 60 || sum > 3000 {
 		t.Fatalf("within one second %d requests and %d tokens started, under limits of 60 and 3000", requests, sum)
 	}
-	if len(starts) < 100 {
-		t.Fatalf("only %d requests started within 5 s under a limit of 60 a second", len(starts))
+	if len(starts) < wanted {
+		t.Fatalf("only %d requests started within %v under a limit of 60 a second", len(starts), 2*patience)
 	}
 }
 
@@ -106,15 +110,18 @@ func (q *queue) pause(at time.Time, over <-chan struct{}) bool {
 	return true
 }
 
-func stopAfter(d time.Duration) <-chan struct{} {
+// stopper gives a channel that stop closes, or else a time by which all is over.
+func stopper() (stopped <-chan struct{}, stop func()) {
 	c := make(chan struct{})
-	time.AfterFunc(d, func() { close(c) })
-	return c
+	stop = sync.OnceFunc(func() { close(c) })
+	time.AfterFunc(2*patience, stop)
+	return c, stop
 }
 
 func neverMoreSlots(t *testing.T, make New) {
 	process := make(t, llmqueue.Concurrent(5))
-	stopped := stopAfter(3 * time.Second)
+	const wanted = 200
+	stopped, stop := stopper()
 	var (
 		mu                   sync.Mutex
 		running, most, total int
@@ -132,7 +139,9 @@ func neverMoreSlots(t *testing.T, make New) {
 				}
 				mu.Lock()
 				running++
-				most, total = max(most, running), total+1
+				if most, total = max(most, running), total+1; total == wanted {
+					stop()
+				}
 				mu.Unlock()
 				calls.Go(func() {
 					<-time.After(5 * time.Millisecond)
@@ -148,8 +157,8 @@ func neverMoreSlots(t *testing.T, make New) {
 	if most > 5 {
 		t.Fatalf("%d requests ran at once under a limit of 5", most)
 	}
-	if total < 50 {
-		t.Fatalf("only %d requests of 5 ms ran within 3 s, five at a time", total)
+	if total < wanted {
+		t.Fatalf("only %d requests of 5 ms ran within %v, five at a time", total, 2*patience)
 	}
 }
 
@@ -178,9 +187,10 @@ func big(t *testing.T, make New) {
 func fair(t *testing.T, make New) {
 	const processes, period = 4, time.Second
 	process := make(t, llmqueue.RPM(40).Per(period))
-	stopped := stopAfter(6 * period)
+	stopped, stop := stopper()
 	counts := [processes]int{}
 	var wait sync.WaitGroup
+	var all atomic.Int64
 	for p := range processes {
 		q := join(t, process())
 		wait.Go(func() {
@@ -190,6 +200,9 @@ func fair(t *testing.T, make New) {
 					return
 				}
 				counts[p]++
+				if all.Add(1) == 240 {
+					stop()
+				}
 				end(r, tokens(1))
 			}
 		})
@@ -200,7 +213,7 @@ func fair(t *testing.T, make New) {
 		sum += n
 	}
 	for p, n := range counts {
-		if n < sum/processes/4 {
+		if n < max(sum, 240)/processes/4 {
 			t.Errorf("process %d started %d of %d requests while %d processes wanted all: %v", p, n, sum, processes, counts)
 		}
 	}
