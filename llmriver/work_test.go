@@ -32,7 +32,6 @@ func TestHoldsNoMoreThanItCanStart(t *testing.T) {
 	}{
 		"concurrent":   {[]llmqueue.Limit{llmqueue.Concurrent(5)}, 5, 5 + 7},
 		"per minute":   {[]llmqueue.Limit{llmqueue.RPM(10)}, 10, 20 + 7},
-		"both":         {[]llmqueue.Limit{llmqueue.RPM(100), llmqueue.Concurrent(20)}, 20, 20 + 7},
 		"without any ": {nil, 256, 256 + 7},
 	} {
 		t.Run(name, func(t *testing.T) {
