@@ -51,7 +51,7 @@ func TestMemory(t *testing.T) {
 	if _, err := os.Stat("/proc/self/status"); err != nil {
 		t.Skipf("only Linux tells: %v", err)
 	}
-	n := 15_000
+	n := 5_000
 	if full {
 		n = 1_000_000
 	}

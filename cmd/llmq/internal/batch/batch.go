@@ -25,7 +25,7 @@ func Run(ctx context.Context, c Config, interrupts <-chan os.Signal) (Summary, e
 	if err := r.open(); err != nil {
 		return r.summary(), err
 	}
-	err := r.prepare()
+	err := r.prepare(interrupts)
 	if err == nil {
 		err = r.work(interrupts)
 	}
@@ -121,13 +121,19 @@ func (r *run) charged(model string, reserved, used llmqueue.Usage, ended bool) l
 
 // prepare reads the input once, if that is possible: everything that is wrong with it is
 // known before anything is sent, and what it amounts to.
-func (r *run) prepare() error {
+func (r *run) prepare(interrupts <-chan os.Signal) error {
 	if r.Input == "-" {
 		return nil
 	}
 	var bad error
 	w := newWorkload()
 	err := r.read(func(req *requests.Request) bool {
+		select {
+		case <-interrupts:
+			bad = fail(Interrupted, errors.New("interrupted before anything was sent"))
+			return false
+		default:
+		}
 		state, again, err := r.file.See(req.ID)
 		switch {
 		case err != nil:

@@ -73,7 +73,7 @@ func (e *StatusError) message() string {
 	if text == "" {
 		text = string(e.Body)
 	}
-	text = strings.Join(strings.Fields(text), " ")
+	text = strings.TrimSuffix(strings.Join(strings.Fields(text), " "), ".")
 	if len(text) > 300 {
 		text = strings.ToValidUTF8(text[:300], "") + "…"
 	}

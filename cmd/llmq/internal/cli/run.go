@@ -78,6 +78,7 @@ func (f *runFlags) register(fs *pflag.FlagSet, retry bool) {
 	fs.StringVar(&f.dayResets, "day-resets", "", "time `zone` at whose midnight --rpd and --tpd begin anew, such as America/Los_Angeles (default: they slide)")
 	fs.DurationVar(&f.period, "period", time.Minute, "how long the minute of the limits is, for trials with llmq simulate --period")
 	fs.DurationVar(&f.margin, "margin", -1, "how much longer than its period a limit is held, as the provider counts by its own clock (default 2% of the period, at most 250ms)")
+	fs.Lookup("margin").DefValue = "0s" // not shown: the text says it
 	fs.Int64Var(&f.attempts, "attempts", 5, "attempts of a request at most, where the provider's failure may pass")
 	fs.BoolVar(&f.waitForQuota, "wait-for-quota", false, "wait when the provider's quota is used up, until it is renewed, instead of stopping")
 
@@ -175,7 +176,7 @@ func (f *runFlags) run(cmd *cobra.Command, input string, retry bool) error {
 	signal.Notify(interrupts, endSignals...)
 	defer signal.Stop(interrupts)
 	summary, err := batch.Run(cmd.Context(), c, interrupts)
-	f.summarize(cmd, shower, summary, retry)
+	f.summarize(cmd, shower, summary, retry, err != nil)
 	return ended(summary, err)
 }
 

@@ -11,10 +11,13 @@ import (
 )
 
 // summarize tells how a run ended.
-func (f *runFlags) summarize(cmd *cobra.Command, shower *progress.Shower, s batch.Summary, retry bool) {
+func (f *runFlags) summarize(cmd *cobra.Command, shower *progress.Shower, s batch.Summary, retry, failed bool) {
 	if f.json {
 		shower.Machine("summary", s)
 		return
+	}
+	if failed && s.Ran == 0 {
+		return // the error says it all
 	}
 	text := fmt.Sprintf("%d requests run in %s: the file has %d answers and %d failures",
 		s.Ran, s.Elapsed.Round(10*time.Millisecond), s.Done, s.Failed)

@@ -1,5 +1,5 @@
 // Package idset keeps a number for each of many ids, in bounded memory: beyond some
-// 180,000 they go to a file.
+// 360,000 they go to a file.
 package idset
 
 import (
@@ -22,14 +22,17 @@ type Set struct {
 	used    int
 	memory  memory
 	file    *os.File
-	scratch [entry]byte
+	scratch [probe * entry]byte
 }
 
 // entry is the length of a slot: the hash, the value. A slot whose hash is zero is free.
 const entry = 24
 
-// inMemory is how many slots are kept in memory: 6 MB of them.
-const inMemory = 1 << 18
+// inMemory is how many slots are kept in memory: 12 MB of them.
+const inMemory = 1 << 19
+
+// probe is how many slots are read at once.
+const probe = 8
 
 // New returns an empty set that puts its ids into a file at path when there are many.
 // What is there is overwritten.
@@ -49,8 +52,13 @@ func (s *Set) Get(id string) (value uint64, found bool, err error) {
 
 // Put sets the number of an id.
 func (s *Set) Put(id string, value uint64) error {
+	return s.Update(id, func(uint64) uint64 { return value })
+}
+
+// Update replaces the number of an id, 0 if it has none, by what f makes of it.
+func (s *Set) Update(id string, f func(uint64) uint64) error {
 	h := hash(id)
-	at, _, found, err := s.find(s.table(), s.slots, h)
+	at, value, found, err := s.find(s.table(), s.slots, h)
 	if err != nil {
 		return err
 	}
@@ -64,7 +72,7 @@ func (s *Set) Put(id string, value uint64) error {
 			}
 		}
 	}
-	return s.write(s.table(), at, h, value)
+	return s.write(s.table(), at, h, f(value))
 }
 
 // Close removes the file, if there is one.
@@ -99,35 +107,42 @@ func hash(id string) (k key) {
 
 // find returns where h stands in a table, or the free slot where it belongs.
 func (s *Set) find(t table, slots int, h key) (at int64, value uint64, found bool, err error) {
-	i := int(binary.BigEndian.Uint64(h[:]) % uint64(slots))
-	for {
-		at = int64(i) * entry
-		if _, err := t.ReadAt(s.scratch[:], at); err != nil {
+	for i := int(binary.BigEndian.Uint64(h[:]) % uint64(slots)); ; {
+		n := min(probe, slots-i)
+		read := s.scratch[:n*entry]
+		if _, err := t.ReadAt(read, int64(i)*entry); err != nil {
 			return 0, 0, false, fmt.Errorf("the ids' file %s: %w", s.path, err)
 		}
-		switch key(s.scratch[:16]) {
-		case h:
-			return at, binary.BigEndian.Uint64(s.scratch[16:]), true, nil
-		case key{}:
-			return at, 0, false, nil
+		for j := range n {
+			e := read[j*entry:]
+			at = int64(i+j) * entry
+			switch key(e[:16]) {
+			case h:
+				return at, binary.BigEndian.Uint64(e[16:]), true, nil
+			case key{}:
+				return at, 0, false, nil
+			}
 		}
-		i = (i + 1) % slots
+		i = (i + n) % slots
 	}
 }
 
 func (s *Set) write(t table, at int64, h key, value uint64) error {
 	copy(s.scratch[:], h[:])
 	binary.BigEndian.PutUint64(s.scratch[16:], value)
-	if _, err := t.WriteAt(s.scratch[:], at); err != nil {
+	if _, err := t.WriteAt(s.scratch[:entry], at); err != nil {
 		return fmt.Errorf("the ids' file %s: %w", s.path, err)
 	}
 	return nil
 }
 
-// grow doubles the slots.
+// grow doubles the slots, and makes four of each in a file, where moving takes longer.
 func (s *Set) grow() error {
 	old, oldFile, oldSlots := s.table(), s.file, s.slots
 	slots := 2 * oldSlots
+	if slots > s.bound {
+		slots *= 2
+	}
 	var to table
 	var file *os.File
 	if slots <= s.bound {

@@ -192,27 +192,23 @@ func (f *File) read(each func(*Record)) error {
 func (f *File) note(r *Record, offset int64) error {
 	f.known.Lock()
 	defer f.known.Unlock()
-	v, found, err := f.ids.Get(r.CustomID)
-	if err != nil {
-		return err
-	}
-	_, state, seen := unpack(v)
-	switch {
-	case found && state == Failed:
-		f.stale = true
-		f.Failed--
-	case found && state == Done:
-		f.stale = true
-		f.Done--
-	}
-	state = Done
-	if r.Failed() {
-		state = Failed
-		f.Failed++
-	} else {
+	return f.ids.Update(r.CustomID, func(v uint64) uint64 {
+		_, state, seen := unpack(v)
+		switch state {
+		case Failed:
+			f.stale = true
+			f.Failed--
+		case Done:
+			f.stale = true
+			f.Done--
+		}
+		if r.Failed() {
+			f.Failed++
+			return pack(offset, Failed, seen)
+		}
 		f.Done++
-	}
-	return f.ids.Put(r.CustomID, pack(offset, state, seen))
+		return pack(offset, Done, seen)
+	})
 }
 
 // See notes that the input has an id, and tells what there is of it: again when the
@@ -220,18 +216,17 @@ func (f *File) note(r *Record, offset int64) error {
 func (f *File) See(id string) (s State, again bool, err error) {
 	f.known.Lock()
 	defer f.known.Unlock()
-	v, _, err := f.ids.Get(id)
-	if err != nil {
-		return Missing, false, err
+	err = f.ids.Update(id, func(v uint64) uint64 {
+		var offset int64
+		if offset, s, again = unpack(v); !again && s == Missing {
+			return pack(offset, Seen, true)
+		}
+		return pack(offset, s, true)
+	})
+	if !again && s == Missing {
+		s = Seen
 	}
-	offset, state, seen := unpack(v)
-	if seen {
-		return state, true, nil
-	}
-	if state == Missing {
-		state = Seen
-	}
-	return state, false, f.ids.Put(id, pack(offset, state, true))
+	return s, again, err
 }
 
 // Has tells what the file holds of an id.
