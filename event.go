@@ -121,31 +121,7 @@ func (o *observer) stop() { o.once.Do(func() { close(o.events) }) }
 // logEvents is the observer behind WithLogger, whose comment says what it logs.
 func logEvents(l *slog.Logger) func(Event) {
 	return func(e Event) {
-		level, msg := slog.LevelDebug, "request "+string(e.Type)
-		switch e.Type {
-		case EventRetried, EventFallback:
-			level = slog.LevelWarn
-		case EventFailed:
-			level = slog.LevelError
-		case EventPaused, EventResumed:
-			if level, msg = slog.LevelWarn, "queue "+string(e.Type); e.Type == EventResumed {
-				level = slog.LevelInfo
-			}
-		case EventLimitsChanged:
-			level, msg = slog.LevelInfo, "queue limits changed"
-		case EventLimitLearned:
-			level, msg = slog.LevelInfo, "queue limits learned"
-		case EventLimitIgnored:
-			msg = "limit in an answer ignored"
-		case EventOpened, EventClosed:
-			if level, msg = slog.LevelWarn, "endpoint's circuit breaker "+string(e.Type); e.Type == EventClosed {
-				level = slog.LevelInfo
-			}
-		case EventNoLimits:
-			level, msg = slog.LevelWarn, "limits were to be learned but the provider states none: use WithLimits"
-		case EventNoUsage:
-			level, msg = slog.LevelWarn, "token limits are set but no attempt reports its usage: call ReportUsage in the processor, or set Request.Estimate"
-		}
+		level := e.Type.level()
 		ctx := e.Context
 		if ctx == nil {
 			ctx = context.Background()
@@ -187,6 +163,40 @@ func logEvents(l *slog.Logger) func(Event) {
 		if e.Type == EventCompleted {
 			attrs = append(attrs, slog.Int64("tokens", e.Usage.Total()))
 		}
-		l.LogAttrs(ctx, level, msg, attrs...)
+		l.LogAttrs(ctx, level, e.Type.message(), attrs...)
 	}
+}
+
+// level is how noteworthy an event is.
+func (t EventType) level() slog.Level {
+	switch t {
+	case EventFailed:
+		return slog.LevelError
+	case EventRetried, EventFallback, EventPaused, EventOpened, EventNoLimits, EventNoUsage:
+		return slog.LevelWarn
+	case EventResumed, EventClosed, EventLimitsChanged, EventLimitLearned:
+		return slog.LevelInfo
+	}
+	return slog.LevelDebug
+}
+
+// message is what its line in the log says.
+func (t EventType) message() string {
+	switch t {
+	case EventPaused, EventResumed:
+		return "queue " + string(t)
+	case EventLimitsChanged:
+		return "queue limits changed"
+	case EventLimitLearned:
+		return "queue limits learned"
+	case EventLimitIgnored:
+		return "limit in an answer ignored"
+	case EventOpened, EventClosed:
+		return "endpoint's circuit breaker " + string(t)
+	case EventNoLimits:
+		return "limits were to be learned but the provider states none: use WithLimits"
+	case EventNoUsage:
+		return "token limits are set but no attempt reports its usage: call ReportUsage in the processor, or set Request.Estimate"
+	}
+	return "request " + string(t)
 }
