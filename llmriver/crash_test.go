@@ -31,9 +31,9 @@ import (
 //	acc ID   Submit has returned: the job is accepted
 //	end ID   Wait has returned its final response
 //
-// Faults that they were seen to catch: waiters told before the end is stored; jobs of a dead
-// process left running; a second process's jobs taken while it lives; a completion without
-// its output.
+// A fault that they were seen to catch: waiters told before the end is stored. And one of this
+// package's first version: a fetch whose answer a crash of PostgreSQL swallowed, left running
+// for ever.
 const childEnv = "LLMRIVER_TEST_CHILD"
 
 // orders for a child process.

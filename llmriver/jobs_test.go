@@ -139,6 +139,10 @@ func TestDuplicates(t *testing.T) {
 			assert.Equal(t, llmqueue.StatusCompleted, wait(t, j, id).Status)
 		}
 		check()
+		assert.NoError(t, j.Cancel(t.Context(), model, "a"))
+		_, err := j.DB().ExecContext(t.Context(), "UPDATE river_job SET state = 'discarded'")
+		require.NoError(t, err)
+		check() // as if they had failed
 		assert.Equal(t, 4, count(t, j.DB(), "true"))
 	})
 }

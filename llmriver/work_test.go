@@ -173,7 +173,9 @@ func TestCancel(t *testing.T) {
 }
 
 // Shutdown lets run what runs, and the rest keeps its place for the next start, without an
-// attempt counted, those included that wait for a retry.
+// attempt counted, those included that wait for a retry. Faults that this test was seen to
+// catch: jobs handed back to the end of the line, and fetched jobs in another order than the
+// store's.
 func TestShutdownLeavesTheRest(t *testing.T) {
 	onEach(t, func(t *testing.T, p place) {
 		g := newGate()
