@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Faults that the tests of this file were seen to fail with: no journal read at the start
-// (refused), results appended twice, no repair of the end, the ids' set left empty.
+// Faults that the tests of this file were seen to fail with: the journal not taken over
+// (176 refused), and an end that is found torn but not cut off.
 
 // margin is for a machine that is busy: by default a period of a second is held for 20 ms
 // longer, and a request may take more to arrive there.

@@ -8,8 +8,7 @@ import (
 )
 
 // TestManyIDs puts more ids in than are kept in memory, over several doublings of the
-// file, and asks for each of them and for as many others. It was seen to fail with a file
-// that was not carried over when it grew, and with probing that stopped at the table's end.
+// file, and asks for each of them and for as many others.
 func TestManyIDs(t *testing.T) {
 	dir := t.TempDir()
 	s := New(filepath.Join(dir, "ids"))

@@ -241,8 +241,25 @@ func Read(dir string, now time.Time, keep time.Duration, charged func(model stri
 		s.used.OutputTokens += u.OutputTokens
 		s.used.CachedInputTokens += u.CachedInputTokens
 	}
+	// What was in flight when a run was killed may have reached the provider as late as
+	// that: its start was written before it was sent.
+	cutOff := func(at time.Time) {
+		for n, o := range open {
+			if at.After(o.at) {
+				o.at = at
+			}
+			finish(o)
+			delete(open, n)
+		}
+	}
+	var written time.Time
 	for _, name := range []string{"journal.old", "journal"} {
 		f, err := os.Open(filepath.Join(dir, name))
+		if err == nil {
+			if info, err := f.Stat(); err == nil {
+				written = info.ModTime()
+			}
+		}
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
@@ -255,10 +272,9 @@ func Read(dir string, now time.Time, keep time.Duration, charged func(model stri
 			kind, rest, _ := strings.Cut(lines.Text(), " ")
 			switch kind {
 			case "R":
-				for _, o := range open {
-					finish(o)
+				if ns, err := strconv.ParseInt(rest, 10, 64); err == nil {
+					cutOff(time.Unix(0, ns))
 				}
-				clear(open)
 			case "S":
 				if o, n, ok := parseStart(rest); ok && now.Sub(o.at) < keep {
 					open[n] = o
@@ -277,9 +293,7 @@ func Read(dir string, now time.Time, keep time.Duration, charged func(model stri
 			return nil, fmt.Errorf("cannot read the journal: %w", err)
 		}
 	}
-	for _, o := range open {
-		finish(o)
-	}
+	cutOff(written)
 	return p, nil
 }
 

@@ -85,6 +85,29 @@ func TestTheNextRunKnowsWhatThisOneStarted(t *testing.T) {
 	}
 }
 
+// TestWhatWasInFlightCountsFromTheKill: it may have arrived as late as that.
+func TestWhatWasInFlightCountsFromTheKill(t *testing.T) {
+	dir := t.TempDir()
+	now := time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
+	path := filepath.Join(dir, "journal")
+	data := appendStart(appendStart(nil, now.Add(-9*time.Second), 1), now.Add(-8*time.Second), 2)
+	data = append(data, "E 1 4 6 0\n"...)
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(path, now, now.Add(-5*time.Second)); err != nil { // the last thing that was written
+		t.Fatal(err)
+	}
+	p, err := Read(dir, now, Keep, asBooked)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _, _, times := used(p, "m", now)
+	if len(times) != 2 || times[now.Add(-9*time.Second).Local()] != 1 || times[now.Add(-5*time.Second).Local()] != 1 {
+		t.Errorf("starts count as of %v, want 9 s and 5 s before %v", times, now)
+	}
+}
+
 // TestADaysStartsCountBySecondAndNoneIsLost: in little memory, and never too early.
 func TestADaysStartsCountBySecondAndNoneIsLost(t *testing.T) {
 	dir := t.TempDir()
@@ -94,7 +117,7 @@ func TestADaysStartsCountBySecondAndNoneIsLost(t *testing.T) {
 	count := 0
 	for at := now.Add(-26 * time.Hour); at.Before(now); at = at.Add(step) {
 		count++
-		data = appendStart(data, at, count)
+		data = fmt.Appendf(appendStart(data, at, count), "E %d 4 6 0\n", count)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "journal"), data, 0o600); err != nil {
 		t.Fatal(err)
