@@ -11,11 +11,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Faults that these tests were seen to catch: no event at the end of a provider's pause;
-// one also after it was told; the timer not set for it; Until of the endpoint that failed,
-// though another is free; Waited from the start instead of the end of the attempt before;
-// Took told twice; a refusal counted both as observed and as marked; the events of a shared
-// call told of a request that left.
+// Faults that these tests were seen to catch: the timer not set for the end of a provider's
+// pause; Until of the endpoint that failed, though another is free; Waited from the request's
+// acceptance instead of the end of the attempt before; Took told twice.
 
 // heardOf is what an event says, for comparison.
 type heardOf struct {

@@ -22,10 +22,9 @@ import (
 )
 
 // Faults that these tests were seen to catch: the processor called with the caller's
-// context; a span not ended when the processor panics; a fire-and-forget request in the
-// caller's trace, or without its link; the wait told from the request's acceptance in each
-// attempt; no wait span for a request that leaves the line; the callback not unregistered;
-// usage recorded where none is known.
+// context; a fire-and-forget request in the caller's trace; the wait told from the request's
+// acceptance in each attempt; no wait span for a request that leaves the line; the callback
+// not unregistered.
 
 const s = time.Second
 
