@@ -3,6 +3,7 @@ package llmqueue
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -413,14 +414,14 @@ func TestMiddlewareSeesTheResultsUsage(t *testing.T) {
 func TestEventsOfLimitsThatShrink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var events []Event
-		overloaded := true
+		var calm atomic.Bool
 		q, err := NewQueue("m", func(ctx context.Context, r Request[int]) (int, error) {
 			time.Sleep(time.Second)
 			switch {
 			case r.Params == 1:
 				Observe(ctx, Observation{Outcome: OutcomeSlowDown, Delay: time.Second})
 				return 0, errBoom
-			case overloaded:
+			case !calm.Load():
 				Observe(ctx, Observation{Outcome: OutcomeOverloaded})
 				return 0, errBoom
 			}
@@ -436,7 +437,7 @@ func TestEventsOfLimitsThatShrink(t *testing.T) {
 			post(t, q, Request[int]{})
 		}
 		time.Sleep(time.Minute)
-		overloaded = false
+		calm.Store(true)
 		for range 100 {
 			post(t, q, Request[int]{})
 		}

@@ -172,10 +172,9 @@ func TestLoggerLines(t *testing.T) {
 		type result struct {
 			Text string `validate:"max=20"`
 		}
-		calls := 0
 		q, err := NewQueue("gpt", func(ctx context.Context, r Request[params]) (result, error) {
 			time.Sleep(time.Second)
-			switch calls++; r.ID {
+			switch r.ID {
 			case "a":
 				return result{"secret"}, RateLimited(errBoom, time.Minute)
 			case "c":
