@@ -159,7 +159,7 @@ func printMetrics(w io.Writer, metrics metricdata.ResourceMetrics) error {
 			switch a.Key {
 			case "gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model", "llmqueue.endpoint":
 			default:
-				of = append(of, a.Value.Emit())
+				of = append(of, a.Value.String())
 			}
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\n", name, strings.Join(of, ", "), value)
