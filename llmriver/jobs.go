@@ -30,8 +30,9 @@ type Jobs[P, T any] struct {
 	client   *river.Client[*sql.Tx]
 	inserts  group[*insert]
 	ends     group[*ending]
-	log      *slog.Logger    // River's
-	trouble  atomic.Int64    // ns since 1970, when River last met an error; 0 when it did not
+	log      *slog.Logger // River's
+	trouble  atomic.Int64 // ns since 1970, when River last met an error; 0 when it did not
+	order    order
 	life     context.Context // of goroutines, until Shutdown has ended
 	die      context.CancelFunc
 	crew     sync.WaitGroup
@@ -43,7 +44,6 @@ type Jobs[P, T any] struct {
 	closing  bool
 	served   map[string]bool
 	held     map[int64]*hold
-	orders   map[string]*order
 	waits    map[waitKey]map[*wait[T]]struct{}
 	returned []int64 // handed back by Shutdown
 	polls    chan struct{}
@@ -84,7 +84,7 @@ func open[P, T any](ctx context.Context, store Store, manager *llmqueue.Manager[
 	}
 	j := &Jobs[P, T]{
 		manager: manager, settings: s, name: processName(), ended: make(chan struct{}),
-		served: make(map[string]bool), held: make(map[int64]*hold), orders: make(map[string]*order),
+		served: make(map[string]bool), held: make(map[int64]*hold), order: order{turns: make(map[int64]*turn), last: make(map[string]*turn)},
 		waits: make(map[waitKey]map[*wait[T]]struct{}), polls: make(chan struct{}, 1),
 	}
 	j.inserts = group[*insert]{write: j.insertAll, most: 500}
@@ -133,7 +133,7 @@ func (j *Jobs[P, T]) start(ctx context.Context, config *river.Config) error {
 		return err
 	}
 	var err error
-	if j.client, err = river.NewClient(j.database.driver, config); err != nil {
+	if j.client, err = river.NewClient(listening{j.database.driver, &j.order}, config); err != nil {
 		return fmt.Errorf("llmriver: %w", err)
 	}
 	j.crew.Go(j.pollWaits)
@@ -210,15 +210,6 @@ func slots(info llmqueue.QueueInfo) int {
 		total += min(concurrent, requests, river.QueueNumWorkersMax)
 	}
 	return int(min(max(total, 1), river.QueueNumWorkersMax))
-}
-
-func (j *Jobs[P, T]) orderOf(modelID string) *order {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.orders[modelID] == nil {
-		j.orders[modelID] = new(order)
-	}
-	return j.orders[modelID]
 }
 
 // DB is the store's database, for transactions to give to SubmitTx. Shutdown closes it,

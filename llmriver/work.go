@@ -45,6 +45,7 @@ func (j *Jobs[P, T]) work(ctx context.Context, job *river.Job[envelope]) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	h := &hold{queue: job.Args.Model, cancel: cancel, done: make(chan struct{})}
+	turn := j.order.take(job.ID)
 	j.mu.Lock()
 	other := j.held[job.ID]
 	closing := j.closing
@@ -54,9 +55,11 @@ func (j *Jobs[P, T]) work(ctx context.Context, job *river.Job[envelope]) error {
 	j.mu.Unlock()
 	switch {
 	case closing:
+		turn.entered()
 		return j.handBack(job.ID)
 	case other != nil:
 		// This process lost its lease and got its own job again. The first run counts.
+		turn.entered()
 		<-other.done
 		return river.JobSnooze(0)
 	}
@@ -66,7 +69,7 @@ func (j *Jobs[P, T]) work(ctx context.Context, job *river.Job[envelope]) error {
 		j.mu.Unlock()
 		close(h.done)
 	}()
-	resp, wait, back := j.run(ctx, h, job)
+	resp, wait, back := j.run(ctx, h, turn, job)
 	switch {
 	case back && wait == 0:
 		return j.handBack(job.ID)
@@ -98,7 +101,8 @@ func (j *Jobs[P, T]) handBack(jobID int64) error {
 
 // run gives the request to its queue and waits. back says that the job is to be handed
 // back, for wait at least.
-func (j *Jobs[P, T]) run(ctx context.Context, h *hold, job *river.Job[envelope]) (resp llmqueue.Response[T], wait time.Duration, back bool) {
+func (j *Jobs[P, T]) run(ctx context.Context, h *hold, turn *turn, job *river.Job[envelope]) (resp llmqueue.Response[T], wait time.Duration, back bool) {
+	defer turn.leave()
 	env := &job.Args
 	id := env.requestID(job.ID)
 	fail := func(err error) (llmqueue.Response[T], time.Duration, bool) {
@@ -124,9 +128,7 @@ func (j *Jobs[P, T]) run(ctx context.Context, h *hold, job *river.Job[envelope])
 		return resp, unservedWait, true
 	}
 	ctx = context.WithValue(ctx, keyOfJob{}, id)
-	turn := j.orderOf(env.Model).queue(job.JobRow)
-	defer turn.entered()
-	<-turn.pass
+	turn.wait(ctx)
 	for n := 2; ; n++ {
 		h.id.Store(req.ID)
 		resp, err = q.Submit(entering{ctx, turn}, req)

@@ -6,6 +6,7 @@ import (
 	"iter"
 	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -191,7 +192,7 @@ type wire struct {
 
 	mu       sync.Mutex
 	above    map[*http.Request]*seen
-	beneath  map[*http.Request]*seen
+	beneath  map[*http.Request]*seen // by the call above
 	problems []string
 }
 
@@ -203,7 +204,12 @@ func newWire(t *testing.T, srv *llmtest.Server) *wire {
 		if w.calls.Add(1) == w.n {
 			w.do()
 		}
-		return w.look(w.beneath, beneath, r)
+		call, ok := r.Context().Value(callKey{}).(*http.Request)
+		if !ok || r.Method != call.Method || r.URL != call.URL || r.Body != call.Body || r.ContentLength != call.ContentLength || !maps.EqualFunc(r.Header, call.Header, slices.Equal) {
+			w.problem("a call was not handed on as it is")
+			return beneath.RoundTrip(r)
+		}
+		return w.look(w.beneath, call, beneath, r)
 	}))
 	return w
 }
@@ -216,7 +222,7 @@ type roundTripper func(*http.Request) (*http.Response, error)
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 func (w *wire) RoundTrip(r *http.Request) (*http.Response, error) {
-	res, err := w.look(w.above, w.transport, r)
+	res, err := w.look(w.above, r, w.transport, r.WithContext(context.WithValue(r.Context(), callKey{}, r)))
 	if trip, ok := r.Context().Value(tripKey{}).(*trip); ok {
 		w.mu.Lock()
 		trip.calls = append(trip.calls, w.above[r])
@@ -225,11 +231,11 @@ func (w *wire) RoundTrip(r *http.Request) (*http.Response, error) {
 	return res, err
 }
 
-// look notes a call in to.
-func (w *wire) look(to map[*http.Request]*seen, next http.RoundTripper, r *http.Request) (*http.Response, error) {
+// look sends r and notes it in to.
+func (w *wire) look(to map[*http.Request]*seen, call *http.Request, next http.RoundTripper, r *http.Request) (*http.Response, error) {
 	c := &seen{wire: w, began: time.Now()}
 	w.mu.Lock()
-	to[r] = c
+	to[call] = c
 	w.mu.Unlock()
 	res, err := next.RoundTrip(r)
 	w.mu.Lock()
@@ -247,6 +253,9 @@ func (w *wire) problem(format string, args ...any) {
 	defer w.mu.Unlock()
 	w.problems = append(w.problems, fmt.Sprintf(format, args...))
 }
+
+// callKey finds, beneath the transport, the call as it was above.
+type callKey struct{}
 
 type tripKey struct{}
 
@@ -277,7 +286,7 @@ func (w *wire) check(t *testing.T) {
 	for r, a := range w.above {
 		b := w.beneath[r]
 		if b == nil {
-			w.problem("a call was not handed on as it is")
+			w.problem("a call was not handed on")
 			continue
 		}
 		delete(a.header, "X-Should-Retry")
