@@ -45,9 +45,10 @@ func TestMain(m *testing.M) {
 		o.work()
 		return
 	}
-	// Most of the time these tests wait for a period to pass.
+	// Most of the time these tests wait for a period to pass. More loads at once starve
+	// two cores: calls arrive late, and quota goes unused.
 	flag.Parse()
-	if err := flag.Set("test.parallel", "16"); err != nil {
+	if err := flag.Set("test.parallel", "4"); err != nil {
 		panic(err)
 	}
 	os.Exit(m.Run())
