@@ -49,7 +49,7 @@ type Event struct {
 	Fallback  string    // the other model: where the request goes, and at its end which one answered
 	Err       error     // why it failed, was canceled, retried or paused
 	Until     time.Time // for EventRetried and EventPaused
-	Limits    []Limit   // for EventLimitLearned and EventLimitsChanged: those in force
+	Limits    []Limit   // for EventLimitLearned and EventLimitsChanged: those in force, the queue's own or of the shared set that changed
 	// Waited is how long the request waited for the attempt that starts, from its
 	// acceptance, or from the end of the attempt before: a backoff and a pause are part
 	// of it. For a request that leaves the line without another attempt, until then.

@@ -80,7 +80,7 @@ func (q *Queue[P, T]) learn(now time.Time, w *worker[P, T], o Observation) {
 			continue
 		}
 		switch i := indexLike(e.learned.limits, l); {
-		case indexLike(e.configured, l) < 0 && e.learnShared(now, sent, l, seen):
+		case indexLike(e.configured, l) < 0 && q.learnShared(now, e, sent, l, seen):
 		case i < 0:
 			// Figures reveal a longer period only after some use: until then the
 			// same limit was taken for one of the usual period.
@@ -124,20 +124,32 @@ func (e *endpoint) chargeAnew(now time.Time, r *window.Reservation) {
 	}
 }
 
-// learnShared tells a shared set that has this limit.
-func (e *endpoint) learnShared(now, sent time.Time, l Limit, seen ObservedLimit) (has bool) {
+// learnShared tells a shared set that has this limit. Observers of this queue hear of a
+// change, with the limits of that set.
+func (q *Queue[P, T]) learnShared(now time.Time, e *endpoint, sent time.Time, l Limit, seen ObservedLimit) (has bool) {
 	for _, m := range e.shared {
-		if learner, ok := m.(limitLearner); ok && learner.learn(now, sent, l, seen) {
-			has = true
+		learner, ok := m.(limitLearner)
+		if !ok {
+			continue
+		}
+		knows, changed := learner.learn(now, sent, l, seen)
+		has = has || knows
+		if changed && len(q.observers) > 0 {
+			var limits []Limit
+			for _, info := range m.Limits(now) {
+				limits = append(limits, info.Limit)
+			}
+			q.emit(Event{Type: EventLimitLearned, Time: now, Endpoint: e.name, Limits: limits})
 		}
 	}
 	return has
 }
 
 // limitLearner is a shared set that answers correct: it lowers the limit that is like
-// l, and reports whether it has one. sent is when the call went out that was answered.
+// l, and reports whether it has one, and whether that changed. sent is when the call
+// went out that was answered.
 type limitLearner interface {
-	learn(now, sent time.Time, l Limit, seen ObservedLimit) bool
+	learn(now, sent time.Time, l Limit, seen ObservedLimit) (has, changed bool)
 }
 
 // inForce is what the configured limits come to: corrected by what was learned, and

@@ -181,18 +181,18 @@ func (m *sharedMember) Reserve(now time.Time, u Usage, turn uint64) (SharedReser
 // learn makes the limit that is like l as low as an answer states it, and no higher
 // than it was configured. What others hold is what remains less than all members
 // booked.
-func (m *sharedMember) learn(now, sent time.Time, l Limit, seen ObservedLimit) bool {
+func (m *sharedMember) learn(now, sent time.Time, l Limit, seen ObservedLimit) (has, changed bool) {
 	s := m.limits
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := indexLike(s.limits, l)
 	if i < 0 {
-		return false
+		return false, false
 	}
 	amount, was := min(s.configured[i].Amount, l.Amount), s.limits[i].Amount
 	// Answers overtake each other: one to an earlier call tells of how it was.
 	if amount < was && !sent.Before(s.latest) || amount > was && sent.After(s.latest.Add(reordering)) {
-		s.limits[i].Amount = amount
+		s.limits[i].Amount, changed = amount, true
 		if sent.After(s.latest) {
 			s.latest = sent
 		}
@@ -210,7 +210,7 @@ func (m *sharedMember) learn(now, sent time.Time, l Limit, seen ObservedLimit) b
 		}
 		s.set.Others(now, w, others, now.Add(until), false)
 	}
-	return true
+	return true, changed
 }
 
 func (m *sharedMember) Withdraw(time.Time) {
