@@ -183,8 +183,7 @@ func TestShowsPausesByTheProvider(t *testing.T) {
 // Prometheus takes a counter that went down for a restarted program, and a rate for
 // what it is not.
 //
-// Faults seen to fail here: no sum over earlier queues, or twice what the last one said;
-// Since not compared, so that a queue that overtook the one before counts as the same;
+// Faults seen to fail here: only the last queue of a name counted; Since not compared, so that a queue that overtook the one before counts as the same;
 // max left out; counters of a removed model left out.
 func TestCountersNeverGoDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

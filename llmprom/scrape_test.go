@@ -43,9 +43,8 @@ func scrape(ctx context.Context, url string) (figures, error) {
 // A queue under load, scraped over HTTP by two at a time: no scrape contradicts itself
 // or the one before, and at the end each figure is what Info says.
 //
-// Faults seen to fail here: figures of metrics.go exchanged (pending and processing,
-// retries and coalesced, input and output tokens, used and available, attempts and
-// accepted); retried attempts left out of the histogram.
+// Faults seen to fail here: figures of metrics.go exchanged (retries and
+// coalesced, input and output tokens, used and available, attempts and accepted); retried attempts left out of the histogram.
 func TestScrapesUnderLoadEqualInfo(t *testing.T) {
 	s := newService(t)
 	reg := prometheus.NewRegistry()
