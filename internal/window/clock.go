@@ -22,36 +22,39 @@ type clock struct {
 	// came out of order. Answers are counted from here.
 	rawShort, rawLong, rawWall int64
 
-	// The wall clock is read only while a limit needs it: for a decision of
-	// some 30 ns it costs something. shift is how far the long scale is ahead
-	// of it, and paired what the monotonic clock read along with rawWall.
-	wall   bool
-	shift  int64
-	paired int64
+	// The long scale is kept up only while a limit needs it. shift is how far
+	// it is ahead of the wall clock, which read pairedWall when the monotonic
+	// one read paired and is expected to have gone on with it.
+	wall               bool
+	shift              int64
+	paired, pairedWall int64
 }
 
-func newClock(now time.Time) clock {
-	w := now.UnixNano()
-	return clock{epoch: now, long: w, rawLong: w, rawWall: w}
+func newClock(epoch time.Time) clock {
+	w := epoch.UnixNano()
+	return clock{epoch: epoch, long: w, rawLong: w, rawWall: w, pairedWall: w}
 }
 
-func (c *clock) read(now time.Time) {
-	m := int64(now.Sub(c.epoch))
-	c.rawShort, c.short = m, max(c.short, m)
+func (c *clock) read(ns int64) {
+	c.rawShort, c.short = ns, max(c.short, ns)
 	if c.wall {
-		c.readWall(m, now.UnixNano())
+		c.rawWall = c.wallAt(ns)
+		c.rawLong = c.rawWall + c.shift
+		c.long = max(c.long, c.rawLong)
 	}
 }
 
-func (c *clock) readWall(m, w int64) {
-	if lag := (m - c.paired) - (w - c.rawWall); lag > stepBack {
+// adjust takes note of what the wall clock read at ns.
+func (c *clock) adjust(ns, wall int64) {
+	if lag := c.wallAt(ns) - wall; lag > stepBack {
 		c.shift += lag
 	}
-	c.paired, c.rawWall, c.rawLong = m, w, w+c.shift
-	c.long = max(c.long, c.rawLong)
+	c.paired, c.pairedWall = ns, wall
 }
 
-// past returns what at reads on both scales, without moving the clock.
-func (c *clock) past(at time.Time) (short, long int64) {
-	return int64(at.Sub(c.epoch)), at.UnixNano() + c.shift
-}
+// wallAt returns what the wall clock reads at ns, as far as is known.
+func (c *clock) wallAt(ns int64) int64 { return c.pairedWall + ns - c.paired }
+
+// after returns the instant that comes so long after ns. It stops just short of
+// Never.
+func after(ns, wait int64) int64 { return ns + min(wait, Never-1-max(ns, 0)) }

@@ -3,25 +3,24 @@ package window
 import (
 	"math"
 	"math/bits"
-	"time"
 )
 
-// Next returns the earliest instant at which c fits if nothing else starts,
-// and the index of the limit that binds. That is now and -1 when c fits now,
-// and the zero time and the limit's index when c can never fit.
-func (s *Set) Next(now time.Time, c Charge) (at time.Time, limit int) {
+// NextAt returns the earliest instant at which c fits if nothing else starts,
+// and the index of the limit that binds. That is ns and -1 when c fits now, and
+// Never and the limit's index when c can never fit.
+func (s *Set) NextAt(ns int64, c Charge) (at int64, limit int) {
 	if i := s.Exceeds(c); i >= 0 {
-		return time.Time{}, i
+		return Never, i
 	}
 	n := c.capped().amounts()
-	s.advance(now)
+	s.advance(ns)
 	wait, limit := int64(0), -1
 	for i := range s.windows {
 		if d := s.windows[i].wait(&s.clock, &n); d > wait {
 			wait, limit = d, i
 		}
 	}
-	return now.Add(time.Duration(wait)), limit
+	return after(ns, wait), limit
 }
 
 // wait returns the time until n fits, which it does not exceed.
@@ -45,20 +44,20 @@ func (w *window) wait(c *clock, n *amounts) (wait int64) {
 	return wait
 }
 
-// Forecast returns when a request that charges own is expected to start, if
+// ForecastAt returns when a request that charges own is expected to start, if
 // requests that charge ahead in total start before it, in order, and nothing
 // else arrives, and the index of the limit that binds, or -1. It costs little
 // enough to be asked for every request of a long line.
-func (s *Set) Forecast(now time.Time, ahead, own Charge) (at time.Time, limit int) {
+func (s *Set) ForecastAt(ns int64, ahead, own Charge) (at int64, limit int) {
 	a, o := ahead.capped().amounts(), own.capped().amounts()
-	s.advance(now)
+	s.advance(ns)
 	wait, limit := int64(0), -1
 	for i := range s.windows {
 		if d := s.windows[i].forecast(&s.clock, &a, &o); d > wait {
 			wait, limit = d, i
 		}
 	}
-	return now.Add(time.Duration(wait)), limit
+	return after(ns, wait), limit
 }
 
 func (w *window) forecast(c *clock, ahead, own *amounts) (wait int64) {

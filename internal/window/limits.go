@@ -5,14 +5,14 @@ import (
 	"time"
 )
 
-// SetLimits replaces the limits. A limit that has the identity of an old one
+// SetLimitsAt replaces the limits. A limit that has the identity of an old one
 // carries its charges over, whatever else changes about it; when it becomes
 // daily, those since the last midnight. A new period of a kind starts from
 // what the longest window of that kind knows, and a new kind starts empty.
 // Reservations in flight stand, and settle in the limits that counted them.
-func (s *Set) SetLimits(now time.Time, limits []Limit) {
+func (s *Set) SetLimitsAt(ns int64, limits []Limit) {
 	s.clock.wall = true // for whatever has to be carried from one scale to the other
-	s.advance(now)
+	s.advance(ns)
 	s.clock.wall = slices.ContainsFunc(limits, Limit.long)
 	old := s.windows
 	limits = slices.Clone(limits)

@@ -1,9 +1,6 @@
 package window
 
-import (
-	"math"
-	"time"
-)
+import "math"
 
 const (
 	// exactEntries is how many entries a log keeps before it merges: a limit
@@ -141,24 +138,23 @@ func (l *log) charge(seq uint64, at int64, n *amounts) {
 	}
 }
 
-// add books n at an instant that may lie in the past, unless it has left by now.
-func (l *log) add(c *clock, seq uint64, at time.Time, n *amounts) {
-	t := min(l.scale(c, at), l.now)
+// add books n at an instant on the log's scale that may lie in the past, unless it has left by now.
+func (l *log) add(c *clock, seq uint64, at int64, n *amounts) {
+	at = min(at, l.now)
 	if l.head != l.tail {
-		t = max(t, l.at(l.tail-1).at)
+		at = max(at, l.at(l.tail-1).at)
 	}
-	if t > l.before(c) {
-		l.charge(seq, t, n)
+	if at > l.before(c) {
+		l.charge(seq, at, n)
 	}
 }
 
-// scale returns what at reads on the log's scale.
-func (l *log) scale(c *clock, at time.Time) int64 {
-	short, long := c.past(at)
+// scale returns what ns reads on the log's scale.
+func (l *log) scale(c *clock, ns int64) int64 {
 	if l.long {
-		return long
+		return c.wallAt(ns) + c.shift
 	}
-	return short
+	return ns
 }
 
 // before returns the latest date at which a charge has left by now.

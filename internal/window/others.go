@@ -1,7 +1,5 @@
 package window
 
-import "time"
-
 // others is what somebody else has charged to a limit that the provider counts for
 // all of them together: so much when it was told, and nothing from until on. Evenly
 // says that it leaves little by little, otherwise all of it leaves at once. Then they
@@ -13,25 +11,25 @@ type others struct {
 	later, end  int64
 }
 
-// Others says that somebody else holds n of limit i now, until the given instant. It
+// OthersAt says that somebody else holds n of limit i now, until the given instant. It
 // replaces what was said before; n of zero, or an instant that has passed, takes it
 // back.
-func (s *Set) Others(now time.Time, i int, n int64, until time.Time, evenly bool) {
-	s.advance(now)
+func (s *Set) OthersAt(ns int64, i int, n, until int64, evenly bool) {
+	s.advance(ns)
 	w := &s.windows[i]
 	w.others = others{}
-	if d := int64(until.Sub(now)); n > 0 && d > 0 {
+	if d := until - ns; n > 0 && d > 0 {
 		w.others = others{n: min(n, w.amount), from: w.log.now, until: addSat(w.log.now, d), evenly: evenly}
 	}
 }
 
-// OthersLater says how much they are expected to hold, at most what they hold now, from
-// when that leaves until the given instant. The next Others takes it back.
-func (s *Set) OthersLater(now time.Time, i int, n int64, until time.Time) {
-	s.advance(now)
+// OthersLaterAt says how much they are expected to hold, at most what they hold now, from
+// when that leaves until the given instant. The next OthersAt takes it back.
+func (s *Set) OthersLaterAt(ns int64, i int, n, until int64) {
+	s.advance(ns)
 	w := &s.windows[i]
 	o := &w.others
-	if end := addSat(w.log.now, int64(until.Sub(now))); o.n > 0 && n > 0 && end > o.until {
+	if end := addSat(w.log.now, until-ns); o.n > 0 && n > 0 && end > o.until {
 		o.later, o.end = min(n, o.n), end
 	}
 }
@@ -48,9 +46,9 @@ func (s *Set) Booked(to []int64) []int64 {
 	return to
 }
 
-// ChargedAfter returns what was charged to limit i after r and not after the given
+// ChargedAfterAt returns what was charged to limit i after r and not after the given
 // instant, as far as it still counts. It may include what r was merged with.
-func (s *Set) ChargedAfter(i int, r *Reservation, until time.Time) int64 {
+func (s *Set) ChargedAfterAt(i int, r *Reservation, until int64) int64 {
 	w := &s.windows[i]
 	l := w.log
 	to := l.scale(&s.clock, until)

@@ -1,9 +1,6 @@
 package window
 
-import (
-	"math"
-	"time"
-)
+import "math"
 
 // Spare is what may start before a charge that waits without putting it off.
 type Spare struct{ amounts amounts }
@@ -19,21 +16,21 @@ func (s Spare) Holds(c Charge) bool {
 	return true
 }
 
-// Spare returns what may be charged now, besides what waits for room, so that Next
-// says for waiting what it says without it. It may not fit now: Reserve tells. Where
+// SpareAt returns what may be charged now, besides what waits for room, so that NextAt
+// says for waiting what it says without it. It may not fit now: ReserveAt tells. Where
 // waiting can never fit, nothing puts it off.
-func (s *Set) Spare(now time.Time, waiting Charge) Spare {
+func (s *Set) SpareAt(ns int64, waiting Charge) Spare {
 	var spare Spare
 	for k := range spare.amounts {
 		spare.amounts[k] = math.MaxInt64
 	}
-	at, limit := s.Next(now, waiting)
-	if at.IsZero() {
+	at, limit := s.NextAt(ns, waiting)
+	if at == Never {
 		return spare
 	}
 	n, wait := waiting.capped().amounts(), int64(0)
 	if limit >= 0 {
-		wait = int64(at.Sub(now))
+		wait = at - ns
 	}
 	for i := range s.windows {
 		w := &s.windows[i]

@@ -4,12 +4,27 @@
 //
 // It reads no clock, starts no goroutine and no timer: every method is given
 // the time, and the owner's lock guards the Set.
+//
+// # Time
+//
+// An instant is an int64: nanoseconds on the monotonic clock since the epoch
+// that NewSet was given, below zero before it. Limits that count on the wall
+// clock (daily ones, and those of an hour or more) need to know where that
+// stands. NewSet takes it from the epoch, and it is expected to run along with
+// the monotonic clock until Adjust says otherwise. An owner calls Adjust when
+// the two have parted, because the machine slept or somebody set the clock, or
+// before every call while WallClock says true. Until it does,
+// days and hours end by the wall clock as it stood before: after a sleep, too late.
 package window
 
 import (
+	"math"
 	"slices"
 	"time"
 )
+
+// Never is the instant that does not come.
+const Never = math.MaxInt64
 
 // A Kind says what a limit counts.
 type Kind uint8
@@ -90,7 +105,7 @@ func (w *window) fits(n *amounts) bool {
 		(w.others.n == 0 || w.log.sum[w.kind]+x+w.others.at(w.log.now) <= w.amount)
 }
 
-// A Set holds limits that are reserved together. At each Reserve, the charges
+// A Set holds limits that are reserved together. At each reservation, the charges
 // known then and dated within a limit's window, plus the new one, are at most
 // its Amount. A Set without limits admits everything.
 //
@@ -106,16 +121,26 @@ type Set struct {
 	windows []window // one per limit
 	logs    []*log   // each once
 	seq     uint64   // of the latest charge
-	late    int64    // see Late
+	late    int64    // see LateAt
 	exact   uint64   // exactEntries, less in tests
 }
 
-// NewSet returns a set of limits, which the caller has validated.
-func NewSet(now time.Time, limits []Limit) *Set {
-	s := &Set{clock: newClock(now), exact: exactEntries}
-	s.SetLimits(now, limits)
+// NewSet returns a set of limits, which the caller has validated. All instants
+// count from the epoch.
+func NewSet(epoch time.Time, limits []Limit) *Set {
+	s := &Set{clock: newClock(epoch), exact: exactEntries}
+	s.SetLimitsAt(0, limits)
 	return s
 }
+
+// Adjust says that the wall clock read so many nanoseconds since 1970 at ns. It
+// may be called as often as one likes: less than a second that the wall clock
+// fell behind since the last call is drift.
+func (s *Set) Adjust(ns, wall int64) { s.clock.adjust(ns, wall) }
+
+// WallClock reports whether a limit counts on the wall clock, so that Adjust
+// matters.
+func (s *Set) WallClock() bool { return s.clock.wall }
 
 // Limits returns a copy of the limits, in the order in which they were given.
 func (s *Set) Limits() []Limit { return slices.Clone(s.limits) }
@@ -131,11 +156,11 @@ type Reservation struct {
 // Charge returns the latest figure.
 func (r *Reservation) Charge() Charge { return r.booked }
 
-// Reserve charges c to all limits, or to none when it does not fit them all.
-func (s *Set) Reserve(now time.Time, c Charge) (Reservation, bool) {
+// ReserveAt charges c to all limits, or to none when it does not fit them all.
+func (s *Set) ReserveAt(ns int64, c Charge) (Reservation, bool) {
 	c = c.capped()
 	n := c.amounts()
-	s.advance(now)
+	s.advance(ns)
 	for i := range s.windows {
 		if !s.windows[i].fits(&n) {
 			return Reservation{}, false
@@ -148,15 +173,15 @@ func (s *Set) Reserve(now time.Time, c Charge) (Reservation, bool) {
 	return Reservation{seq: s.seq, booked: c, high: n}, true
 }
 
-// Settle makes actual what r is charged, in place of the previous figure, and
+// SettleAt makes actual what r is charged, in place of the previous figure, and
 // reports whether that freed room. It may be called again and again.
 //
-// It is the entry made by Reserve that changes: a refund frees what was not
+// It is the entry made by ReserveAt that changes: a refund frees what was not
 // used and leaves with that entry, an overrun may lift use above Amount. In a
 // window that the entry has left, a refund does nothing, and what exceeds the
 // highest figure so far is charged now. A limit that was added after the
-// Reserve and did not count it is not touched.
-func (s *Set) Settle(now time.Time, r *Reservation, actual Charge) (freed bool) {
+// reservation and did not count it is not touched.
+func (s *Set) SettleAt(ns int64, r *Reservation, actual Charge) (freed bool) {
 	actual = actual.capped()
 	n, was := actual.amounts(), r.booked.amounts()
 	change := n
@@ -168,7 +193,7 @@ func (s *Set) Settle(now time.Time, r *Reservation, actual Charge) (freed bool) 
 	}
 	r.booked = actual
 
-	s.advance(now)
+	s.advance(ns)
 	var seq uint64
 	for _, l := range s.logs {
 		switch {
@@ -196,27 +221,33 @@ func (s *Set) frees(l *log, change *amounts) bool {
 	})
 }
 
-// Undo takes r back as if it had never been made: the request is not counted,
+// UndoAt takes r back as if it had never been made: the request is not counted,
 // and pacing is given back as far as r still holds anything back. Where its
 // entry has left, nothing changes.
-func (s *Set) Undo(now time.Time, r *Reservation) {
-	s.Settle(now, r, Charge{})
+func (s *Set) UndoAt(ns int64, r *Reservation) {
+	s.SettleAt(ns, r, Charge{})
 	for _, l := range s.logs {
 		l.pop(r.seq)
 	}
 	*r = Reservation{}
 }
 
-// Add charges what was started elsewhere: before now by an earlier process, or
+// AddAt charges what was started elsewhere: before now by an earlier process, or
 // now by another one. Calls come in order of time; a charge dated before the
 // latest one counts from the date of that one.
-func (s *Set) Add(at time.Time, c Charge) {
+func (s *Set) AddAt(ns int64, c Charge) { s.add(ns, s.clock.wallAt(ns), c) }
+
+func (s *Set) add(ns, wall int64, c Charge) {
 	n := c.capped().amounts()
-	if int64(at.Sub(s.clock.epoch)) > s.clock.short {
-		s.advance(at)
+	if ns > s.clock.short {
+		s.advance(ns)
 	}
 	s.seq++
 	for _, l := range s.logs {
+		at := ns
+		if l.long {
+			at = wall + s.clock.shift
+		}
 		l.add(&s.clock, s.seq, at, &n)
 	}
 }
@@ -239,36 +270,35 @@ func (s *Set) Share(c Charge) float64 {
 	return share
 }
 
-// Usage returns what is charged to limit i now, by others too, how much room its
+// UsageAt returns what is charged to limit i now, by others too, how much room its
 // window has left, and when everything charged now will have left: for a daily
-// limit the next reset. resetAt is zero when nothing is charged.
-func (s *Set) Usage(now time.Time, i int) (used, available int64, resetAt time.Time) {
-	s.advance(now)
+// limit the next reset. That is ns when nothing is charged.
+func (s *Set) UsageAt(ns int64, i int) (used, available, resetAt int64) {
+	s.advance(ns)
 	w := &s.windows[i]
 	l := w.log
 	own, theirs := l.sum[w.kind], w.others.at(l.now)
 	used = own + theirs
 	available = max(w.amount-used, 0)
+	resetAt = ns
 	if theirs > 0 {
-		resetAt = now.Add(time.Duration(w.others.gone() - l.now))
+		resetAt = after(ns, w.others.gone()-l.now)
 	}
 	if own > 0 {
 		wait := l.last(w.kind) - l.raw(&s.clock)
 		if l.day != nil {
 			wait = l.day.reset - s.clock.rawWall
 		}
-		if at := now.Add(time.Duration(wait)); at.After(resetAt) {
-			resetAt = at
-		}
+		resetAt = max(resetAt, after(ns, wait))
 	}
 	return used, available, resetAt
 }
 
-// Late says how much later after its date one charge may be counted by the provider than
+// LateAt says how much later after its date one charge may be counted by the provider than
 // another one. Windows that slide hold charges for that much longer from now on; what has
 // left does not come back. It replaces what was said before.
-func (s *Set) Late(now time.Time, d time.Duration) {
-	s.advance(now)
+func (s *Set) LateAt(ns int64, d time.Duration) {
+	s.advance(ns)
 	s.late = max(int64(d), 0)
 	for _, l := range s.logs {
 		if l.day == nil {
@@ -277,9 +307,9 @@ func (s *Set) Late(now time.Time, d time.Duration) {
 	}
 }
 
-// advance brings everything up to now.
-func (s *Set) advance(now time.Time) {
-	s.clock.read(now)
+// advance brings everything up to ns.
+func (s *Set) advance(ns int64) {
+	s.clock.read(ns)
 	for _, l := range s.logs {
 		l.advance(&s.clock)
 	}
