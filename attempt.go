@@ -4,180 +4,194 @@ import (
 	"context"
 	"sync"
 	"time"
-
-	"github.com/llmqueue/llmqueue/internal/window"
 )
 
 // attemptKey finds the attempt in a processor's context.
 type attemptKey struct{}
 
-// attempt is one run of a processor, as the processor sees it: its context, and what
-// it reports. It is the context itself, one allocation instead of a derived context and
-// its timer; a processor may keep it after it returned, so it is never reused.
+// attempt is one run of a processor, as the processor sees it: its context, and what it
+// reports. It is the context itself, one allocation instead of a derived context and its
+// timer; a processor may keep it after it returned, so it is never reused.
 type attempt struct {
-	parent   context.Context
-	detached bool      // fire and forget: the parent gives values only
-	deadline time.Time // of this attempt, from WithTimeout
-	account  *account
+	parent context.Context
+	core   *core // that Observe tells
 
-	// mu guards the rest. It is taken after the queue's lock, never before, and no
-	// user code runs under it.
+	// mu guards the rest. It is taken after the queue's lock, never before, and no user
+	// code runs under it.
 	mu       sync.Mutex
-	done     chan struct{} // made when first asked for
-	err      error         // set once, when the context ends
-	children map[*afterFunc]struct{}
 	usage    Usage
+	more     *attemptMore // what most attempts do not need; nil until it is
+	number   uint32       // the engine's
+	detached bool         // fire and forget: the parent gives values only
 	reported bool
-	byResult bool   // usage is what a result says: a report replaces it, not the other way
-	over     bool   // the processor returned: what it reports now comes too late
-	heard    *heard // nil: nothing was observed
+	byResult bool // usage is what a result says: a report replaces it, not the other way
+	over     bool // the processor returned: what it reports now comes too late
 }
 
-// heard is what was observed during an attempt. Most attempts have none, so it is not
-// part of their memory.
-type heard struct {
-	usage    Usage       // of all calls, for want of a report
+// attemptMore is the part of an attempt that is made when it is first asked for.
+type attemptMore struct {
+	deadline time.Time // by WithTimeout
+	done     chan struct{}
+	err      error // set once, when the context ends
+	cause    error
+	timedOut bool
+	ended    context.Context // for context.Cause: it ends with the cause
+	end      context.CancelCauseFunc
+	children map[*afterFunc]struct{}
+
+	observed Usage       // of all calls, for want of a report
 	said     Observation // the latest with an outcome
 	streamed bool        // output was handed on
 }
 
-// account is what the queue keeps of a request from its first attempt on, and of one
-// that ended without any: figures, not the context, so that the history does not keep
-// what the caller's context holds alive. Guarded by the queue's lock.
-type account struct {
-	attempt  *attempt  // whose processor runs; nil when none does
-	endpoint *endpoint // of the last attempt; nil when there was none
-	reserved Usage     // by the last attempt
-	number   int       // of the last attempt, 1 is the first; 0 when there was none
-	prior    Usage     // of the attempts before the last
-	used     Usage     // of the last, once settled
-	reported bool      // used is what it reported, not nothing
-	blind    bool      // started without any idea of its size: the gate's one
-	started  int64     // the last attempt, ns since the queue's epoch
-	waits    int64     // ns, since when for the next attempt; 0 before the first
-	untold   untold
-	ended    int64 // the request
-	failure  error // the request's
-	result   any   // a *T, of a finished fire-and-forget request
-	timer    *time.Timer
-	charge   window.Reservation
-	shared   []SharedReservation
-	heeds    heeder   // the worker, for observations
-	follows  bool     // another request's account has what its call used
-	away     *away    // nil unless it was handed to a fallback
-	unserved []string // the models that could not serve it, nil when it ended otherwise
-}
-
-// untold is what the next event tells.
-type untold struct {
-	waited, took int64 // ns
-	outcome      Outcome
-}
-
-type heeder interface {
-	heedObservation(*attempt, Observation)
-}
-
-// usage is what all attempts together used, as far as it is known.
-func (a *account) usage() Usage {
-	if a.attempt != nil {
-		used, _ := a.attempt.used()
-		return a.prior.plus(used)
-	}
-	return a.prior.plus(a.used)
-}
-
 type afterFunc struct{ f func() }
 
+// extra is a.more, made when there is none. Callers hold mu.
+func (a *attempt) extra() *attemptMore {
+	if a.more == nil {
+		a.more = new(attemptMore)
+		if a.over {
+			a.more.err, a.more.cause = context.Canceled, context.Canceled
+		}
+	}
+	return a.more
+}
+
 // Deadline is the sooner of the attempt's and, unless fire and forget, the caller's.
-func (a *attempt) Deadline() (time.Time, bool) {
+func (a *attempt) Deadline() (deadline time.Time, ok bool) {
+	a.mu.Lock()
+	if a.more != nil {
+		deadline = a.more.deadline
+	}
+	a.mu.Unlock()
 	if !a.detached {
-		if d, ok := a.parent.Deadline(); ok && (a.deadline.IsZero() || d.Before(a.deadline)) {
+		if d, ok := a.parent.Deadline(); ok && (deadline.IsZero() || d.Before(deadline)) {
 			return d, true
 		}
 	}
-	return a.deadline, !a.deadline.IsZero()
+	return deadline, !deadline.IsZero()
 }
 
 func (a *attempt) Done() <-chan struct{} {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.done == nil {
-		a.done = make(chan struct{})
-		if a.err != nil {
-			close(a.done)
+	m := a.extra()
+	if m.done == nil {
+		m.done = make(chan struct{})
+		if m.err != nil {
+			close(m.done)
 		}
 	}
-	return a.done
+	return m.done
 }
 
 func (a *attempt) Err() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.err
-}
-
-// Value gives the attempt itself to this package and everything else from the
-// caller's context, except the caller's cancellation: package context asks for that
-// by a key of type *int and would link children to a context that may live longer,
-// or shorter, than the attempt.
-func (a *attempt) Value(key any) any {
-	switch key.(type) {
-	case attemptKey:
-		return a
-	case *int:
-		v := a.parent.Value(key)
-		if _, isContext := v.(context.Context); isContext {
-			return nil
-		}
-		return v
+	if a.more == nil && !a.over {
+		return nil
 	}
-	return a.parent.Value(key)
+	return a.extra().err
 }
 
-// AfterFunc spares package context a goroutine per derived context: it looks for
-// this method on a parent that is not its own.
+// cancelKey is the key by which package context asks a context for the one of its own
+// that it derives from.
+var cancelKey = func() (key any) {
+	context.Cause(keyProbe{context.Background(), &key})
+	return key
+}()
+
+type keyProbe struct {
+	context.Context
+	asked *any
+}
+
+func (p keyProbe) Value(key any) any {
+	*p.asked = key
+	return nil
+}
+
+// Value gives the attempt itself to this package and everything else from the caller's
+// context, except the caller's cancellation: package context would link children to a
+// context that may live longer, or shorter, than the attempt. It gets one that ends with
+// the attempt's cause, so that context.Cause finds it.
+func (a *attempt) Value(key any) any {
+	if _, ok := key.(attemptKey); ok {
+		return a
+	}
+	if key != cancelKey {
+		return a.parent.Value(key)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	m := a.extra()
+	if m.ended == nil {
+		m.ended, m.end = context.WithCancelCause(context.Background())
+		if m.err != nil {
+			m.end(m.cause)
+		}
+	}
+	return m.ended.Value(key)
+}
+
+// AfterFunc spares package context a goroutine per derived context: it looks for this
+// method on a parent that is not its own.
 func (a *attempt) AfterFunc(f func()) (stop func() bool) {
 	child := &afterFunc{f}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.err != nil {
+	m := a.extra()
+	if m.err != nil {
 		go f()
 		return func() bool { return false }
 	}
-	if a.children == nil {
-		a.children = make(map[*afterFunc]struct{})
+	if m.children == nil {
+		m.children = make(map[*afterFunc]struct{})
 	}
-	a.children[child] = struct{}{}
+	m.children[child] = struct{}{}
 	return func() bool {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		_, waiting := a.children[child]
-		delete(a.children, child)
+		_, waiting := m.children[child]
+		delete(m.children, child)
 		return waiting
 	}
 }
 
 // cancel ends the context. Only the first call counts.
-func (a *attempt) cancel(err error) {
+func (a *attempt) cancel(err, cause error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.end(err)
+	a.cancelLocked(err, cause)
 }
 
-// end is cancel for who holds mu.
-func (a *attempt) end(err error) {
-	if a.err != nil {
+// timeOut is cancel for an attempt that took too long.
+func (a *attempt) timeOut() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if m := a.extra(); m.err == nil {
+		m.timedOut = true
+	}
+	a.cancelLocked(context.DeadlineExceeded, context.DeadlineExceeded)
+}
+
+// cancelLocked is cancel for who holds mu.
+func (a *attempt) cancelLocked(err, cause error) {
+	m := a.extra()
+	if m.err != nil {
 		return
 	}
-	a.err = err
-	if a.done != nil {
-		close(a.done)
+	m.err, m.cause = err, cause
+	if m.done != nil {
+		close(m.done)
 	}
-	for child := range a.children {
+	if m.end != nil {
+		m.end(cause)
+	}
+	for child := range m.children {
 		go child.f()
 	}
-	a.children = nil
+	m.children = nil
 }
 
 func (a *attempt) report(u Usage) {
@@ -197,14 +211,30 @@ func (a *attempt) reportResult(u Usage) {
 	}
 }
 
-// finish ends the context when the processor returned, and tells what had ended it
-// before, nil when nothing had.
-func (a *attempt) finish() (cut error) {
+// cut is what had ended an attempt's context when its processor returned.
+type cut uint8
+
+const (
+	cutNot cut = iota
+	cutLeft
+	cutTimedOut
+)
+
+// finish ends the context when the processor returned, and tells what had ended it before.
+func (a *attempt) finish() cut {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.over, cut = true, a.err
-	a.end(context.Canceled)
-	return cut
+	a.over = true
+	switch m := a.more; {
+	case m == nil:
+		return cutNot
+	case m.err == nil:
+		a.cancelLocked(context.Canceled, context.Canceled)
+		return cutNot
+	case m.timedOut:
+		return cutTimedOut
+	}
+	return cutLeft
 }
 
 // revise is report for UpdateUsage, which also counts after the end.
@@ -218,49 +248,43 @@ func (a *attempt) revise(u Usage) {
 func (a *attempt) used() (Usage, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if !a.reported && a.heard != nil && !a.heard.usage.isZero() {
-		return a.heard.usage, true
+	if !a.reported && a.more != nil && !a.more.observed.isZero() {
+		return a.more.observed, true
 	}
 	return a.usage, a.reported
 }
 
-// observe notes what the provider said and returns who heeds it, nil when that comes
-// too late. That is read before the attempt can be over: its account may be another
-// request's afterwards.
-func (a *attempt) observe(o Observation) (heeds heeder) {
-	a.hear(func(h *heard) {
-		heeds = a.account.heeds
-		h.usage = h.usage.plus(o.Usage.clamped())
+// observe notes what the provider said, and reports whether that comes in time.
+func (a *attempt) observe(o Observation) bool {
+	return a.note(func(m *attemptMore) {
+		m.observed = m.observed.plus(o.Usage.clamped())
 		if o.Outcome != "" {
-			h.said = o
+			m.said = o
 		}
 	})
-	return heeds
 }
 
 // stream notes that output was handed on.
-func (a *attempt) stream() { a.hear(func(h *heard) { h.streamed = true }) }
+func (a *attempt) stream() { a.note(func(m *attemptMore) { m.streamed = true }) }
 
-// hear notes something, unless the processor has returned.
-func (a *attempt) hear(note func(*heard)) {
+// note keeps something, unless the processor has returned.
+func (a *attempt) note(keep func(*attemptMore)) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.over {
-		return
+		return false
 	}
-	if a.heard == nil {
-		a.heard = new(heard)
-	}
-	note(a.heard)
+	keep(a.extra())
+	return true
 }
 
-// verdict is the latest outcome that was observed, and whether streamed output was
-// handed on.
-func (a *attempt) verdict() (said Observation, streamed bool) {
+// heard is the latest outcome that was observed, and whether streamed output was handed
+// on.
+func (a *attempt) heard() (said Observation, streamed bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.heard == nil {
+	if a.more == nil {
 		return Observation{}, false
 	}
-	return a.heard.said, a.heard.streamed
+	return a.more.said, a.more.streamed
 }

@@ -25,7 +25,7 @@ type ModelConfig struct {
 	// Limits are the model's own. Empty means those given to RegisterAll or to
 	// the manager.
 	Limits []Limit `json:"rate_limiters"`
-	// Accounting names what the provider charges: see AccountingFor. Empty means what
+	// Accounting names what the provider charges: see accounting.ByName. Empty means what
 	// was given to RegisterAll or to the manager.
 	Accounting string `json:"accounting,omitempty"`
 }
@@ -47,7 +47,7 @@ func (c *ModelConfig) UnmarshalJSON(data []byte) error {
 	if err := jsonField(fields, "accounting", &got.Accounting, `a name like "anthropic"`); err != nil {
 		return fmt.Errorf("%w: model %q: %w", ErrInvalidConfiguration, got.ModelID, err)
 	}
-	if _, err := AccountingFor(got.Accounting); err != nil {
+	if _, err := accountingByName(got.Accounting); err != nil {
 		return fmt.Errorf("model %q: %w", got.ModelID, err)
 	}
 	var limits []json.RawMessage
@@ -155,4 +155,149 @@ func jsonField(fields map[string]json.RawMessage, name string, to any, want stri
 		return fieldError{name, fmt.Sprintf("want %s, got %.40s", want, raw)}
 	}
 	return nil
+}
+
+// settings is what the options of one queue come to.
+type settings struct {
+	endpointSettings
+	queueSettings
+}
+
+// endpointSettings is what holds for one endpoint: AddEndpoint takes these and no
+// others.
+type endpointSettings struct {
+	limits      []Limit
+	limitsGiven int // how often, in one list of options
+	unlimited   bool
+	shared      []SharedLimiter
+	margin      time.Duration // negative: the default
+	prior       iter.Seq2[time.Time, Usage]
+	learn       bool
+	breaker     func(endpoint string) Breaker
+	accounting  accounting.Policy
+}
+
+// queueSettings is what holds for a whole queue.
+type queueSettings struct {
+	estimator       any // func(Request[P]) Usage
+	coalesce        any // func(Request[P]) string
+	retry           RetryPolicy
+	timeout         time.Duration
+	maxQueued       int
+	historySize     int
+	historyTTL      time.Duration
+	middleware      []Middleware
+	observers       []func(Event)
+	monitors        []func(func() QueueInfo) func()
+	logger          *slog.Logger
+	validator       *validator.Validate
+	unvalidated     bool
+	noDeadlineCheck bool
+	fallback        []string
+	keepOnQuota     bool
+	backfill        bool
+	grace           time.Duration
+	outstanding     int
+}
+
+func newSettings(opts []Option) settings {
+	s := settings{
+		endpointSettings: endpointSettings{margin: -1},
+		queueSettings: queueSettings{
+			historySize: 10_000, historyTTL: time.Hour,
+			grace: time.Second, outstanding: 4096,
+		},
+	}
+	for _, o := range opts {
+		if o.apply != nil {
+			o.apply(&s)
+		}
+	}
+	return s
+}
+
+// settingsOf is what lists of options come to, a later list overriding an earlier one. Limits
+// given twice in one list are an error.
+func settingsOf(lists ...[]Option) (settings, error) {
+	s := newSettings(nil)
+	for _, opts := range lists {
+		s.limitsGiven = 0
+		for _, o := range opts {
+			if o.apply != nil {
+				o.apply(&s)
+			}
+		}
+		if s.limitsGiven > 1 {
+			return s, invalid("WithLimits or WithUnlimited stands %d times in one list of options, give all limits to one WithLimits", s.limitsGiven)
+		}
+	}
+	s.limitsGiven = 0
+	return s, nil
+}
+
+// inModel says in an error which model it is about.
+func inModel(modelID string, err error) error { return fmt.Errorf("model %q: %w", modelID, err) }
+
+// invalid is an ErrInvalidConfiguration that says what is wrong.
+func invalid(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrInvalidConfiguration, fmt.Sprintf(format, args...))
+}
+
+func (s *endpointSettings) validate() error {
+	if err := validateLimits(s.limits); err != nil {
+		return err
+	}
+	if len(s.limits) == 0 && len(s.shared) == 0 && !s.unlimited && !s.learn {
+		return invalid("no limits, use WithLimits, WithSharedLimits, WithLearnedLimits or WithUnlimited")
+	}
+	if slices.Contains(s.shared, nil) {
+		return invalid("WithSharedLimits got nil")
+	}
+	if err := s.accounting.Validate(); err != nil {
+		return invalid("WithAccounting: %v", err)
+	}
+	return nil
+}
+
+func (s *queueSettings) validate() error {
+	if err := s.retry.validate(); err != nil {
+		return err
+	}
+	switch {
+	case s.timeout < 0:
+		return invalid("WithTimeout(%v), give a positive duration (0 means none)", s.timeout)
+	case s.maxQueued < 0:
+		return invalid("WithMaxQueued(%d), give 1 or more (0 means no bound)", s.maxQueued)
+	case s.historySize < 0 || s.historySize > 0 && s.historyTTL <= 0:
+		return invalid("WithHistory(%d, %v), give a size of 0 or more and a positive time", s.historySize, s.historyTTL)
+	case s.grace < 0:
+		return invalid("WithShutdownGrace(%v), give 0 or more", s.grace)
+	case s.outstanding < 1:
+		return invalid("WithMaxOutstanding(%d), give 1 or more", s.outstanding)
+	}
+	for _, mw := range s.middleware {
+		if mw == nil {
+			return invalid("WithMiddleware got nil")
+		}
+	}
+	for _, o := range s.observers {
+		if o == nil {
+			return invalid("WithObserver got nil")
+		}
+	}
+	for _, m := range s.monitors {
+		if m == nil {
+			return invalid("WithMonitor got nil")
+		}
+	}
+	return nil
+}
+
+// accountingByName is accounting.ByName with the error of a configuration.
+func accountingByName(name string) (accounting.Policy, error) {
+	p, err := accounting.ByName(name)
+	if err != nil {
+		return p, fmt.Errorf("%w: %w", ErrInvalidConfiguration, err)
+	}
+	return p, nil
 }

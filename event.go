@@ -3,9 +3,12 @@ package llmqueue
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/llmqueue/llmqueue/internal/engine"
 )
 
 // EventType says what happened.
@@ -65,40 +68,60 @@ type Event struct {
 	Context context.Context `json:"-"`
 }
 
-// observer hands events to one function, in order, on a goroutine of its own. A
-// slow or panicking function costs events, never the queue.
+// observer hands events to one function, in order, on a goroutine of its own. A slow or
+// panicking function costs events, never the queue.
 type observer struct {
 	handle  func(Event)
-	events  chan Event
 	dropped *atomic.Int64
 	done    chan struct{}
-	once    sync.Once
+
+	mu      sync.Mutex // taken after the queue's lock; no user code runs under it
+	more    sync.Cond  // there is an event, or the end
+	events  []Event    // that wait
+	stopped bool
 }
 
 // observerBuffer is how many events may wait for one observer.
 const observerBuffer = 4096
 
 func newObserver(handle func(Event), dropped *atomic.Int64) *observer {
-	o := &observer{
-		handle: handle, dropped: dropped,
-		events: make(chan Event, observerBuffer), done: make(chan struct{}),
-	}
+	o := &observer{handle: handle, dropped: dropped, done: make(chan struct{})}
+	o.more.L = &o.mu
 	go o.run()
 	return o
 }
 
-// offer never blocks. It is called under the queue's lock, which keeps the order.
+// offer never blocks for long. It is called under the queue's lock, which keeps the order.
 func (o *observer) offer(e Event) {
-	select {
-	case o.events <- e:
-	default:
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.events) >= observerBuffer {
 		o.dropped.Add(1)
+		return
+	}
+	if o.events = append(o.events, e); len(o.events) == 1 {
+		o.more.Signal()
 	}
 }
 
-// run survives a panic and a Goexit of the function: the next goroutine goes on
-// with the next event.
-func (o *observer) run() {
+// take waits for events and takes all there are; none says that the observer has ended. spent
+// are earlier ones, for reuse.
+func (o *observer) take(spent []Event) (events []Event) {
+	clear(spent)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for len(o.events) == 0 && !o.stopped {
+		o.more.Wait()
+	}
+	events, o.events = o.events, spent[:0]
+	return events
+}
+
+// run survives a panic and a Goexit of the function: the next goroutine goes on with the next
+// event.
+func (o *observer) run() { o.runFrom(nil) }
+
+func (o *observer) runFrom(events []Event) {
 	ended := false
 	defer func() {
 		if ended {
@@ -106,17 +129,115 @@ func (o *observer) run() {
 			return
 		}
 		_ = recover()
-		go o.run()
+		go o.runFrom(events[1:])
 	}()
-	for e := range o.events {
-		o.handle(e)
+	for {
+		for len(events) > 0 {
+			o.handle(events[0])
+			events = events[1:]
+		}
+		if events = o.take(nil); len(events) == 0 {
+			ended = true
+			return
+		}
 	}
-	ended = true
 }
 
-// stop lets the observer handle what is buffered and end. Nothing may be offered
-// after it.
-func (o *observer) stop() { o.once.Do(func() { close(o.events) }) }
+// stop lets the observer handle what waits and end. Nothing may be offered after it.
+func (o *observer) stop() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.stopped = true
+	o.more.Signal()
+}
+
+// startObservers begins to hand out events.
+func (c *core) startObservers() {
+	handlers := c.settings.observers
+	if c.settings.logger != nil {
+		handlers = append(slices.Clip(handlers), logEvents(c.settings.logger))
+	}
+	for _, handle := range handlers {
+		c.observers = append(c.observers, newObserver(handle, &c.dropped))
+	}
+}
+
+// stopObservers lets the observers handle what they have and end. One that hangs is left
+// behind after the grace.
+func (c *core) stopObservers() {
+	c.mu.Lock()
+	observers := c.observers
+	c.observers = nil
+	c.mu.Unlock()
+	if len(observers) == 0 {
+		return
+	}
+	grace := time.NewTimer(max(c.settings.grace, time.Second))
+	defer grace.Stop()
+	for _, o := range observers {
+		o.stop()
+	}
+	for _, o := range observers {
+		select {
+		case <-o.done:
+		case <-grace.C:
+			return
+		}
+	}
+}
+
+// emit hands an event to the observers, in order. Callers hold the lock.
+func (c *core) emit(e Event) {
+	e.ModelID = c.modelID
+	for _, o := range c.observers {
+		o.offer(e)
+	}
+}
+
+// emitFor is emit for a request; for a call it tells of the first that shares it.
+func (c *core) emitFor(h uint32, e Event) {
+	v := c.engine.View(h)
+	if v.Attempts > 0 {
+		e.Attempt, e.Endpoint = v.Attempts, c.wayOf(v.Endpoint).name
+	}
+	if shared := c.shared[h]; shared != nil {
+		if first, ok := c.follower(shared); ok {
+			h, v = first, c.engine.View(first)
+		}
+	}
+	who := c.entries.at(h)
+	e.RequestID, e.Tenant, e.Priority, e.Context = c.idOf(h), who.tenant, v.Priority, who.ctx
+	e.NoWait = c.engine.Tag(h)&tagNoWait != 0
+	c.emit(e)
+}
+
+// emitEnd tells of a request's end.
+func (c *core) emitEnd(h uint32, end *engine.Effect, err error, usage Usage, hand *handoff) {
+	e := Event{
+		Type: EventCompleted, Time: c.clock.at(c.engine.View(h).Ended), Err: err, Usage: usage,
+		Waited: duration(end.Waited), Took: duration(end.Took),
+	}
+	switch end.State {
+	case engine.Failed:
+		e.Type = EventFailed
+	case engine.CanceledState:
+		e.Type = EventCanceled
+	}
+	if end.Took > 0 || end.Code <= engine.InvalidResult {
+		e.Outcome = c.input.outcome
+	}
+	if hand != nil {
+		hand.overlay(&e.Usage, new(int), &e.Fallback, new(int64))
+		e.Waited, e.Took = max(e.Waited, duration(hand.waited)), max(e.Took, duration(hand.took))
+		if hand.outcome != "" {
+			e.Outcome = hand.outcome
+		}
+		hand.waited, hand.took, hand.outcome = 0, 0, ""
+	}
+	c.emitFor(h, e)
+}
+
+func duration(ns int64) time.Duration { return time.Duration(ns) }
 
 // logEvents is the observer behind WithLogger, whose comment says what it logs.
 func logEvents(l *slog.Logger) func(Event) {

@@ -6,347 +6,294 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
+
+	"github.com/llmqueue/llmqueue/internal/engine"
 )
 
-// This file hands requests that a model cannot serve to the next one.
+// This file hands requests that a model cannot serve to the next one. What happens at the
+// other model comes back as an answer, like that to any who wait.
 
-// WithFallback names the models of the same Manager that take over, in this order, what
-// this one cannot serve: because the breakers of all its endpoints are open, because its
-// quota is exhausted (unless WithWaitForQuota keeps the request), because its retries
-// are used up, or because the request could start only after its deadline or MaxWait.
-// An error that is not tried again, and output that was streamed, stay with this model. A
-// model that is not registered, or refuses the request, is passed over; a fallback's own
-// fallbacks come before the next one.
-//
-// The first queue keeps the request's id: Status, Wait and Cancel work there.
-// Response.ModelID is the model that answered, usage and attempts are those of all
-// together, and a failure wraps the errors of the first and the last. Such a request is
-// accepted, not refused, even when in the end no model takes it.
-//
-// A cycle of fallbacks is ErrInvalidConfiguration from Register, and so is a fallback
-// of a queue that no Manager made.
-func WithFallback(modelIDs ...string) Option {
-	modelIDs = slices.Clone(modelIDs)
-	return Option{func(s *settings) { s.fallback = modelIDs }}
-}
-
-// away is what a queue knows of a request that it handed to another model. Guarded by
-// the queue's lock.
-type away struct {
-	reason   error // why this model did not serve it
-	failure  error // what the latest other model said, if anything
-	next     int   // in the list of fallbacks
-	tried    []string
-	at       any    // the place[P, T] where it is; nil while it is on the way
-	back     bool   // it ended there
-	modelID  string // where it is, or which model answered; "" while there is none
-	usage    Usage  // there
+// handoff is what a queue knows of a request that it handed to other models. Guarded by the
+// queue's lock.
+type handoff struct {
+	reason   error    // why this model did not serve it
+	failure  error    // what the latest other model said, if anything
+	next     int      // in the list of fallbacks
+	tried    []string // models, this one first
+	hop      *hop     // where it is, or is on the way to; nil between two models
+	modelID  string   // where it is, or which model answered; "" while there is none
+	usage    Usage    // there
 	attempts int
 	started  int64 // ns, the last attempt there
+
+	// For the next event.
+	waited, took int64
+	outcome      Outcome
 }
 
-// homecoming is who waits for a request at another model: the queue that it came from.
-type homecoming[P, T any] struct {
-	q *Queue[P, T]
-	r ref
-	a *away
+// hop is a request's stay at one other model.
+type hop struct {
+	from    *core
+	ref     ref // in from
+	model   string
+	target  *core
+	at      ref  // in target, once it has arrived
+	arrived bool // guarded by from's lock, like back
+	back    bool
+
+	// The request, for the target.
+	ctx     context.Context
+	request Request[struct{}] // all but its params
+	params  any               // P
 }
 
-func (h homecoming[P, T]) put(w *waiter[T]) { h.q.comeHome(h, w) }
+func (h *hop) put(w *waiter) { h.from.comeBack(h, w) }
 
-// unserved says why this model cannot serve a new request now, though another may; nil
-// when it can.
-func (q *Queue[P, T]) unserved(ctx context.Context, now time.Time, req *Request[P]) error {
-	if !q.settings.keepOnQuota && q.exhausted(q.since(now)) {
-		return q.quotaError()
-	}
-	if len(q.settings.fallback) > 0 && q.allOpen() {
-		return q.openError()
-	}
-	if _, bounded := ctx.Deadline(); (bounded || req.MaxWait > 0) && !q.settings.hopeful {
-		return q.tooLate(ctx, now, req, q.forecastNew(now, req))
-	}
-	return nil
+// place is where a request is.
+type place struct {
+	core *core
+	ref  ref
 }
 
-// allOpen reports whether the breakers let no call through to any endpoint.
-func (q *Queue[P, T]) allOpen() bool {
-	for _, e := range q.endpoints {
-		if !e.open() {
-			return false
-		}
+var errRecalled = fmt.Errorf("%w: its own queue gave it up", ErrCanceled)
+
+func (c *core) keepHandoff(h uint32, hand *handoff) {
+	if c.handoffs == nil {
+		c.handoffs = make(map[uint32]*handoff)
 	}
-	return true
+	c.handoffs[h] = hand
 }
 
-var errOpen = errors.New("its circuit breaker is open")
-
-func (q *Queue[P, T]) openError() error {
-	return fmt.Errorf("llmqueue: model %q serves nothing at present: %w", q.modelID, errOpen)
+// applyHandoff sends a request on its way.
+func (c *core) applyHandoff(e *engine.Effect) {
+	c.keepHandoff(e.Handle, &handoff{
+		reason: c.reason(e.Handle, e.Code), tried: []string{c.modelID},
+		waited: e.Waited, took: e.Took, outcome: c.input.outcome,
+	})
+	more := c.todo.more()
+	more.handoffs = append(more.handoffs, c.ref(e.Handle))
 }
 
-// fail ends a request that this model could not serve, unless another one takes it. The
-// request must be out of the line.
-func (q *Queue[P, T]) fail(now time.Time, rec *record[P, T], err error) {
-	if !q.sendOn(now, rec, err) {
-		q.accountOf(rec).unserved = []string{q.modelID}
-		q.finish(now, rec, stateFailed, nil, err)
-	}
-}
-
-// sendOn lets a request that is out of the line go to the next model, if there is one.
-func (q *Queue[P, T]) sendOn(now time.Time, rec *record[P, T], why error) bool {
-	if len(q.settings.fallback) == 0 || q.cut {
-		return false
-	}
-	q.accountOf(rec).away = &away{reason: why, tried: []string{q.modelID}}
-	q.stopWaitingAt(now, rec)
-	rec.state = stateForwarded
-	if q.forwarded == nil {
-		q.forwarded = make(map[ref]struct{})
-	}
-	q.forwarded[rec.ref()] = struct{}{}
-	q.leaving = append(q.leaving, rec.ref())
-	return true
-}
-
-// sendWaitingOn lets everything that waits go to the next model.
-func (q *Queue[P, T]) sendWaitingOn(now time.Time, why error) {
-	if len(q.settings.fallback) == 0 || q.cut {
-		return
-	}
-	for _, rec := range slices.Collect(q.waiting()) {
-		q.takeOff(now, rec)
-		q.sendOn(now, rec, why)
-	}
-}
-
-// accountOf is rec's account, a new one while it had none.
-func (q *Queue[P, T]) accountOf(rec *record[P, T]) *account {
-	if rec.account == nil {
-		q.records.account(rec)
-	}
-	return rec.account
-}
-
-// travel submits requests to other models, on a goroutine of its own because that
-// runs the caller's estimator and validation.
-func (q *Queue[P, T]) travel(leaving []ref) {
-	defer q.crew.Done()
-	for _, r := range leaving {
-		for q.tryNext(r) {
+// travel submits requests to other models, on a goroutine of its own because that runs the
+// caller's estimator and validation.
+func (c *core) travel(requests []ref) {
+	for _, r := range requests {
+		for c.tryNext(r) {
 		}
 	}
 }
 
 // tryNext submits a request to the next model. It reports whether to try another one.
-func (q *Queue[P, T]) tryNext(r ref) (again bool) {
-	ctx, req, a := q.nextModel(r)
-	if a == nil {
+func (c *core) tryNext(r ref) (again bool) {
+	h := c.nextModel(r)
+	if h == nil {
 		return false
 	}
-	target, err := q.route(req.ModelID)
-	if err != nil {
-		return q.turnedAway(r, a, err)
+	var err error
+	if h.target, err = c.registry.find(h.model); err == nil {
+		err = c.types.forward(h)
 	}
-	w := &waiter[T]{sink: homecoming[P, T]{q, r, a}}
-	at := place[P, T]{q: target}
-	key, err := target.prepare(ctx, &req)
-	if err == nil {
-		_, at.r, err = target.accept(ctx, &req, key, w)
+	if !h.request.NoWait && h.ctx.Err() != nil {
+		c.abandon(h.ctx, r) // and arrive takes it back
 	}
-	if !req.NoWait && ctx.Err() != nil {
-		q.endAs(r, stateCanceled, canceledBy(ctx))
-		return false
-	}
-	if errors.Is(err, ErrDuplicateRequest) {
-		req.ID = "" // it keeps its id here
-		_, at.r, err = target.accept(ctx, &req, key, w)
-	}
-	if err != nil {
-		return q.turnedAway(r, a, err)
-	}
-	q.arrived(r, a, at)
-	return false
+	return c.arrive(h, err)
 }
 
-// nextModel makes the request for the next model, or ends it when there is none. A nil
-// away says that nothing is left to do.
-func (q *Queue[P, T]) nextModel(r ref) (context.Context, Request[P], *away) {
-	q.mu.Lock()
-	defer q.unlock()
-	rec := q.records.get(r)
-	if rec == nil || rec.state != stateForwarded {
-		return nil, Request[P]{}, nil // it was canceled
+// nextModel begins the hop to the next model, or ends the request when there is none. nil
+// says that nothing is left to do.
+func (c *core) nextModel(r ref) *hop {
+	ns := c.lock()
+	defer c.unlock(ns)
+	if !c.known(r) || c.engine.State(r.handle) != engine.HandedOff {
+		return nil // it was canceled
 	}
-	now, a := time.Now(), rec.account.away
-	models := q.settings.fallback
-	for a.next < len(models) && slices.Contains(a.tried, models[a.next]) {
-		a.next++
+	hand, models, v := c.handoffs[r.handle], c.settings.fallback, c.engine.View(r.handle)
+	for hand.next < len(models) && slices.Contains(hand.tried, models[hand.next]) {
+		hand.next++
 	}
-	wait := rec.maxWait
-	if wait > 0 && rec.account.number == 0 {
-		wait -= time.Duration(q.since(now) - rec.created)
+	wait := v.MaxWait
+	if wait > 0 && v.Attempts == 0 {
+		wait -= ns - v.Created
 	}
 	var err error
 	switch {
-	case a.next == len(models):
-		rec.account.unserved = a.tried
-		err = a.err()
-	case rec.maxWait > 0 && wait <= 0:
-		err = q.waitedTooLong(rec)
+	case hand.next == len(models):
+		err = hand.err()
+	case v.MaxWait > 0 && wait <= 0:
+		err = c.reason(r.handle, engine.WaitedTooLong)
 	}
 	if err != nil {
-		delete(q.forwarded, r)
-		q.finish(now, rec, stateFailed, nil, err)
-		q.pump(now, nil)
-		return nil, Request[P]{}, nil
+		c.input.err = err
+		c.engine.Finish(ns, r.handle, engine.Failed, hand.next == len(models))
+		return nil
 	}
-	model := models[a.next]
-	a.next++
-	a.tried = append(a.tried, model)
-	q.count.fallbacks++
-	q.emitFor(rec, Event{Type: EventFallback, Time: now, Fallback: model, Err: cmp.Or(a.failure, a.reason)})
+	e, tag := c.entries.at(r.handle), c.engine.Tag(r.handle)
+	h := &hop{from: c, ref: r, model: models[hand.next], ctx: e.ctx, params: c.types.params(r.handle)}
+	h.request = Request[struct{}]{
+		ID: c.idOf(r.handle), ModelID: h.model, NoWait: tag&tagNoWait != 0, Priority: v.Priority,
+		Tenant: e.tenant, Estimate: fromEngineUsage(v.Estimate), Metadata: e.metadata,
+	}
+	if v.Attempts == 0 {
+		h.request.MaxWait = time.Duration(wait)
+	}
+	if h.request.NoWait {
+		h.ctx = context.WithoutCancel(h.ctx)
+	}
+	hand.hop = h
+	hand.next++
+	hand.tried = append(hand.tried, h.model)
+	c.fallbacks++
+	if len(c.observers) > 0 {
+		c.emitFor(r.handle, Event{
+			Type: EventFallback, Time: c.clock.at(ns), Fallback: h.model, Err: cmp.Or(hand.failure, hand.reason),
+			Waited: duration(hand.waited), Took: duration(hand.took), Outcome: hand.outcome,
+		})
+	}
+	hand.waited, hand.took, hand.outcome = 0, 0, ""
+	return h
+}
+
+// forward submits the request of a hop to its target.
+func (q *Queue[P, T]) forward(h *hop) error {
+	target := h.target.types.(*Queue[P, T])
+	params, _ := h.params.(P)
+	r := &h.request
 	req := Request[P]{
-		ID: rec.id, ModelID: model, Params: rec.params, NoWait: rec.noWait, Priority: rec.priority,
-		Tenant: rec.tenant, Estimate: rec.estimate, Metadata: rec.metadata,
+		ID: r.ID, ModelID: r.ModelID, Params: params, NoWait: r.NoWait, Priority: r.Priority,
+		Tenant: r.Tenant, Estimate: r.Estimate, MaxWait: r.MaxWait, Metadata: r.Metadata,
 	}
-	if rec.account.number == 0 {
-		req.MaxWait = wait
+	w := &typedWaiter[T]{waiter: waiter{sink: h}}
+	w.typed = w
+	var in intake
+	if err := target.prepare(h.ctx, &req, &in); err != nil {
+		return err
 	}
-	ctx := rec.ctx
-	if rec.noWait {
-		ctx = context.WithoutCancel(ctx)
+	h.at = target.accept(&in, &req.Params, &w.waiter)
+	if errors.Is(in.err, ErrDuplicateRequest) {
+		in.id = "" // it keeps its id here
+		h.at = target.accept(&in, &req.Params, &w.waiter)
 	}
-	return ctx, req, a
+	return in.err
+}
+
+// arrive notes where a request is now, or that the model did not take it: then it reports
+// that another one is to be tried. One that ended on the way is canceled there.
+func (c *core) arrive(h *hop, err error) (again bool) {
+	ns := c.lock()
+	defer c.unlock(ns)
+	hand := c.handoffs[h.ref.handle]
+	here := c.known(h.ref) && c.engine.State(h.ref.handle) == engine.HandedOff && hand.hop == h
+	switch {
+	case err != nil && here:
+		hand.hop, hand.failure = nil, err
+		return true
+	case err != nil || h.back:
+	case here:
+		h.arrived, hand.modelID = true, h.model
+	default:
+		more := c.todo.more()
+		more.recalls = append(more.recalls, place{h.target, h.at})
+	}
+	return false
 }
 
 // err is the error of a request that no model served.
-func (a *away) err() error {
-	if a.failure == nil {
-		return fmt.Errorf("%w (no fallback of %s took it)", a.reason, strings.Join(a.tried, ", "))
+func (hand *handoff) err() error {
+	if hand.failure == nil {
+		return &noFallback{hand.reason, hand.tried}
 	}
-	return fmt.Errorf("%w; before that, %w", a.failure, a.reason)
+	return &joinedError{hand.failure, "; before that, ", hand.reason}
 }
 
-// turnedAway notes that a model does not take a request.
-func (q *Queue[P, T]) turnedAway(r ref, a *away, err error) (again bool) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	rec := q.records.get(r)
-	if rec == nil || rec.state != stateForwarded {
-		return false
-	}
-	a.failure = err
-	return true
-}
-
-// arrived notes where a request is now. One that was canceled on the way is canceled
-// there.
-func (q *Queue[P, T]) arrived(r ref, a *away, at place[P, T]) {
-	q.mu.Lock()
-	defer q.unlock()
-	if rec := q.records.get(r); rec != nil && rec.state == stateForwarded && rec.account.away == a {
-		a.at, a.modelID = at, at.q.modelID
-	} else if !a.back {
-		q.recalls = append(q.recalls, at)
-	}
-}
-
-// comeHome ends a request with the answer of another model, or lets it go on to the next.
-func (q *Queue[P, T]) comeHome(h homecoming[P, T], w *waiter[T]) {
-	q.mu.Lock()
-	defer q.unlock()
-	a, resp := h.a, &w.resp
-	a.back, a.at = true, nil
-	rec := q.records.get(h.r)
-	if rec == nil || rec.state != stateForwarded || rec.account.away != a {
+// comeBack ends a request with the answer of another model, or lets it go on to the next.
+func (c *core) comeBack(h *hop, w *waiter) {
+	ns := c.lock()
+	defer c.unlock(ns)
+	h.back = true
+	hand := c.handoffs[h.ref.handle]
+	if !c.known(h.ref) || c.engine.State(h.ref.handle) != engine.HandedOff || hand.hop != h {
 		return
 	}
-	now := time.Now()
-	a.modelID, a.usage, a.attempts = resp.ModelID, a.usage.plus(resp.Usage), a.attempts+resp.Attempts
-	if !resp.StartedAt.IsZero() {
-		a.started = q.since(resp.StartedAt)
+	a := &w.answer
+	hand.hop = nil
+	if hand.modelID = a.model; a.model == "" {
+		hand.modelID = h.model
 	}
-	if w.unserved != nil {
-		a.failure, a.back = resp.Err, false
-		a.tried = append(a.tried, w.unserved...)
-		q.leaving = append(q.leaving, h.r)
+	hand.usage, hand.attempts = hand.usage.plus(a.usage), hand.attempts+a.attempts
+	if a.attempts > 0 {
+		hand.started = c.clock.since(h.target.clock.at(a.started))
+	}
+	if a.unserved != nil {
+		hand.failure = a.err
+		hand.tried = append(hand.tried, a.unserved...)
+		more := c.todo.more()
+		more.handoffs = append(more.handoffs, h.ref)
 		return
 	}
-	delete(q.forwarded, h.r)
-	switch resp.Status {
-	case StatusCompleted:
-		q.finish(now, rec, stateCompleted, &resp.Result, nil)
-	case StatusCanceled:
-		q.finish(now, rec, stateCanceled, nil, resp.Err)
-	default:
-		a.failure = resp.Err
-		q.finish(now, rec, stateFailed, nil, a.err())
+	switch c.input.err = a.err; a.state {
+	case engine.Completed:
+		c.types.receive(h.ref.handle, w)
+	case engine.Failed:
+		hand.failure = a.err
+		c.input.err = hand.err()
 	}
-	q.pump(now, nil)
+	c.engine.Finish(ns, h.ref.handle, a.state, false)
 }
 
-// recall cancels requests at other models that ended here.
-func recall[P, T any](places []place[P, T]) {
-	for _, p := range places {
-		p.q.endAs(p.r, stateCanceled, fmt.Errorf("%w: its own queue gave it up", ErrCanceled))
-	}
-}
-
-// overlay adds what happened at other models to a response.
-func (a *away) overlay(usage *Usage, attempts *int, modelID *string) {
-	*usage, *attempts = usage.plus(a.usage), *attempts+a.attempts
-	if a.modelID != "" {
-		*modelID = a.modelID
-	}
-}
-
-// awayNow are the requests that other models have, in order of arrival.
-func (q *Queue[P, T]) awayNow() []*record[P, T] {
-	records := make([]*record[P, T], 0, len(q.forwarded))
-	for r := range q.forwarded {
-		records = append(records, q.records.get(r))
-	}
-	slices.SortFunc(records, func(a, b *record[P, T]) int { return cmp.Compare(a.seq, b.seq) })
-	return records
-}
-
-// checkFallbacks finds a cycle that a new queue would close, or nil. queues are those
-// that are there, the new ones included.
-func checkFallbacks[P, T any](queues map[string]*Queue[P, T]) error {
-	const open, done = 1, 2
-	state := make(map[string]int, len(queues))
-	var path []string
-	var visit func(model string) error
-	visit = func(model string) error {
-		path = append(path, model)
-		switch state[model] {
-		case open:
-			from := slices.Index(path, model)
-			return invalid("fallbacks go in a circle: %s, take one out", strings.Join(path[from:], " → "))
-		case done:
-			path = path[:len(path)-1]
-			return nil
-		}
-		state[model] = open
-		if q, ok := queues[model]; ok {
-			for _, next := range q.settings.fallback {
-				if err := visit(next); err != nil {
-					return err
-				}
-			}
-		}
-		state[model] = done
-		path = path[:len(path)-1]
-		return nil
-	}
-	for model := range queues {
-		if err := visit(model); err != nil {
-			return err
+// recall cancels a request at the model that has it, because it has ended here. Callers hold
+// the lock.
+func (c *core) recall(hand *handoff) {
+	if h := hand.hop; h != nil {
+		hand.hop = nil
+		if h.arrived && !h.back {
+			more := c.todo.more()
+			more.recalls = append(more.recalls, place{h.target, h.at})
 		}
 	}
-	return nil
+}
+
+// unservedBy are the models that could not serve a request.
+func (c *core) unservedBy(hand *handoff) []string {
+	if hand == nil {
+		return []string{c.modelID}
+	}
+	return hand.tried
+}
+
+// overlay adds what happened at other models.
+func (hand *handoff) overlay(usage *Usage, attempts *int, modelID *string, started *int64) {
+	*usage, *attempts, *started = usage.plus(hand.usage), *attempts+hand.attempts, max(*started, hand.started)
+	if hand.modelID != "" {
+		*modelID = hand.modelID
+	}
+}
+
+// expireElsewhere ends a request whose MaxWait passed while a fallback has the call that it
+// shares, unless that was started there.
+func (c *core) expireElsewhere(r ref) {
+	c.mu.Lock()
+	var at place
+	if c.known(r) && c.engine.State(r.handle) == engine.Following {
+		if hand := c.handoffs[c.engine.View(r.handle).Call]; hand != nil && hand.hop != nil && hand.hop.arrived {
+			at = place{hand.hop.target, hand.hop.at}
+		}
+	}
+	c.mu.Unlock()
+	if at.core != nil && at.core.started(at.ref) {
+		return
+	}
+	ns := c.lock()
+	if c.known(r) {
+		c.engine.ExpireElsewhere(ns, r.handle)
+	}
+	c.unlock(ns)
+}
+
+// started reports whether a request that came from another model was started, here or
+// further on.
+func (c *core) started(r ref) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.known(r) || c.look(r.handle).attempts > 0
 }

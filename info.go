@@ -1,8 +1,13 @@
 package llmqueue
 
 import (
-	"context"
+	"cmp"
+	"slices"
+	"strings"
 	"time"
+
+	"github.com/llmqueue/llmqueue/internal/endpoint"
+	"github.com/llmqueue/llmqueue/internal/engine"
 )
 
 // QueueInfo is a snapshot of one queue. At any moment
@@ -31,17 +36,15 @@ type QueueInfo struct {
 	// Attempts it is the mean. Worked is how long processors ran that returned.
 	Waited      time.Duration `json:"waited_ns"`
 	Worked      time.Duration `json:"worked_ns"`
-	Paused      bool          `json:"paused"`                 // by Pause
-	PausedUntil time.Time     `json:"paused_until,omitzero"`  // in the future; by the provider, when no endpoint may start before
-	PauseReason string        `json:"pause_reason,omitempty"` // what it said
-	Slots       int64         `json:"slots"`                  // processors that may run at present, on all endpoints
-	Closed      bool          `json:"closed"`                 // Shutdown was called
-	Dropped     int64         `json:"dropped_events"`         // events that observers were too slow for
-	Usage       Usage         `json:"usage"`                  // reported by all attempts so far
-	// Limits and Shared are those of the first endpoint, the only one unless
-	// AddEndpoint was called; concurrency comes last.
+	Paused      bool          `json:"paused"`                // by Pause
+	PausedUntil time.Time     `json:"paused_until,omitzero"` // in the future; by the provider, when no endpoint may start before
+	Slots       int64         `json:"slots"`                 // processors that may run at present, on all endpoints
+	Closed      bool          `json:"closed"`                // Shutdown was called
+	Dropped     int64         `json:"dropped_events"`        // events that observers were too slow for
+	Usage       Usage         `json:"usage"`                 // reported by all attempts so far
+	// Limits are those of the first endpoint, the only one unless AddEndpoint was
+	// called; concurrency comes last. Shared ones stand in Endpoints.
 	Limits    []LimitInfo    `json:"limits"`
-	Shared    []LimitInfo    `json:"shared_limits,omitempty"`
 	Endpoints []EndpointInfo `json:"endpoints"` // in the order in which they were added
 	// Since is when the queue was made: another one tells that the counts began anew,
 	// because the model was unregistered and registered again.
@@ -89,19 +92,340 @@ type RequestInfo struct {
 	Error          string    `json:"error,omitempty"`
 }
 
-// Inspector is the part of a Manager that is free of its type parameters: what a
-// dashboard, metrics or an admin command needs, for managers of any P and T.
+// RequestFilter says which requests Requests lists. All of its conditions must hold.
+type RequestFilter struct {
+	// Limit bounds how many are listed. Defaults to 100.
+	Limit int
+	// Statuses are those to list. Defaults to all.
+	Statuses []Status
+	// Tenant lists the requests of one tenant. Defaults to those of all.
+	Tenant string
+	// IDPrefix lists requests whose id begins so. Defaults to all.
+	IDPrefix string
+}
+
+// Inspector is what a dashboard or metrics need of a Manager, of any P and T: reading, not
+// control. Safe for concurrent use.
 type Inspector interface {
 	Models() []string
 	Info(modelID string) (QueueInfo, error)
 	InfoAll() []QueueInfo
-	Requests(modelID string, limit int) ([]RequestInfo, error)
-	Finished(modelID string, limit int, statuses ...Status) ([]RequestInfo, error)
+	Requests(modelID string, f RequestFilter) ([]RequestInfo, error)
+}
+
+// Controller is what an operator may do to the queues of a Manager, of any P and T. Safe for
+// concurrent use.
+type Controller interface {
+	Pause(modelID string) error
+	Resume(modelID string) error
 	Cancel(modelID, requestID string) error
-	UpdateUsage(modelID, requestID string, u Usage) error
 	SetLimits(modelID string, limits ...Limit) error
-	PauseModel(modelID string) error
-	ResumeModel(modelID string) error
-	Unregister(ctx context.Context, modelID string) error
-	Shutdown(ctx context.Context) error
+}
+
+// Info is a snapshot of the queue.
+func (c *core) Info() QueueInfo {
+	if !c.made {
+		return QueueInfo{}
+	}
+	now := time.Now()
+	ns := c.lockAt(now)
+	n := c.engine.Counts()
+	info := QueueInfo{
+		ModelID: c.modelID, Pending: n.Pending, Processing: n.Processing, Forwarded: n.Forwarded,
+		Accepted: n.Accepted, Completed: n.Completed, Failed: n.Failed, Canceled: n.Canceled,
+		Attempts: n.Attempts, Retries: n.Retries, Refused: n.Refused, Coalesced: n.Coalesced, Fallbacks: c.fallbacks,
+		Abandoned: n.Abandoned, Waited: duration(n.Waited), Worked: duration(n.Worked),
+		Paused: c.engine.Paused(), Closed: c.closed, Dropped: c.dropped.Load(), Usage: fromEngineUsage(n.Usage), Since: c.clock.epoch,
+	}
+	var reasons []error
+	for _, e := range c.engine.Endpoints() {
+		i, reason := c.endpointInfo(ns, now, e)
+		info.Endpoints, reasons = append(info.Endpoints, i), append(reasons, reason)
+		info.Slots += i.Slots
+	}
+	c.mu.Unlock()
+	info.Limits = info.Endpoints[0].Limits
+	info.PausedUntil = info.Endpoints[0].PausedUntil
+	for i, e := range info.Endpoints {
+		if e.PausedUntil.Before(info.PausedUntil) {
+			info.PausedUntil = e.PausedUntil
+		}
+		if reasons[i] != nil { // asked for its text without the lock: it may be a user's
+			info.Endpoints[i].PauseReason = reasons[i].Error()
+		}
+	}
+	return info
+}
+
+func (c *core) endpointInfo(ns int64, now time.Time, e *endpoint.Endpoint) (info EndpointInfo, reason error) {
+	w := c.wayOf(e)
+	info = EndpointInfo{
+		Name: w.name, Processing: e.Running(), Slots: e.SlotsNow(), Open: e.Open(),
+		Limits: limitInfos(fromEngineLimits(e.Limits()), e.Running(), func(i int) (used, available int64, resetAt time.Time) {
+			used, available, reset := e.WindowUsage(ns, i)
+			if reset > ns {
+				resetAt = c.clock.at(reset)
+			}
+			return used, available, resetAt
+		}),
+	}
+	if e.PausedUntil() > ns {
+		info.PausedUntil, reason = c.clock.at(e.PausedUntil()), w.pausedBy
+	}
+	for _, m := range w.shared {
+		info.Shared = append(info.Shared, m.Limits(now)...)
+	}
+	return info, reason
+}
+
+// limitInfos says how much of limits is used. window is that of the i-th but the concurrent.
+func limitInfos(limits []Limit, running int64, window func(i int) (used, available int64, resetAt time.Time)) []LimitInfo {
+	infos := make([]LimitInfo, 0, len(limits)+1)
+	var slots *LimitInfo
+	i := 0
+	for _, l := range limits {
+		if l.Kind == KindConcurrent {
+			slots = &LimitInfo{Limit: l, Used: running, Available: max(l.Amount-running, 0)}
+			continue
+		}
+		used, available, reset := window(i)
+		infos = append(infos, LimitInfo{Limit: l, Used: used, Available: available, ResetAt: reset})
+		i++
+	}
+	if slots != nil {
+		infos = append(infos, *slots)
+	}
+	return infos
+}
+
+// view is where a request is. What is asked of another queue, and what needs words, is added
+// by follow without the lock.
+type view struct {
+	RequestInfo
+	state    engine.State
+	err      error
+	metadata map[string]string
+	rank     int
+	wait     endpoint.Wait // of one in line
+	at       place         // where a fallback has it
+}
+
+// look takes a view of a request. Callers hold the lock.
+func (c *core) look(h uint32) (v view) { return c.lookAs(h, c.engine.View(h)) }
+
+func (c *core) lookAs(h uint32, of engine.View) (v view) {
+	e := c.entries.at(h)
+	v.state, v.metadata, v.err = of.State, e.metadata, c.failures[h]
+	v.ID, v.ModelID, v.Tenant, v.Priority, v.Estimate = c.idOf(h), c.modelID, e.tenant, of.Priority, fromEngineUsage(of.Estimate)
+	v.CreatedAt = c.clock.at(of.Created)
+	if of.State == engine.Following {
+		shared := c.look(of.Call)
+		v.state, v.Attempts, v.StartedAt, v.Endpoint, v.at = shared.state, shared.Attempts, shared.StartedAt, shared.Endpoint, shared.at
+		v.ModelID, v.rank, v.wait, v.EstimatedStart = shared.ModelID, shared.rank, shared.wait, shared.EstimatedStart
+		if v.state.Final() { // the call has ended, and this one is about to
+			v.state = engine.Running
+		}
+		return v
+	}
+	v.Usage, v.Attempts = c.usageOf(&of), of.Attempts
+	started := of.Started
+	if hand := c.handoffs[h]; hand != nil {
+		hand.overlay(&v.Usage, &v.Attempts, &v.ModelID, &started)
+		if hop := hand.hop; hop != nil && hop.arrived && of.State == engine.HandedOff {
+			v.at = place{hop.target, hop.at}
+		}
+	}
+	if v.Attempts > 0 {
+		v.StartedAt = c.clock.at(started)
+	}
+	if of.Endpoint != nil {
+		v.Endpoint = c.wayOf(of.Endpoint).name
+	}
+	switch {
+	case of.State.Final():
+		v.FinishedAt = c.clock.at(of.Ended)
+	case of.State == engine.InLine:
+		v.rank, v.wait = c.engine.ForecastOf(h)
+	case of.State == engine.BackingOff:
+		v.EstimatedStart = c.clock.date(c.engine.RetryAt(h))
+	}
+	return v
+}
+
+// follow completes a view without the lock: it asks the queue that has the request, and
+// errors for their text.
+func (c *core) follow(v *view) {
+	v.Status = statusOf(v.state)
+	if v.rank > 0 {
+		v.Position, v.EstimatedStart, v.WaitsFor = v.rank, c.startOf(v.wait), waitsFor(v.wait)
+	}
+	if v.at.core == nil {
+		return
+	}
+	there, ok := v.at.core.lookThere(v.at.ref)
+	if !ok {
+		return // it ended there, and is about to end here
+	}
+	v.ModelID, v.Status, v.WaitsFor = there.ModelID, there.Status, there.WaitsFor
+	v.Position, v.EstimatedStart = there.Position, there.EstimatedStart
+}
+
+// lookThere is a view of a request that came from another model, false when it has ended.
+func (c *core) lookThere(r ref) (v view, ok bool) {
+	c.mu.Lock()
+	if ok = c.known(r) && !c.engine.State(r.handle).Final(); ok {
+		v = c.look(r.handle)
+	}
+	c.mu.Unlock()
+	if ok {
+		c.follow(&v)
+	}
+	return v, ok
+}
+
+// mostLookedAt bounds how many requests of a kind are looked at for one page.
+const mostLookedAt = 10_000
+
+// Requests lists requests without their params and results: first what runs, longest first,
+// then what a fallback model has (ModelID says which), then what waits, in order, then what is
+// between two attempts, then what ended, latest first. The zero filter lists the first 100. A
+// filter by tenant or id looks at the first 10,000 that wait and as many that ended.
+func (c *core) Requests(f RequestFilter) []RequestInfo {
+	if !c.made {
+		return nil
+	}
+	if f.Limit <= 0 {
+		f.Limit = 100
+	}
+	ns := c.lock()
+	c.expireHistory(ns)
+	l := lister{core: c, filter: &f}
+	l.list()
+	c.unlock(ns)
+	infos := make([]RequestInfo, len(l.views))
+	for i := range l.views {
+		v := &l.views[i]
+		at := v.at
+		v.at = place{}
+		c.follow(v)
+		if at.core != nil {
+			v.ModelID = at.core.modelID
+		}
+		if v.err != nil {
+			v.Error = v.err.Error()
+		}
+		infos[i] = v.RequestInfo
+	}
+	return infos
+}
+
+// lister collects the views of a page.
+type lister struct {
+	core   *core
+	filter *RequestFilter
+	views  []view
+	seen   int
+}
+
+func (l *lister) list() {
+	c := l.core
+	if l.wants(StatusProcessing) {
+		for _, h := range c.engine.UnderWay() {
+			l.add(h, nil)
+		}
+	}
+	if l.wants(StatusPending) {
+		for _, h := range c.handedOff() {
+			l.add(h, nil)
+		}
+		l.seen = 0
+		for h, forecast := range c.engine.InLine() {
+			if !l.add(h, forecast) {
+				break
+			}
+		}
+		for _, h := range c.backingOff() {
+			l.add(h, nil)
+		}
+	}
+	l.seen = 0
+	if l.wants(StatusCompleted) || l.wants(StatusFailed) || l.wants(StatusCanceled) {
+		for h := range c.history.latest {
+			if !l.add(h, nil) {
+				break
+			}
+		}
+	}
+}
+
+func (l *lister) wants(s Status) bool {
+	return len(l.filter.Statuses) == 0 || slices.Contains(l.filter.Statuses, s)
+}
+
+// add adds a request, or those that share a call, and reports whether there is room for more.
+func (l *lister) add(h uint32, forecast func() (int, endpoint.Wait)) bool {
+	c := l.core
+	if l.seen++; len(l.views) == l.filter.Limit || l.seen > mostLookedAt {
+		return false
+	}
+	if shared := c.shared[h]; shared != nil {
+		for _, r := range shared.followers[shared.first:] {
+			if len(l.views) < l.filter.Limit && c.known(r) && c.engine.State(r.handle) == engine.Following {
+				l.addOne(r.handle, forecast)
+			}
+		}
+		return true
+	}
+	l.addOne(h, forecast)
+	return true
+}
+
+func (l *lister) addOne(h uint32, forecast func() (int, endpoint.Wait)) {
+	c := l.core
+	e, f := c.entries.at(h), l.filter
+	if f.Tenant != "" && e.tenant != f.Tenant || f.IDPrefix != "" && !strings.HasPrefix(c.idOf(h), f.IDPrefix) {
+		return
+	}
+	of := c.engine.View(h)
+	if of.State.Final() && !l.wants(statusOf(of.State)) {
+		return
+	}
+	var v view
+	if forecast != nil && of.State == engine.InLine {
+		of.State = engine.BackingOff // not asked for its place: that is known
+		v = c.lookAs(h, of)
+		v.EstimatedStart, v.state = time.Time{}, engine.InLine
+	} else {
+		v = c.lookAs(h, of)
+	}
+	if forecast != nil {
+		v.rank, v.wait = forecast()
+	}
+	l.views = append(l.views, v)
+}
+
+// handedOff are the requests that other models have, in order of arrival.
+func (c *core) handedOff() (handles []uint32) {
+	for h := range c.handoffs {
+		if c.engine.State(h) == engine.HandedOff {
+			handles = append(handles, h)
+		}
+	}
+	c.inOrder(handles)
+	return handles
+}
+
+// backingOff are the requests between two attempts.
+func (c *core) backingOff() (handles []uint32) {
+	for h := range c.engine.BackingOff() {
+		if handles = append(handles, h); len(handles) == mostLookedAt {
+			break
+		}
+	}
+	slices.SortFunc(handles, func(a, b uint32) int { return cmp.Compare(c.engine.RetryAt(a), c.engine.RetryAt(b)) })
+	return handles
+}
+
+func (c *core) inOrder(handles []uint32) {
+	slices.SortFunc(handles, func(a, b uint32) int { return cmp.Compare(c.engine.Seq(a), c.engine.Seq(b)) })
 }

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"strconv"
 	"time"
-
-	"github.com/llmqueue/llmqueue/internal/window"
 )
 
 // LimitKind says what a limit counts.
@@ -26,16 +24,13 @@ const (
 const day = 24 * time.Hour
 
 // kinds holds what the queue knows of each kind.
-var kinds = map[LimitKind]struct {
-	period time.Duration
-	counts window.Kind
-}{
-	KindRPM:        {time.Minute, window.Requests},
-	KindRPD:        {day, window.Requests},
-	KindTPM:        {time.Minute, window.Tokens},
-	KindTPD:        {day, window.Tokens},
-	KindITPM:       {time.Minute, window.Input},
-	KindOTPM:       {time.Minute, window.Output},
+var kinds = map[LimitKind]struct{ period time.Duration }{
+	KindRPM:        {time.Minute},
+	KindRPD:        {day},
+	KindTPM:        {time.Minute},
+	KindTPD:        {day},
+	KindITPM:       {time.Minute},
+	KindOTPM:       {time.Minute},
 	KindConcurrent: {},
 }
 

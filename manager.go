@@ -7,157 +7,89 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
 )
 
-// Manager routes requests to the queues of their models. It is a value: make as many
-// as you need, with NewManager. Safe for concurrent use.
-type Manager[P, T any] struct {
+// Manager routes requests to the queues of their models. It is a value: make as many as you
+// need, with NewManager. Safe for concurrent use.
+type Manager[P, T any] struct{ registry }
+
+// registry is a Manager without its type parameters.
+type registry struct {
 	options []Option
+	made    bool          // by NewManager
+	version atomic.Uint64 // of queues
 
 	// mu guards the rest; no queue's method is called while it is held.
 	mu     sync.RWMutex
-	queues map[string]*Queue[P, T]
+	queues map[string]*core // never changed in place
 	closed bool
 }
 
 // NewManager returns a manager whose options are the defaults of every queue.
 func NewManager[P, T any](opts ...Option) *Manager[P, T] {
-	return &Manager[P, T]{options: slices.Clone(opts), queues: make(map[string]*Queue[P, T])}
+	return &Manager[P, T]{registry{options: slices.Clone(opts), made: true, queues: make(map[string]*core)}}
 }
 
-// Register makes the queue of a model. opts come after the manager's, so they win. A
-// model that is there already is ErrModelRegistered; otherwise the errors are
-// NewQueue's, and ErrQueueClosed after Shutdown.
+var errNoManager = invalid("the zero Manager does nothing, make one with NewManager")
+
+// Register makes the queue of a model. opts come after the manager's, so they win. A model that
+// is there already is ErrModelRegistered; otherwise the errors are NewQueue's, and
+// ErrQueueClosed after Shutdown.
 func (m *Manager[P, T]) Register(modelID string, process Processor[P, T], opts ...Option) (*Queue[P, T], error) {
-	if _, ok := m.Queue(modelID); ok {
-		return nil, registered(modelID)
+	if err := m.free(modelID); err != nil {
+		return nil, err
 	}
-	q, err := newQueueOf(modelID, process, slices.Concat(m.options, opts), m.queue)
+	q, err := newQueueOf(modelID, process, &m.registry, m.options, opts)
 	if err != nil {
 		return nil, err
 	}
-	if err := m.add(q); err != nil {
+	if err := m.add(&q.core); err != nil {
 		_ = q.Shutdown(context.Background()) // empty: returns at once
 		return nil, err
 	}
 	return q, nil
 }
 
-func registered(modelID string) error {
-	return fmt.Errorf("%w: %q, use Queue to get it or Unregister it first", ErrModelRegistered, modelID)
-}
-
-// add adds all of the queues or none.
-func (m *Manager[P, T]) add(queues ...*Queue[P, T]) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.closed {
-		return fmt.Errorf("%w: the manager was shut down, make a new one", ErrQueueClosed)
-	}
-	for _, q := range queues {
-		if _, ok := m.queues[q.modelID]; ok {
-			return registered(q.modelID)
-		}
-	}
-	all := maps.Clone(m.queues)
-	for _, q := range queues {
-		all[q.modelID] = q
-	}
-	if err := checkFallbacks(all); err != nil {
-		return err
-	}
-	m.queues = all
-	return nil
-}
-
-// RegisterAll makes a queue for every model that has none yet: all of them or, on
-// an error, none. A model's own limits replace those of opts and of the manager.
+// RegisterAll makes a queue for every model: all of them or, on an error, none. A model that
+// is there already is ErrModelRegistered. A model's own limits replace those of opts and of
+// the manager.
 func (m *Manager[P, T]) RegisterAll(models []ModelConfig, process Processor[P, T], opts ...Option) error {
-	var made []*Queue[P, T]
-	undo := func(err error) error {
-		for _, q := range made {
-			_ = q.Shutdown(context.Background())
+	var made []*core
+	err := m.makeAll(models, opts, func(modelID string, own []Option) error {
+		q, err := newQueueOf(modelID, process, &m.registry, m.options, opts, own)
+		if err == nil {
+			made = append(made, &q.core)
 		}
 		return err
+	})
+	if err == nil {
+		err = m.add(made...)
 	}
-	seen := make(map[string]bool, len(models))
-	for i, c := range models {
-		if seen[c.ModelID] {
-			return undo(fmt.Errorf("%w: model %q stands twice in the list", ErrInvalidConfiguration, c.ModelID))
+	if err != nil {
+		for _, c := range made {
+			_ = c.Shutdown(context.Background())
 		}
-		seen[c.ModelID] = true
-		if _, ok := m.Queue(c.ModelID); ok {
-			continue
-		}
-		all := slices.Concat(m.options, opts)
-		if len(c.Limits) > 0 {
-			all = append(all, WithLimits(c.Limits...))
-		}
-		if c.Accounting != "" {
-			accounting, err := AccountingFor(c.Accounting)
-			if err != nil {
-				return undo(fmt.Errorf("models[%d]: %w", i, err))
-			}
-			all = append(all, WithAccounting(accounting))
-		}
-		q, err := newQueueOf(c.ModelID, process, all, m.queue)
-		if err != nil {
-			return undo(fmt.Errorf("models[%d]: %w", i, err))
-		}
-		made = append(made, q)
 	}
-	if err := m.add(made...); err != nil {
-		return undo(err)
-	}
-	return nil
-}
-
-// Unregister removes a model and drains its queue, as Queue.Shutdown does. The model
-// is removed also when ctx ends first.
-func (m *Manager[P, T]) Unregister(ctx context.Context, modelID string) error {
-	m.mu.Lock()
-	q, ok := m.queues[modelID]
-	delete(m.queues, modelID)
-	m.mu.Unlock()
-	if !ok {
-		return m.unknown(modelID)
-	}
-	return q.Shutdown(ctx)
-}
-
-func (m *Manager[P, T]) unknown(modelID string) error {
-	if modelID == "" {
-		return fmt.Errorf("%w: the request names no model, set ModelID", ErrModelNotRegistered)
-	}
-	return fmt.Errorf("%w: %q, Register it first", ErrModelNotRegistered, modelID)
+	return err
 }
 
 // Queue returns the queue of a model.
 func (m *Manager[P, T]) Queue(modelID string) (*Queue[P, T], bool) {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	q, ok := m.queues[modelID]
-	return q, ok
+	q, err := m.queue(modelID)
+	return q, err == nil
 }
 
 func (m *Manager[P, T]) queue(modelID string) (*Queue[P, T], error) {
-	if q, ok := m.Queue(modelID); ok {
-		return q, nil
+	c, err := m.find(modelID)
+	if err != nil {
+		return nil, err
 	}
-	return nil, m.unknown(modelID)
-}
-
-// Models lists the registered models, sorted.
-func (m *Manager[P, T]) Models() []string {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	models := make([]string, 0, len(m.queues))
-	for id := range m.queues {
-		models = append(models, id)
-	}
-	slices.Sort(models)
-	return models
+	return c.types.(*Queue[P, T]), nil
 }
 
 // Submit is Queue.Submit of the request's model. A model that is not registered is
@@ -176,13 +108,13 @@ func (m *Manager[P, T]) SubmitAll(ctx context.Context, reqs iter.Seq[Request[P]]
 	return submitAll(ctx, reqs, max(newSettings(m.options).outstanding, 1), m.queue)
 }
 
-// Estimate says when req would start if it were submitted now: see Queue.Estimate.
-func (m *Manager[P, T]) Estimate(ctx context.Context, req Request[P]) (Forecast, error) {
+// Forecast says when req would start if it were submitted now: see Queue.Forecast.
+func (m *Manager[P, T]) Forecast(ctx context.Context, req Request[P]) (Forecast, error) {
 	q, err := m.queue(req.ModelID)
 	if err != nil {
 		return Forecast{}, err
 	}
-	return q.Estimate(ctx, req)
+	return q.Forecast(ctx, req)
 }
 
 // Status is Queue.Status.
@@ -203,107 +135,305 @@ func (m *Manager[P, T]) Wait(ctx context.Context, modelID, requestID string) (Re
 	return q.Wait(ctx, requestID)
 }
 
-// Cancel is Queue.Cancel.
-func (m *Manager[P, T]) Cancel(modelID, requestID string) error {
-	q, err := m.queue(modelID)
+func (r *registry) find(modelID string) (*core, error) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if c, ok := r.queues[modelID]; ok {
+		return c, nil
+	}
+	switch {
+	case !r.made:
+		return nil, errNoManager
+	case modelID == "":
+		return nil, errorf(ErrModelNotRegistered, "the request names no model, set ModelID")
+	}
+	return nil, errorf(ErrModelNotRegistered, "%q, Register it first", modelID)
+}
+
+// free says why a model cannot be registered, or nil.
+func (r *registry) free(modelID string) error {
+	if !r.made {
+		return errNoManager
+	}
+	if _, err := r.find(modelID); err == nil {
+		return errorf(ErrModelRegistered, "%q, use Queue to get it or Unregister it first", modelID)
+	}
+	return nil
+}
+
+// makeAll makes the queues of RegisterAll.
+func (r *registry) makeAll(models []ModelConfig, opts []Option, newQueue func(modelID string, own []Option) error) error {
+	seen := make(map[string]bool, len(models))
+	for i, c := range models {
+		if seen[c.ModelID] {
+			return invalid("model %q stands twice in the list", c.ModelID)
+		}
+		seen[c.ModelID] = true
+		if err := r.free(c.ModelID); err != nil {
+			return fmt.Errorf("models[%d]: %w", i, err)
+		}
+		var own []Option
+		if len(c.Limits) > 0 {
+			own = append(own, WithLimits(c.Limits...))
+		}
+		if c.Accounting != "" {
+			policy, err := accountingByName(c.Accounting)
+			if err != nil {
+				return fmt.Errorf("models[%d]: %w", i, err)
+			}
+			own = append(own, WithAccounting(policy))
+		}
+		if err := newQueue(c.ModelID, own); err != nil {
+			return fmt.Errorf("models[%d]: %w", i, err)
+		}
+	}
+	return nil
+}
+
+// add adds all of the queues or none.
+func (r *registry) add(queues ...*core) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return errorf(ErrQueueClosed, "the manager was shut down, make a new one")
+	}
+	all := maps.Clone(r.queues)
+	for _, c := range queues {
+		if _, ok := all[c.modelID]; ok {
+			return errorf(ErrModelRegistered, "%q, use Queue to get it or Unregister it first", c.modelID)
+		}
+		all[c.modelID] = c
+	}
+	if err := checkCycles(all); err != nil {
+		return err
+	}
+	r.queues = all
+	r.version.Add(1)
+	return nil
+}
+
+// Unregister removes a model and drains its queue, as Queue.Shutdown does. The model is removed
+// also when ctx ends first.
+func (r *registry) Unregister(ctx context.Context, modelID string) error {
+	c, err := r.find(modelID)
 	if err != nil {
 		return err
 	}
-	return q.Cancel(requestID)
+	r.mu.Lock()
+	if r.queues[modelID] == c {
+		r.queues = maps.Clone(r.queues)
+		delete(r.queues, modelID)
+		r.version.Add(1)
+	}
+	r.mu.Unlock()
+	return c.Shutdown(ctx)
+}
+
+// Models lists the registered models, sorted.
+func (r *registry) Models() []string {
+	models := []string{}
+	for _, c := range r.all() {
+		models = append(models, c.modelID)
+	}
+	return models
+}
+
+// all are the queues, by model.
+func (r *registry) all() []*core {
+	r.mu.RLock()
+	queues := r.queues
+	r.mu.RUnlock()
+	all := make([]*core, 0, len(queues))
+	for _, id := range slices.Sorted(maps.Keys(queues)) {
+		all = append(all, queues[id])
+	}
+	return all
+}
+
+// Cancel is Queue.Cancel.
+func (r *registry) Cancel(modelID, requestID string) error {
+	c, err := r.find(modelID)
+	if err != nil {
+		return err
+	}
+	return c.Cancel(requestID)
 }
 
 // UpdateUsage is Queue.UpdateUsage.
-func (m *Manager[P, T]) UpdateUsage(modelID, requestID string, u Usage) error {
-	q, err := m.queue(modelID)
+func (r *registry) UpdateUsage(modelID, requestID string, u Usage) error {
+	c, err := r.find(modelID)
 	if err != nil {
 		return err
 	}
-	return q.UpdateUsage(requestID, u)
+	return c.UpdateUsage(requestID, u)
 }
 
 // SetLimits is Queue.SetLimits.
-func (m *Manager[P, T]) SetLimits(modelID string, limits ...Limit) error {
-	q, err := m.queue(modelID)
+func (r *registry) SetLimits(modelID string, limits ...Limit) error {
+	c, err := r.find(modelID)
 	if err != nil {
 		return err
 	}
-	return q.SetLimits(limits...)
+	return c.SetLimits(limits...)
 }
 
 // Info is Queue.Info.
-func (m *Manager[P, T]) Info(modelID string) (QueueInfo, error) {
-	q, err := m.queue(modelID)
+func (r *registry) Info(modelID string) (QueueInfo, error) {
+	c, err := r.find(modelID)
 	if err != nil {
 		return QueueInfo{}, err
 	}
-	return q.Info(), nil
+	return c.Info(), nil
 }
 
 // InfoAll is Info of every model, sorted by model.
-func (m *Manager[P, T]) InfoAll() []QueueInfo {
+func (r *registry) InfoAll() []QueueInfo {
 	infos := []QueueInfo{}
-	for _, id := range m.Models() {
-		if q, ok := m.Queue(id); ok {
-			infos = append(infos, q.Info())
-		}
+	for _, c := range r.all() {
+		infos = append(infos, c.Info())
 	}
 	return infos
 }
 
 // Requests is Queue.Requests.
-func (m *Manager[P, T]) Requests(modelID string, limit int) ([]RequestInfo, error) {
-	q, err := m.queue(modelID)
+func (r *registry) Requests(modelID string, f RequestFilter) ([]RequestInfo, error) {
+	c, err := r.find(modelID)
 	if err != nil {
 		return nil, err
 	}
-	return q.Requests(limit), nil
+	return c.Requests(f), nil
 }
 
-// Finished is Queue.Finished.
-func (m *Manager[P, T]) Finished(modelID string, limit int, statuses ...Status) ([]RequestInfo, error) {
-	q, err := m.queue(modelID)
-	if err != nil {
-		return nil, err
-	}
-	return q.Finished(limit, statuses...), nil
-}
-
-// PauseModel is Queue.Pause.
-func (m *Manager[P, T]) PauseModel(modelID string) error {
-	q, err := m.queue(modelID)
+// Pause is Queue.Pause.
+func (r *registry) Pause(modelID string) error {
+	c, err := r.find(modelID)
 	if err == nil {
-		q.Pause()
+		c.Pause()
 	}
 	return err
 }
 
-// ResumeModel is Queue.Resume.
-func (m *Manager[P, T]) ResumeModel(modelID string) error {
-	q, err := m.queue(modelID)
+// Resume is Queue.Resume.
+func (r *registry) Resume(modelID string) error {
+	c, err := r.find(modelID)
 	if err == nil {
-		q.Resume()
+		c.Resume()
 	}
 	return err
 }
 
-// Shutdown shuts all queues down at the same time, as Queue.Shutdown does, and
-// returns their errors joined. The models stay registered, so that what ended can
-// still be looked up; new ones are refused with ErrQueueClosed.
-func (m *Manager[P, T]) Shutdown(ctx context.Context) error {
-	m.mu.Lock()
-	m.closed = true
-	queues := make([]*Queue[P, T], 0, len(m.queues))
-	for _, q := range m.queues {
-		queues = append(queues, q)
+// Acquire is Queue.Acquire of the claim's model.
+func (r *registry) Acquire(ctx context.Context, claim Claim) (*Permit, error) {
+	c, err := r.find(claim.ModelID)
+	if err != nil {
+		return nil, err
 	}
-	m.mu.Unlock()
+	return c.Acquire(ctx, claim)
+}
+
+// Call is Queue.Call of the claim's model.
+func (r *registry) Call(ctx context.Context, claim Claim, f func(ctx context.Context) error) error {
+	c, err := r.find(claim.ModelID)
+	if err != nil {
+		return err
+	}
+	return c.Call(ctx, claim, f)
+}
+
+// Shutdown shuts all queues down at the same time, as Queue.Shutdown does, and returns their
+// errors joined. The models stay registered, so that what ended can still be looked up; new
+// ones are refused with ErrQueueClosed.
+func (r *registry) Shutdown(ctx context.Context) error {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	queues := r.all()
 	errs := make([]error, len(queues))
-	var all sync.WaitGroup
-	for i, q := range queues {
-		all.Go(func() { errs[i] = q.Shutdown(ctx) })
+	var group errgroup.Group
+	for i, c := range queues {
+		group.Go(func() error {
+			errs[i] = c.Shutdown(ctx)
+			return nil
+		})
 	}
-	all.Wait()
+	_ = group.Wait()
 	return errors.Join(errs...)
 }
 
-var _ Inspector = (*Manager[int, int])(nil)
+// Check says which queues name a fallback that is not registered, all of them joined, or nil.
+// Call it when all models are there: otherwise the first Submit finds out.
+func (r *registry) Check() error {
+	if !r.made {
+		return errNoManager
+	}
+	var errs []error
+	for _, c := range r.all() {
+		errs = append(errs, r.checkFallbacks(c))
+	}
+	return errors.Join(errs...)
+}
+
+func (r *registry) checkFallbacks(c *core) error {
+	for _, model := range c.settings.fallback {
+		if _, err := r.find(model); err != nil {
+			return errorf(ErrModelNotRegistered, "model %q falls back to %q, which nobody registered: Register it, or take it out of WithFallback", c.modelID, model)
+		}
+	}
+	return nil
+}
+
+// checkFallbacksOf is checkFallbacks, once for each change of the registry.
+func (r *registry) checkFallbacksOf(c *core) error {
+	version := r.version.Load()
+	if c.checked.Load() == version {
+		return nil
+	}
+	if err := r.checkFallbacks(c); err != nil {
+		return err
+	}
+	c.checked.Store(version)
+	return nil
+}
+
+// checkCycles finds a circle of fallbacks, or nil.
+func checkCycles(queues map[string]*core) error {
+	const visiting, done = 1, 2
+	state := make(map[string]int, len(queues))
+	var path []string
+	var visit func(model string) error
+	visit = func(model string) error {
+		path = append(path, model)
+		switch state[model] {
+		case visiting:
+			from := slices.Index(path, model)
+			return invalid("fallbacks go in a circle: %s, take one out", strings.Join(path[from:], " → "))
+		case done:
+			path = path[:len(path)-1]
+			return nil
+		}
+		state[model] = visiting
+		if c, ok := queues[model]; ok {
+			for _, next := range c.settings.fallback {
+				if err := visit(next); err != nil {
+					return err
+				}
+			}
+		}
+		state[model] = done
+		path = path[:len(path)-1]
+		return nil
+	}
+	for model := range queues {
+		if err := visit(model); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var (
+	_ Inspector  = (*Manager[int, int])(nil)
+	_ Controller = (*Manager[int, int])(nil)
+	_ Acquirer   = (*Manager[int, int])(nil)
+	_ Acquirer   = (*Queue[int, int])(nil)
+)

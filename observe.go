@@ -2,6 +2,7 @@ package llmqueue
 
 import (
 	"context"
+	"fmt"
 	"time"
 )
 
@@ -54,11 +55,25 @@ type ObservedLimit struct {
 // be called several times in an attempt and takes effect at once. Outside an
 // attempt, or after it ended, it does nothing. Safe for concurrent use.
 func Observe(ctx context.Context, o Observation) {
-	if a, ok := ctx.Value(attemptKey{}).(*attempt); ok {
-		if heeds := a.observe(o); heeds != nil {
-			heeds.heedObservation(a, o)
-		}
+	if a, ok := ctx.Value(attemptKey{}).(*attempt); ok && a.observe(o) {
+		a.core.observe(a, o)
 	}
+}
+
+// observe takes in what the provider said while an attempt is under way.
+func (c *core) observe(a *attempt, o Observation) {
+	in, ignored := c.toEngineObservation(o)
+	ns := c.lock()
+	defer c.unlock(ns)
+	if c.running[a.number] != a {
+		return
+	}
+	c.input.err = o.err()
+	way := c.wayOf(c.engine.EndpointOf(a.number))
+	for _, err := range ignored {
+		c.emit(Event{Type: EventLimitIgnored, Time: c.clock.at(ns), Endpoint: way.name, Err: err})
+	}
+	c.engine.Observe(ns, a.number, &in)
 }
 
 // Streamed says, from inside a processor, that it has handed on part of the answer:
@@ -75,4 +90,79 @@ func Streamed(ctx context.Context) {
 func InAttempt(ctx context.Context) bool {
 	_, ok := ctx.Value(attemptKey{}).(*attempt)
 	return ok
+}
+
+// refused reports whether the provider did not take the call, for its limits or its capacity.
+func (o Outcome) refused() bool {
+	switch o {
+	case OutcomeRateLimited, OutcomeSlowDown, OutcomeOverloaded, OutcomeQuotaExhausted:
+		return true
+	}
+	return false
+}
+
+// meaning is what an unmarked error means, by what the provider said last.
+func (o Observation) meaning() markKind {
+	switch o.Outcome {
+	case OutcomeRateLimited, OutcomeSlowDown:
+		return markRateLimited
+	case OutcomeOverloaded, OutcomeRetryable:
+		return markRetryable
+	case OutcomeQuotaExhausted:
+		return markQuota
+	case OutcomeFatal:
+		return markPermanent
+	}
+	return unmarked
+}
+
+// outcome is what an attempt came to that returned err. It asks the errors of users.
+func (a *attempt) outcome(err error) Outcome {
+	if err == nil {
+		return OutcomeServed
+	}
+	if _, panicked := err.(*PanicError); panicked {
+		return ""
+	}
+	said, _ := a.heard()
+	mark, _ := markOf(err)
+	switch meaning := said.meaning(); {
+	case mark == markPermanent:
+		return OutcomeFatal
+	case mark == markRetryable && meaning != markRetryable:
+		return OutcomeRetryable
+	case mark == markRateLimited && !said.Outcome.refused():
+		return OutcomeRateLimited
+	case meaning == unmarked:
+		return "" // it was served, and something else failed
+	}
+	return said.Outcome
+}
+
+// OutcomeOf says, to a middleware, what the queue takes err for, with which next or the
+// middleware itself returns: OutcomeServed for nil; else what its mark says (Permanent,
+// Retryable, RateLimited), more exactly where the provider was observed to say the same; else
+// what the provider was observed to say; else "", an error that nobody explained. ctx is the
+// attempt's.
+func OutcomeOf(ctx context.Context, err error) Outcome {
+	a, ok := ctx.Value(attemptKey{}).(*attempt)
+	if !ok {
+		a = new(attempt)
+	}
+	return a.outcome(err)
+}
+
+// attachMonitors hands the queue's Info to those that WithMonitor names.
+func (c *core) attachMonitors() error {
+	for _, attach := range c.settings.monitors {
+		var detach func()
+		if err := recovered(func() { detach = attach(c.Info) }); err != nil {
+			c.leaveMonitors()
+			return fmt.Errorf("%w: WithMonitor's function panicked: %w", ErrInvalidConfiguration, err)
+		}
+		if detach != nil {
+			c.detach = append(c.detach, detach)
+		}
+	}
+	return nil
 }

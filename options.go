@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/go-playground/validator/v10"
+
+	"github.com/llmqueue/llmqueue/accounting"
 )
 
 // Option configures a queue, or all queues of a manager. A queue's options
@@ -16,121 +18,23 @@ import (
 // shared limits add up.
 type Option struct{ apply func(*settings) }
 
-// settings is what the options of one queue come to.
-type settings struct {
-	endpointSettings
-	queueSettings
-}
-
-// endpointSettings is what holds for one endpoint: AddEndpoint takes these and no
-// others.
-type endpointSettings struct {
-	limits     []Limit
-	unlimited  bool
-	shared     []SharedLimiter
-	margin     time.Duration // negative: the default
-	prior      iter.Seq2[time.Time, Usage]
-	learn      bool
-	breaker    func(endpoint string) Breaker
-	accounting Accounting
-}
-
-// queueSettings is what holds for a whole queue.
-type queueSettings struct {
-	estimator   any // func(Request[P]) Usage
-	coalesce    any // func(Request[P]) string
-	retry       RetryPolicy
-	timeout     time.Duration
-	maxQueued   int
-	historySize int
-	historyTTL  time.Duration
-	middleware  []Middleware
-	observers   []func(Event)
-	monitors    []func(func() QueueInfo) func()
-	logger      *slog.Logger
-	validator   *validator.Validate
-	unvalidated bool
-	hopeful     bool // no deadline check
-	fallback    []string
-	keepOnQuota bool
-	backfill    bool
-	grace       time.Duration
-	outstanding int
-}
-
-func newSettings(opts []Option) settings {
-	s := settings{
-		endpointSettings: endpointSettings{margin: -1},
-		queueSettings: queueSettings{
-			historySize: 10_000, historyTTL: time.Hour,
-			grace: time.Second, outstanding: 4096,
-		},
-	}
-	for _, o := range opts {
-		if o.apply != nil {
-			o.apply(&s)
-		}
-	}
-	return s
-}
-
-// invalid is an ErrInvalidConfiguration that says what is wrong.
-func invalid(format string, args ...any) error {
-	return fmt.Errorf("%w: %s", ErrInvalidConfiguration, fmt.Sprintf(format, args...))
-}
-
-func (s *endpointSettings) validate() error {
-	if err := validateLimits(s.limits); err != nil {
-		return err
-	}
-	if len(s.limits) == 0 && len(s.shared) == 0 && !s.unlimited && !s.learn {
-		return invalid("no limits, use WithLimits, WithSharedLimits, WithLearnedLimits or WithUnlimited")
-	}
-	if slices.Contains(s.shared, nil) {
-		return invalid("WithSharedLimits got nil")
-	}
-	return s.accounting.validate()
-}
-
-func (s *queueSettings) validate() error {
-	if err := s.retry.validate(); err != nil {
-		return err
-	}
-	switch {
-	case s.timeout < 0:
-		return invalid("WithTimeout(%v), give a positive duration (0 means none)", s.timeout)
-	case s.maxQueued < 0:
-		return invalid("WithMaxQueued(%d), give 1 or more (0 means no bound)", s.maxQueued)
-	case s.historySize < 0 || s.historySize > 0 && s.historyTTL <= 0:
-		return invalid("WithHistory(%d, %v), give a size of 0 or more and a positive time", s.historySize, s.historyTTL)
-	case s.grace < 0:
-		return invalid("WithShutdownGrace(%v), give 0 or more", s.grace)
-	case s.outstanding < 1:
-		return invalid("WithMaxOutstanding(%d), give 1 or more", s.outstanding)
-	}
-	for _, mw := range s.middleware {
-		if mw == nil {
-			return invalid("WithMiddleware got nil")
-		}
-	}
-	for _, o := range s.observers {
-		if o == nil {
-			return invalid("WithObserver got nil")
-		}
-	}
-	for _, m := range s.monitors {
-		if m == nil {
-			return invalid("WithMonitor got nil")
-		}
-	}
-	return nil
-}
-
 // WithLimits sets the queue's own limits, replacing earlier ones. A queue needs at
 // least one limit, own or shared, or WithUnlimited.
 func WithLimits(limits ...Limit) Option {
 	limits = slices.Clone(limits)
-	return Option{func(s *settings) { s.limits, s.unlimited = limits, false }}
+	return Option{func(s *settings) {
+		s.limits, s.unlimited = limits, false
+		s.limitsGiven++
+	}}
+}
+
+// WithAccounting sets what the provider charges to its token limits, when a request arrives
+// and when it has been answered: see package accounting, which has the known providers.
+// It changes what limits hold; Response.Usage stays what was used. A policy that makes no
+// sense is ErrInvalidConfiguration. Defaults to the estimate at the start and what was
+// used in the end.
+func WithAccounting(p accounting.Policy) Option {
+	return Option{func(s *settings) { s.accounting = p }}
 }
 
 // WithLearnedLimits lets the provider's answers decide: limits that they state replace
@@ -152,12 +56,15 @@ func WithWaitForQuota() Option { return Option{func(s *settings) { s.keepOnQuota
 // estimated start. They may yet make it, when others ahead of them leave the line or use
 // less than they reserved. Without it such a request is refused at once with a
 // *DeadlineError.
-func WithoutDeadlineCheck() Option { return Option{func(s *settings) { s.hopeful = true }} }
+func WithoutDeadlineCheck() Option { return Option{func(s *settings) { s.noDeadlineCheck = true }} }
 
 // WithUnlimited says that the queue has no limits of its own on purpose; the
 // default bound of 256 running processors still applies.
 func WithUnlimited() Option {
-	return Option{func(s *settings) { s.limits, s.unlimited = nil, true }}
+	return Option{func(s *settings) {
+		s.limits, s.unlimited = nil, true
+		s.limitsGiven++
+	}}
 }
 
 // WithSharedLimits adds limits that several queues draw from. They are taken in
@@ -317,4 +224,64 @@ func WithShutdownGrace(d time.Duration) Option {
 // manager's own options.
 func WithMaxOutstanding(n int) Option {
 	return Option{func(s *settings) { s.outstanding = n }}
+}
+
+// WithFallback names the models of the same Manager that take over, in this order, what
+// this one cannot serve: because the breakers of all its endpoints are open, because its
+// quota is exhausted (unless WithWaitForQuota keeps the request), because its retries
+// are used up, or because the request could start only after its deadline or MaxWait.
+// An error that is not tried again, and output that was streamed, stay with this model. A
+// model that is not registered, or refuses the request, is passed over; a fallback's own
+// fallbacks come before the next one.
+//
+// The first queue keeps the request's id: Status, Wait and Cancel work there.
+// Response.ModelID is the model that answered, usage and attempts are those of all
+// together, and a failure wraps the errors of the first and the last. Such a request is
+// accepted, not refused, even when in the end no model takes it.
+//
+// A cycle of fallbacks is ErrInvalidConfiguration from Register, and so is a fallback
+// of a queue that no Manager made.
+func WithFallback(modelIDs ...string) Option {
+	modelIDs = slices.Clone(modelIDs)
+	return Option{func(s *settings) { s.fallback = modelIDs }}
+}
+
+// WithCoalescing lets requests with the same key share one call while it waits or runs.
+// Each has its own id, context, MaxWait and response; the call goes on until it ends or
+// the last of them has left, and is as urgent as the most urgent of them. It has the
+// params, tenant, estimate and context values of the first, and no deadline of any of
+// them. A failure is everybody's failure. The usage stands in one of the responses, so
+// that a sum over responses counts it once; it is zero in the others. The result is the
+// same value for all: nobody may change what it points to.
+//
+// An empty key shares nothing. key is called at Submit, on the caller's goroutine, and
+// must be safe for concurrent use. A P other than the queue's is
+// ErrInvalidConfiguration.
+func WithCoalescing[P any](key func(Request[P]) string) Option {
+	return Option{func(s *settings) { s.coalesce = key }}
+}
+
+// WithBackfill lets smaller requests pass the head of the line while it waits for
+// room in the limits, as long as that does not put its start off: they use room that
+// the head does not need when its turn comes, and leave it a free slot. Without it
+// nothing is ever overtaken because it is large. Of what stands behind the head, the
+// next 64 in order are looked at.
+//
+// It holds for what is known: a request that passes and then uses more than it reserved may
+// put the head off, as any overrun does, and what others give back is no longer the head's
+// alone. Requests of unknown size pass only once there is a mean to reserve. A request
+// that passes is charged to its tenant's share, unless nothing else of that tenant waits.
+// Nothing passes on an endpoint that has shared limits, nor while a breaker is not closed.
+// Position and EstimatedStart are those of a line in which nothing passes.
+func WithBackfill() Option { return Option{func(s *settings) { s.backfill = true }} }
+
+// WithBreaker gives each endpoint a circuit breaker, made by the function, which gets
+// the endpoint's name. While it is open nothing starts there: waiting requests go to
+// another endpoint, to a fallback (WithFallback), or wait for the probe. Every error
+// of a processor counts as a failure, and so do a timeout and a panic, except what is
+// known to be no fault of the endpoint: an error marked Permanent or RateLimited, and what
+// the provider was observed to refuse for the request itself, for a limit or for a quota.
+// Defaults to none.
+func WithBreaker(make func(endpoint string) Breaker) Option {
+	return Option{func(s *settings) { s.breaker = make }}
 }

@@ -3,179 +3,150 @@ package llmqueue
 import (
 	"context"
 	"crypto/rand"
-	"errors"
-	"fmt"
-	"iter"
-	"math"
+	"encoding/binary"
 	"reflect"
-	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/llmqueue/llmqueue/internal/line"
+	"github.com/llmqueue/llmqueue/internal/engine"
 )
 
-// Queue is the queue of one model: requests wait in it until the model's limits
-// let them start, run in the processor, and come back typed. Make one with
-// NewQueue or Manager.Register and end it with Shutdown. Safe for concurrent use.
+// Queue is the queue of one model: requests wait in it until the model's limits let them
+// start, run in the processor, and come back typed. Make one with NewQueue or
+// Manager.Register and end it with Shutdown. Safe for concurrent use.
 type Queue[P, T any] struct {
-	modelID     string
-	settings    settings
-	route       func(modelID string) (*Queue[P, T], error) // to its fallbacks
-	checkParams func(P) error                              // nil: nothing to check
-	checkResult func(T) error                              // nil: nothing to check
-	estimate    func(Request[P]) Usage                     // nil: no estimator
-	coalesce    func(Request[P]) string                    // nil: no request shares its call
-	usageOf     func(result *T) Usage                      // nil: T is no UsageReporter
-	epoch       time.Time                                  // what ns count from
-	observers   []*observer
-	detach      []func() // of WithMonitor, until Shutdown is done
-	dropped     atomic.Int64
-	waiters     sync.Pool      // of *waiter[T]
-	timer       *time.Timer    // the only one; see arm
-	woken       atomic.Bool    // a shared limiter says: try again
-	crew        sync.WaitGroup // worker goroutines
-
-	// mu guards everything below, and is held for one decision at a time: no user
-	// code, no I/O and no channel operation that can block happens under it. What
-	// a decision causes (waking a worker, answering a waiter) is collected and
-	// done by unlock.
-	mu             sync.Mutex
-	records        store[P, T]
-	calls          calls[P, T] // that several requests may share
-	line           line.Line
-	demand         demand      // what waits in line, for forecasts
-	endpoints      []*endpoint // at least one; never changed in place
-	order          []*endpoint // for byLoad
-	slots          int64       // how many processors may run on all of them
-	tokens         bool        // some limit of theirs counts tokens
-	budget         budget
-	retryNotBefore int64 // ns, when the budget allows the next retry; 0 when it does
-	sizes          sizes
-	duration       mean  // of processing, ns
-	running        int64 // processors
-	blind          int   // attempts of unknown size that run
-	workers        []*worker[P, T]
-	idle           []*worker[P, T]
-	retries        timeline        // requests between two attempts
-	deadlines      timeline        // MaxWait
-	room           []chan struct{} // SubmitAll callers that wait for ErrQueueFull to pass
-	history        history
-	paused         bool
-	passAt         int64    // ns, when a request may pass the head; 0 when none is known to
-	behind         []uint32 // for passSome
-	armed          int64    // ns, when the timer fires; 0 when it does not
-	glance         glance
-	closed         bool
-	cut            bool // Shutdown ran out of time
-	drained        chan struct{}
-	count          counters
-	forwarded      map[ref]struct{} // requests that a fallback has
-	leaving        []ref            // those on their way there, for unlock
-	recalls        []place[P, T]    // what is to be canceled there, for unlock
-	wake           *worker[P, T]    // for unlock
-	answer         *waiter[T]       // for unlock
+	core
+	checkParams func(*P) error          // nil: nothing to check
+	checkResult func(*T) error          // nil: nothing to check
+	estimate    func(Request[P]) Usage  // nil: no estimator
+	coalesce    func(Request[P]) string // nil: no request shares its call
+	usage       func(result *T) Usage   // nil: T is no UsageReporter
+	waiters     sync.Pool               // of *typedWaiter[T]
+	slots       pages[slot[P, T]]       // guarded by the lock as entries are
 }
 
-type counters struct {
-	accepted, completed, failed, canceled, retries, fallbacks, coalesced int64
-	attempts, refused                                                    int64
-	waited, worked                                                       int64 // ns
-	processing, abandoned                                                int
-	usage                                                                Usage
+// slot is what a queue keeps of a request that depends on its types.
+type slot[P, T any] struct {
+	params P
+	result T
 }
 
-// NewQueue makes a queue for one model. It needs at least one limit, or
-// WithUnlimited. What is wrong with the options, or with a validate tag of P or T,
-// is ErrInvalidConfiguration.
+// typedWaiter is a waiter with the result.
+type typedWaiter[T any] struct {
+	waiter
+	result T
+}
+
+// NewQueue makes a queue for one model. It needs at least one limit, or WithUnlimited. What is
+// wrong with the options, or with a validate tag of P or T, is ErrInvalidConfiguration.
 func NewQueue[P, T any](modelID string, process Processor[P, T], opts ...Option) (*Queue[P, T], error) {
-	return newQueueOf(modelID, process, opts, nil)
+	return newQueueOf(modelID, process, nil, opts)
 }
 
-// newQueueOf is NewQueue for a queue that finds its fallbacks by route.
-func newQueueOf[P, T any](modelID string, process Processor[P, T], opts []Option, route func(string) (*Queue[P, T], error)) (*Queue[P, T], error) {
-	q := &Queue[P, T]{modelID: modelID, route: route, settings: newSettings(opts), drained: make(chan struct{})}
-	s := &q.settings
-	switch {
-	case modelID == "":
-		return nil, fmt.Errorf("%w: empty model id, name the model", ErrInvalidConfiguration)
-	case process == nil:
-		return nil, fmt.Errorf("%w: model %q: nil processor", ErrInvalidConfiguration, modelID)
-	case len(s.fallback) > 0 && route == nil:
-		return nil, invalid("model %q: WithFallback needs a Manager, Register the models there", modelID)
-	}
-	err := s.endpointSettings.validate()
+// newQueueOf is NewQueue for the queue of a registry, unless that is nil.
+func newQueueOf[P, T any](modelID string, process Processor[P, T], r *registry, lists ...[]Option) (*Queue[P, T], error) {
+	q := new(Queue[P, T])
+	settings, err := settingsOf(lists...)
 	if err == nil {
-		err = s.queueSettings.validate()
+		q.settings = settings
+		err = q.bind()
 	}
 	if err == nil {
-		q.checkParams, err = newValidation[P](s, ErrInvalidParams)
-	}
-	if err == nil {
-		q.checkResult, err = newValidation[T](s, ErrInvalidResult)
-	}
-	if err == nil {
-		q.estimate, err = estimatorFor[P](s.estimator)
-	}
-	if err == nil {
-		q.coalesce, err = coalescerFor[P](s.coalesce)
+		err = q.core.make(modelID, process, process == nil, r, q)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("model %q: %w", modelID, err)
-	}
-	s.retry = s.retry.withDefaults()
-	q.usageOf = usageReaderFor[T]()
-	q.waiters.New = func() any { return &waiter[T]{done: make(chan struct{}, 1)} }
-
-	now := time.Now()
-	q.epoch, q.glance = now, glance{wall: now.UnixNano()}
-	q.records.prefix = strings.ToLower(rand.Text()[:8]) + "-"
-	q.history.size, q.history.ttl = s.historySize, int64(s.historyTTL)
-	q.timer = time.AfterFunc(time.Hour, q.fire)
-	q.timer.Stop()
-	e, err := newEndpoint(now, modelID, modelID, process, &s.endpointSettings, q.wakeUp)
-	if err != nil {
-		return nil, fmt.Errorf("model %q: %w", modelID, err)
-	}
-	q.endpoints = []*endpoint{e}
-	q.sumUp()
-	q.budget.left = budgetAllowance
-	for _, attach := range s.monitors {
-		var detach func()
-		if err := recovered(func() { detach = attach(q.Info) }); err != nil {
-			q.leaveMonitors()
-			e.leave()
-			return nil, fmt.Errorf("%w: model %q: WithMonitor's function panicked: %w", ErrInvalidConfiguration, modelID, err)
-		}
-		if detach != nil {
-			q.detach = append(q.detach, detach)
-		}
-	}
-	handlers := s.observers
-	if s.logger != nil {
-		handlers = append(slices.Clip(handlers), logEvents(s.logger))
-	}
-	for _, handle := range handlers {
-		q.observers = append(q.observers, newObserver(handle, &q.dropped))
+		return nil, inModel(modelID, err)
 	}
 	return q, nil
 }
 
-// wakeUp is called by shared limits, under any lock.
-func (q *Queue[P, T]) wakeUp() {
-	q.woken.Store(true)
-	q.timer.Reset(0)
+// bind finds what the options and the types say together.
+func (q *Queue[P, T]) bind() (err error) {
+	s := &q.settings
+	if check, err := newValidation(s, reflect.TypeFor[P](), ErrInvalidParams); err != nil {
+		return err
+	} else if check != nil {
+		q.checkParams = func(p *P) error { return check(reflect.ValueOf(p)) }
+	}
+	if check, err := newValidation(s, reflect.TypeFor[T](), ErrInvalidResult); err != nil {
+		return err
+	} else if check != nil {
+		q.checkResult = func(t *T) error { return check(reflect.ValueOf(t)) }
+	}
+	if q.estimate, err = estimatorFor[P](s.estimator); err != nil {
+		return err
+	}
+	if s.coalesce != nil {
+		var ok bool
+		if q.coalesce, ok = s.coalesce.(func(Request[P]) string); !ok || q.coalesce == nil {
+			return invalid("WithCoalescing got %T, this queue needs %T", s.coalesce, q.coalesce)
+		}
+	}
+	q.usage = usageReaderFor[T]()
+	q.waiters.New = func() any {
+		w := &typedWaiter[T]{waiter: waiter{done: make(chan struct{}, 1)}}
+		w.typed = w
+		return w
+	}
+	return nil
 }
 
-// estimatorFor finds how requests of P are sized: the option's function, else P's
-// own method, else nothing.
+// make fills a core in.
+func (c *core) make(modelID string, process any, noProcess bool, r *registry, t types) error {
+	s := &c.settings
+	switch {
+	case modelID == "":
+		return invalid("empty model id, name the model")
+	case noProcess:
+		return invalid("nil processor")
+	case len(s.fallback) > 0 && r == nil:
+		return invalid("WithFallback needs a Manager, Register the models there")
+	}
+	if err := s.endpointSettings.validate(); err != nil {
+		return err
+	}
+	if err := s.queueSettings.validate(); err != nil {
+		return err
+	}
+	s.retry = s.retry.withDefaults()
+	now := time.Now()
+	c.modelID, c.types, c.registry, c.clock = modelID, t, r, newClock(now)
+	c.prefix = strings.ToLower(rand.Text()[:8]) + "-"
+	c.history.size, c.history.ttl = s.historySize, int64(s.historyTTL)
+	c.drained = make(chan struct{})
+	c.timer = time.AfterFunc(time.Hour, c.fire)
+	c.timer.Stop()
+	var seed [8]byte
+	_, _ = rand.Read(seed[:])
+	c.engine = engine.New(engine.Config{
+		MaxAttempts: s.retry.MaxAttempts, BaseDelay: int64(s.retry.BaseDelay), MaxDelay: int64(s.retry.MaxDelay), RetryBudget: s.retry.Budget,
+		Timeout: int64(s.timeout), MaxQueued: s.maxQueued, Backfill: s.backfill, WaitForQuota: s.keepOnQuota,
+		NoDeadlineCheck: s.noDeadlineCheck, Fallback: len(s.fallback) > 0, Seed: binary.LittleEndian.Uint64(seed[:]),
+	})
+	w, err := c.newWay(0, modelID, process, &s.endpointSettings)
+	if err != nil {
+		return err
+	}
+	c.ways = []*way{w}
+	c.engine.AddEndpoint(0, w.endpoint)
+	c.limitsChanged()
+	c.made = true
+	if err := c.attachMonitors(); err != nil {
+		w.leave()
+		return err
+	}
+	c.startObservers()
+	return nil
+}
+
+// estimatorFor finds how requests of P are sized: the option's function, else P's own method,
+// else nothing.
 func estimatorFor[P any](option any) (func(Request[P]) Usage, error) {
 	if option != nil {
 		f, ok := option.(func(Request[P]) Usage)
 		if !ok || f == nil {
-			return nil, fmt.Errorf("%w: WithEstimator got %T, this queue needs %T", ErrInvalidConfiguration, option, f)
+			return nil, invalid("WithEstimator got %T, this queue needs %T", option, f)
 		}
 		return f, nil
 	}
@@ -211,210 +182,353 @@ func usageReaderFor[T any]() func(*T) Usage {
 	return nil
 }
 
-// ModelID is the model this queue serves.
-func (q *Queue[P, T]) ModelID() string { return q.modelID }
-
-// Len is how many requests wait, those between two attempts included.
-func (q *Queue[P, T]) Len() int {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	pending, _, _ := q.alike()
-	return q.pending() + pending
+// AddEndpoint adds another way to this model's provider: another key, region or deployment,
+// with a processor and limits of its own. The line stays one: its head goes to whichever
+// endpoint has room first, and of those that have room now to the one with the fewest calls
+// for its slots. An endpoint that its provider paused, whose quota is used up or whose breaker
+// is open is passed over. What NewQueue made is the queue's first endpoint and is called like
+// the model.
+//
+// opts are WithLimits, WithUnlimited, WithSharedLimits, WithLearnedLimits, WithMargin,
+// WithPriorUsage, WithAccounting and WithBreaker; nothing is taken over from the queue. Other
+// options, an empty name and one that is in use are ErrInvalidConfiguration; after Shutdown it
+// is ErrQueueClosed.
+func (q *Queue[P, T]) AddEndpoint(name string, process Processor[P, T], opts ...Option) error {
+	return q.addEndpoint(name, process, process == nil, opts)
 }
-
-func (q *Queue[P, T]) pending() int { return q.line.Len() + q.retries.live }
-
-// Pause stops starting requests until Resume; what runs goes on. Idempotent, not
-// counted.
-func (q *Queue[P, T]) Pause() {
-	q.mu.Lock()
-	defer q.unlock()
-	if q.paused {
-		return
-	}
-	q.paused = true
-	now := time.Now()
-	q.emit(Event{Type: EventPaused, Time: now})
-	if q.closed {
-		q.failWaiting(now)
-	}
-	q.pump(now, nil)
-}
-
-// Resume ends a manual pause, and one for an exhausted quota. Any other pause by the
-// provider ends by itself.
-func (q *Queue[P, T]) Resume() {
-	q.mu.Lock()
-	defer q.unlock()
-	now := time.Now()
-	ns := q.since(now)
-	resumed := q.paused
-	if q.paused {
-		q.paused = false
-		q.emit(Event{Type: EventResumed, Time: now})
-	}
-	for _, e := range q.endpoints {
-		if e.exhaustedUntil > ns {
-			e.pausedUntil, e.exhaustedUntil = 0, 0
-			q.tellEnd(now, e)
-			resumed = true
-		}
-	}
-	if resumed {
-		q.pump(now, nil)
-	}
-}
-
-// SetLimits replaces the limits of the queue's first endpoint, which is the only one
-// unless AddEndpoint was called: see SetEndpointLimits. A limit is the same one when kind and
-// period are: its charges carry over. A new period of a kind starts from what that
-// kind's longest window knows, a new kind starts empty, and reservations in flight
-// stand. A waiting request that can no longer ever start fails with
-// ErrRateLimitExceeded. Leaving out Concurrent restores its default of 256.
-func (q *Queue[P, T]) SetLimits(limits ...Limit) error { return q.SetEndpointLimits("", limits...) }
-
-// SetEndpointLimits is SetLimits for the endpoint of that name; an unknown one is
-// ErrInvalidConfiguration.
-func (q *Queue[P, T]) SetEndpointLimits(name string, limits ...Limit) error {
-	if err := validateLimits(limits); err != nil {
-		return err
-	}
-	q.mu.Lock()
-	defer q.unlock()
-	e := q.endpoints[0]
-	if name != "" {
-		e = q.endpoint(name)
-	}
-	switch {
-	case e == nil:
-		return invalid("model %q has no endpoint %q", q.modelID, name)
-	case len(limits) == 0 && len(e.shared) == 0 && !e.unlimited && !e.learn:
-		return invalid("SetLimits without a limit, give at least one")
-	}
-	now := time.Now()
-	e.configured = slices.Clone(limits)
-	q.adopt(now, e)
-	q.emit(Event{Type: EventLimitsChanged, Time: now, Endpoint: e.name, Limits: slices.Clone(e.limits)})
-	q.pump(now, nil)
-	return nil
-}
-
-// waiting gives the requests in line, in order, and then those between two attempts.
-// Nothing may be changed meanwhile.
-func (q *Queue[P, T]) waiting() iter.Seq[*record[P, T]] {
-	return func(yield func(*record[P, T]) bool) {
-		for handle := range q.line.All() {
-			if !yield(q.records.at(handle)) {
-				return
-			}
-		}
-		for _, e := range q.retries.heap {
-			if !q.doesNotRetry(e.ref) && !yield(q.records.get(e.ref)) {
-				return
-			}
-		}
-	}
-}
-
-// impossible says which limit a request with this estimate can never fit under, or
-// nil: it fits some endpoint. The zero estimate, which is none, always fits.
-func (q *Queue[P, T]) impossible(estimate Usage) error {
-	if estimate.isZero() {
-		return nil
-	}
-	var u Usage
-	var limit Limit
-	for _, e := range slices.Backward(q.endpoints) {
-		u = q.reservation(e, estimate)
-		var never bool
-		if limit, never = e.exceeds(u); !never {
-			return nil
-		}
-	}
-	return fmt.Errorf("%w: model %q allows %s, the request reserves %d input and %d output tokens: make it smaller or raise the limit",
-		ErrRateLimitExceeded, q.modelID, limit, u.InputTokens, u.OutputTokens)
-}
-
-// share is the fair-share cost of a request with this estimate.
-func (q *Queue[P, T]) share(estimate Usage) float64 {
-	e := q.endpoints[0]
-	return e.share(q.reservation(e, estimate))
-}
-
-// reservation is what a request with this estimate, zero when its size is unknown, takes
-// from the limits of e if it starts now.
-func (q *Queue[P, T]) reservation(e *endpoint, estimate Usage) Usage {
-	if estimate.isZero() {
-		estimate = e.capped(q.sizes.mean())
-	} else if e.accounting == (Accounting{}) {
-		return estimate
-	}
-	return e.accounting.reserved(estimate, q.sizes.mean())
-}
-
-// emit hands an event to the observers, in order.
-func (q *Queue[P, T]) emit(e Event) {
-	if len(q.observers) == 0 {
-		return
-	}
-	e.ModelID = q.modelID
-	for _, o := range q.observers {
-		o.offer(e)
-	}
-}
-
-func (q *Queue[P, T]) emitFor(rec *record[P, T], e Event) {
-	if len(q.observers) == 0 {
-		return
-	}
-	who := rec
-	if rec.call {
-		who = q.firstSharing(rec)
-	}
-	e.RequestID, e.Tenant, e.Priority, e.NoWait, e.Context = who.id, who.tenant, who.priority, who.noWait, who.ctx
-	if a := rec.account; a != nil {
-		if a.number > 0 {
-			e.Attempt, e.Endpoint = a.number, a.endpoint.name
-		}
-		e.Waited, e.Took, e.Outcome = time.Duration(a.untold.waited), time.Duration(a.untold.took), a.untold.outcome
-		a.untold = untold{}
-	}
-	q.emit(e)
-}
-
-// since is now as the queue counts it.
-func (q *Queue[P, T]) since(now time.Time) int64 { return int64(now.Sub(q.epoch)) }
-
-// after is at + d, for d of any size.
-func after(at, d int64) int64 {
-	if at > math.MaxInt64-d {
-		return math.MaxInt64
-	}
-	return at + d
-}
-
-// date is the reverse of since; 0 stays the zero time.
-func (q *Queue[P, T]) date(ns int64) time.Time {
-	if ns == 0 {
-		return time.Time{}
-	}
-	return q.epoch.Add(time.Duration(ns))
-}
-
-// lookup finds a request that the queue still knows. Callers hold mu.
-func (q *Queue[P, T]) lookup(now time.Time, requestID string) (*record[P, T], error) {
-	q.expireHistory(q.since(now))
-	if rec := q.records.find(requestID); rec != nil {
-		return rec, nil
-	}
-	return nil, fmt.Errorf("%w: model %q knows no request %q: never accepted, or ended and forgotten (see WithHistory)",
-		ErrRequestNotFound, q.modelID, requestID)
-}
-
-var errNotCalled = errors.New("a middleware returned nil without calling next")
 
 // Do submits params, waits and returns the result: the shortest way.
 func (q *Queue[P, T]) Do(ctx context.Context, params P) (T, error) {
 	resp, err := q.Submit(ctx, Request[P]{Params: params})
 	return resp.Result, err
 }
+
+// Submit hands in a request. It waits for the end and returns the final response, with the
+// response's Err as error when it failed or was canceled; with NoWait it returns at once with
+// StatusPending, position and expected start, both zero when the request starts at once.
+//
+// A refused request gives a zero Response and an error that wraps ErrInvalidParams,
+// ErrModelNotRegistered, ErrDuplicateRequest, ErrQueueFull, ErrQueueClosed, ErrRequestTooLarge
+// (it can never fit under a limit), ErrQuotaExhausted, ErrQueueTimeout (a *DeadlineError: its
+// deadline or MaxWait ends before it could start) or ErrCanceled (ctx had already ended).
+//
+// When ctx ends first, a waiting request leaves the line without using quota and a running one
+// has its processor's context canceled; Submit returns at once.
+func (q *Queue[P, T]) Submit(ctx context.Context, req Request[P]) (resp Response[T], err error) {
+	var in intake
+	if err := q.prepare(ctx, &req, &in); err != nil {
+		return resp, err
+	}
+	if req.NoWait {
+		q.submitPending(&in, &req, &resp)
+		return resp, in.err
+	}
+	w := q.waiters.Get().(*typedWaiter[T])
+	r := q.accept(&in, &req.Params, &w.waiter)
+	if in.err != nil {
+		q.waiters.Put(w)
+		return resp, in.err
+	}
+	select {
+	case <-w.done:
+	case <-ctx.Done():
+		q.abandon(ctx, r)
+		<-w.done
+	}
+	q.respond(w, &resp)
+	return resp, resp.Err
+}
+
+// prepare does what needs no lock: it checks the request and runs the caller's validation,
+// estimator and coalescing.
+func (q *Queue[P, T]) prepare(ctx context.Context, req *Request[P], in *intake) error {
+	if !q.made {
+		return errNotMade
+	}
+	if q.registry != nil && len(q.settings.fallback) > 0 {
+		if err := q.registry.checkFallbacksOf(&q.core); err != nil {
+			return err
+		}
+	}
+	if err := q.check(ctx, req); err != nil {
+		return err
+	}
+	in.ctx, in.id, in.metadata, in.Tenant, in.Priority, in.MaxWait = ctx, req.ID, req.Metadata, req.Tenant, req.Priority, int64(req.MaxWait)
+	in.Estimate, in.Sized = toEngineUsage(req.Estimate), !req.Estimate.isZero()
+	if req.NoWait {
+		in.Tag = tagNoWait
+	} else if d, ok := ctx.Deadline(); ok {
+		in.Deadline = q.clock.since(d)
+	}
+	if q.coalesce == nil {
+		return nil
+	}
+	if err := recovered(func() { in.key = q.coalesce(*req) }); err != nil {
+		return errorf(ErrInvalidParams, "the coalescing key panicked: %v", err)
+	}
+	return nil
+}
+
+func (q *Queue[P, T]) check(ctx context.Context, req *Request[P]) error {
+	switch {
+	case ctx.Err() != nil:
+		return canceledBy(ctx)
+	case req.ModelID == "":
+		req.ModelID = q.modelID
+	case req.ModelID != q.modelID:
+		return q.wrongModel(req.ModelID)
+	}
+	if req.MaxWait < 0 {
+		return errorf(ErrInvalidParams, "Request.MaxWait is %v, give 0 (no bound) or more", req.MaxWait)
+	}
+	if q.estimate != nil && req.Estimate.isZero() {
+		if err := recovered(func() { req.Estimate = q.estimate(*req) }); err != nil {
+			return errorf(ErrInvalidParams, "the estimator panicked: %v", err)
+		}
+	}
+	if !req.Estimate.isZero() {
+		if err := req.Estimate.validate("Estimate"); err != nil {
+			return err
+		}
+	}
+	if q.checkParams != nil {
+		return q.checkParams(&req.Params)
+	}
+	return nil
+}
+
+// accept puts a prepared request in line and starts what may start. Why it is refused stands
+// in in.err.
+func (q *Queue[P, T]) accept(in *intake, params *P, w *waiter) (r ref) {
+	ns := q.lockAt(time.Now())
+	h, err := q.take(ns, in, w)
+	if in.err = err; err == nil {
+		r = q.ref(h)
+		q.keep(in, params)
+	}
+	q.unlock(ns)
+	return r
+}
+
+// keep puts the params where what has to run finds them.
+func (q *Queue[P, T]) keep(in *intake, params *P) {
+	if in.params {
+		q.slots.grow(in.work)
+		q.slots.at(in.work).params = *params
+	}
+}
+
+// submitPending is accept for a request that nobody waits for, with the response that says
+// where it is.
+func (q *Queue[P, T]) submitPending(in *intake, req *Request[P], resp *Response[T]) {
+	ns := q.lockAt(time.Now())
+	h, err := q.take(ns, in, nil)
+	if in.err = err; err != nil {
+		q.unlock(ns)
+		return
+	}
+	q.keep(in, &req.Params)
+	r, v := q.ref(h), view{state: engine.Running}
+	if state := q.engine.State(h); state == engine.InLine {
+		v.state = state
+		v.rank, v.wait = q.engine.ForecastLast(h)
+	} else if state == engine.Following {
+		v = q.look(h)
+	}
+	q.unlock(ns)
+	if resp.RequestID = req.ID; req.ID == "" {
+		resp.RequestID = q.assignedID(r)
+	}
+	resp.ModelID, resp.Status, resp.Metadata, resp.CreatedAt = q.modelID, StatusPending, req.Metadata, q.clock.at(ns)
+	if v.rank > 0 {
+		resp.Position, resp.EstimatedStart, resp.WaitsFor = v.rank, q.startOf(v.wait), waitsFor(v.wait)
+	} else {
+		resp.EstimatedStart = v.EstimatedStart
+	}
+}
+
+// respond takes the response out of a waiter that was answered, and gives that back.
+func (q *Queue[P, T]) respond(w *typedWaiter[T], resp *Response[T]) {
+	q.fill(w, resp)
+	var none T
+	w.result, w.answer = none, answer{}
+	q.waiters.Put(w)
+}
+
+// fill makes the response out of an answer.
+func (q *Queue[P, T]) fill(w *typedWaiter[T], resp *Response[T]) {
+	a := &w.answer
+	if resp.RequestID = a.id; a.id == "" {
+		resp.RequestID = q.assignedID(a.ref)
+	}
+	if resp.ModelID = a.model; a.model == "" {
+		resp.ModelID = q.modelID
+	}
+	resp.Status, resp.Result, resp.Err = statusOf(a.state), w.result, a.err
+	resp.Usage, resp.Attempts, resp.Metadata = a.usage, a.attempts, a.metadata
+	resp.CreatedAt, resp.FinishedAt = q.clock.at(a.created), q.clock.at(a.ended)
+	if a.attempts > 0 {
+		resp.StartedAt = q.clock.at(a.started)
+	}
+}
+
+// Wait waits for the end of a request that Submit accepted, usually with NoWait, and returns
+// what Submit would have returned: the final response, and its Err as error. Any number may
+// wait for one request. When ctx ends first, Wait returns where the request is and the
+// context's cause; the request goes on. An id that the queue does not know, or has forgotten,
+// is ErrRequestNotFound. The result of a request that a Submit waited for was delivered there
+// and is not kept.
+func (q *Queue[P, T]) Wait(ctx context.Context, requestID string) (resp Response[T], err error) {
+	if !q.made {
+		return resp, errNotMade
+	}
+	w := q.waiters.Get().(*typedWaiter[T])
+	r, waits, err := q.await(requestID, &w.waiter)
+	if !waits {
+		q.waiters.Put(w)
+		if err != nil {
+			return resp, err
+		}
+		if resp, err = q.Status(requestID); err == nil {
+			err = resp.Err
+		}
+		return resp, err
+	}
+	select {
+	case <-w.done:
+		q.respond(w, &resp)
+		return resp, resp.Err
+	case <-ctx.Done():
+	}
+	if q.stopWaiting(r, &w.waiter) {
+		q.waiters.Put(w)
+		resp, err = q.Status(requestID)
+		if err == nil {
+			err = context.Cause(ctx)
+		}
+		return resp, err
+	}
+	<-w.done // it ended first
+	q.respond(w, &resp)
+	return resp, resp.Err
+}
+
+// Status says where a request is, without waiting. Its error is ErrRequestNotFound or nil:
+// that the request failed stands in the response.
+func (q *Queue[P, T]) Status(requestID string) (resp Response[T], err error) {
+	if !q.made {
+		return resp, errNotMade
+	}
+	ns := q.lock()
+	h, err := q.lookup(ns, requestID)
+	if err != nil {
+		q.unlock(ns)
+		return resp, err
+	}
+	v := q.look(h)
+	if v.state == engine.Completed && q.slots.has(h) {
+		resp.Result = q.slots.at(h).result
+	}
+	q.unlock(ns)
+	q.follow(&v)
+	resp.RequestID, resp.ModelID, resp.Status, resp.Err = requestID, v.ModelID, v.Status, v.err
+	resp.Usage, resp.Attempts, resp.Metadata = v.Usage, v.Attempts, v.metadata
+	resp.Position, resp.EstimatedStart, resp.WaitsFor = v.Position, v.EstimatedStart, v.WaitsFor
+	resp.CreatedAt, resp.StartedAt, resp.FinishedAt = v.CreatedAt, v.StartedAt, v.FinishedAt
+	return resp, nil
+}
+
+// process runs the processor of the job that w has, and keeps the result.
+func (q *Queue[P, T]) process(w *worker) error {
+	s, process := q.slots.at(w.job.Handle), w.way.processor.(Processor[P, T])
+	req := Request[P]{
+		ID: w.id, ModelID: q.modelID, Params: s.params, NoWait: w.tag&tagNoWait != 0 && w.tag&tagAwaited == 0,
+		Priority: w.job.Priority, Tenant: w.entry.tenant, Estimate: fromEngineUsage(w.job.Reserved),
+		MaxWait: time.Duration(w.job.MaxWait), Metadata: w.entry.metadata,
+	}
+	if len(q.settings.middleware) == 0 {
+		result, err := process(w.attempt, req)
+		if err != nil {
+			return err
+		}
+		return q.keepResult(w, s, &result)
+	}
+	result, err := q.processThrough(w, process, &req)
+	if err != nil {
+		return err
+	}
+	return q.keepResult(w, s, &result)
+}
+
+func (q *Queue[P, T]) keepResult(w *worker, s *slot[P, T], result *T) (err error) {
+	q.reportResult(w.attempt, result)
+	if q.checkResult != nil {
+		if err = q.checkResult(result); err != nil {
+			w.invalid = true
+			return err
+		}
+	}
+	s.result = *result
+	return nil
+}
+
+// reportResult is what a result says that its call used.
+func (q *Queue[P, T]) reportResult(a *attempt, result *T) {
+	if q.usage != nil {
+		if u := q.usage(result).clamped(); !u.isZero() {
+			a.reportResult(u)
+		}
+	}
+}
+
+// processThrough runs a processor inside the middleware. The result is of the latest success:
+// a middleware may call next again, on other goroutines, and late.
+func (q *Queue[P, T]) processThrough(w *worker, process Processor[P, T], req *Request[P]) (result T, err error) {
+	var mu sync.Mutex // guards the next two, until the middleware has returned
+	var latest T
+	var succeeded bool
+	a, r := w.attempt, *req
+	about := q.attemptInfo(&w.job, w.way, w.id, w.entry, w.tag)
+	err = q.through(a, &about, func(ctx context.Context) error {
+		got, err := process(ctx, r)
+		if err == nil {
+			q.reportResult(a, &got) // here, so that ReportedUsage tells the middleware
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if succeeded = succeeded || err == nil; err == nil || !succeeded {
+			latest = got
+		}
+		return err
+	})
+	mu.Lock()
+	defer mu.Unlock()
+	return latest, err
+}
+
+func (q *Queue[P, T]) deliver(h uint32, w *waiter) {
+	w.typed.(*typedWaiter[T]).result = q.slots.at(h).result
+}
+
+func (q *Queue[P, T]) receive(h uint32, w *waiter) {
+	q.slots.at(h).result = w.typed.(*typedWaiter[T]).result
+}
+
+func (q *Queue[P, T]) share(to, from uint32) {
+	q.slots.grow(to)
+	q.slots.at(to).result = q.slots.at(from).result
+}
+
+func (q *Queue[P, T]) stripSlot(h uint32, keepResult bool) {
+	if !q.slots.has(h) {
+		return
+	}
+	s := q.slots.at(h)
+	kept := slot[P, T]{}
+	if keepResult {
+		kept.result = s.result
+	}
+	*s = kept
+}
+
+func (q *Queue[P, T]) clearSlot(h uint32, pageFreed bool) { q.slots.clear(h, pageFreed) }

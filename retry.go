@@ -3,7 +3,6 @@ package llmqueue
 import (
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"time"
 )
 
@@ -52,16 +51,6 @@ func (p RetryPolicy) validate() error {
 		return fmt.Errorf("%w: RetryPolicy.MaxDelay %v is below BaseDelay %v", ErrInvalidConfiguration, p.MaxDelay, p.BaseDelay)
 	}
 	return nil
-}
-
-// delay is the backoff after attempt n (1 is the first): full jitter, so that
-// requests that failed together do not come back together.
-func (p RetryPolicy) delay(n int) time.Duration {
-	ceiling := p.MaxDelay
-	if shift := n - 1; shift < 62 && p.BaseDelay <= p.MaxDelay>>shift {
-		ceiling = p.BaseDelay << shift
-	}
-	return time.Duration(rand.Uint64N(uint64(ceiling) + 1))
 }
 
 type markKind uint8
@@ -121,4 +110,21 @@ func Permanent(err error) error {
 		return nil
 	}
 	return &markedError{mark: markPermanent, err: err}
+}
+
+// Breaker is a circuit breaker: what keeps an endpoint out after repeated failure, lets
+// a few probes through after a while, and lets it in again. The queue brings none of
+// its own; it is the part that it needs of failsafe-go's circuitbreaker.CircuitBreaker,
+// which fits as it is. Implementations must be safe for concurrent use. Their methods are
+// called under the queue's lock, listeners with them: they must not call the queue.
+type Breaker interface {
+	// TryAcquirePermit reports whether a call may be made. Every permit is followed
+	// by one RecordSuccess or RecordFailure.
+	TryAcquirePermit() bool
+	RecordSuccess()
+	RecordFailure()
+	// IsClosed reports whether calls pass freely.
+	IsClosed() bool
+	// RemainingDelay is how long no call passes; 0 unless it is open.
+	RemainingDelay() time.Duration
 }

@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/llmqueue/llmqueue/internal/endpoint"
 	"github.com/llmqueue/llmqueue/internal/window"
 )
 
@@ -70,6 +72,7 @@ type SharedLimits struct {
 	// mu guards the rest. It is taken after a queue's lock; no other lock is taken
 	// and nothing of a queue but its wake is called while it is held.
 	mu      sync.Mutex
+	epoch   time.Time // what the windows count from
 	limits  []Limit   // in force: at most those configured
 	latest  time.Time // when the call was sent whose answer changed them last
 	set     *window.Set
@@ -86,10 +89,32 @@ func NewSharedLimits(limits ...Limit) *SharedLimits {
 		s.err = fmt.Errorf("%w: NewSharedLimits without a limit, give at least one", ErrInvalidConfiguration)
 	}
 	if s.err == nil {
-		s.slots = concurrency(limits, 0)
-		s.set = window.NewSet(time.Now(), windowLimits(limits, -1))
+		s.slots = endpoint.Slots(toEngineLimits(limits), 0)
+		s.epoch = time.Now()
+		s.set = window.NewSet(s.epoch, windowLimits(limits, -1))
 	}
 	return s
+}
+
+// since is now as the windows count it. Callers hold mu.
+func (s *SharedLimits) since(now time.Time) int64 {
+	ns := int64(now.Sub(s.epoch))
+	if s.set.WallClock() {
+		s.set.Adjust(ns, now.UnixNano())
+	}
+	return ns
+}
+
+// infos is a snapshot. Callers hold mu.
+func (s *SharedLimits) infos(now time.Time) []LimitInfo {
+	ns := s.since(now)
+	return limitInfos(s.limits, s.running, func(i int) (used, available int64, resetAt time.Time) {
+		used, available, reset := s.set.UsageAt(ns, i)
+		if reset > ns {
+			resetAt = now.Add(time.Duration(reset - ns))
+		}
+		return used, available, resetAt
+	})
 }
 
 // Join is called by NewQueue; programs do not call it.
@@ -110,7 +135,7 @@ func (s *SharedLimits) Info() []LimitInfo {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return limitInfos(time.Now(), s.limits, s.set, s.running)
+	return s.infos(time.Now())
 }
 
 // next wakes the member whose turn it is. Callers hold mu.
@@ -163,7 +188,7 @@ func (m *sharedMember) Reserve(now time.Time, u Usage, turn uint64) (SharedReser
 		return nil, time.Time{} // woken when it is this member's turn
 	}
 	if s.slots == 0 || s.running < s.slots {
-		if taken, ok := s.set.Reserve(now, charge(u)); ok {
+		if taken, ok := s.set.ReserveAt(s.since(now), charge(u)); ok {
 			r := &sharedReservation{member: m, taken: taken, held: true, turn: m.turn}
 			m.leave()
 			s.running++
@@ -171,11 +196,12 @@ func (m *sharedMember) Reserve(now time.Time, u Usage, turn uint64) (SharedReser
 		}
 	}
 	m.enter(turn)
-	at, _ := s.set.Next(now, charge(u))
-	if !at.After(now) {
-		at = time.Time{} // a slot is missing, or it can never fit
+	ns := s.since(now)
+	at, _ := s.set.NextAt(ns, charge(u))
+	if at <= ns || at == window.Never {
+		return nil, time.Time{} // a slot is missing, or it can never fit
 	}
-	return nil, at
+	return nil, now.Add(time.Duration(at - ns))
 }
 
 // learn makes the limit that is like l as low as an answer states it, and no higher
@@ -185,7 +211,7 @@ func (m *sharedMember) learn(now, sent time.Time, l Limit, seen ObservedLimit) (
 	s := m.limits
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i := indexLike(s.limits, l)
+	i := slices.IndexFunc(s.limits, l.like)
 	if i < 0 {
 		return false, false
 	}
@@ -196,10 +222,10 @@ func (m *sharedMember) learn(now, sent time.Time, l Limit, seen ObservedLimit) (
 		if sent.After(s.latest) {
 			s.latest = sent
 		}
-		s.set.SetLimits(now, windowLimits(s.limits, -1))
+		s.set.SetLimitsAt(s.since(now), windowLimits(s.limits, -1))
 		s.next()
 	}
-	if w := windowOf(s.limits, l); seen.Remaining >= 0 && seen.Remaining <= seen.Amount {
+	if w := endpoint.WindowOf(toEngineLimits(s.limits), toEngineLimit(l)); seen.Remaining >= 0 && seen.Remaining <= seen.Amount {
 		others := seen.Amount - seen.Remaining - s.set.Booked(nil)[w]
 		if float64(others) <= noise*float64(seen.Amount) {
 			others = 0
@@ -208,7 +234,8 @@ func (m *sharedMember) learn(now, sent time.Time, l Limit, seen ObservedLimit) (
 		if seen.Reset > 0 {
 			until = min(seen.Reset, until)
 		}
-		s.set.Others(now, w, others, now.Add(until), false)
+		ns := s.since(now)
+		s.set.OthersAt(ns, w, others, ns+int64(until), false)
 	}
 	return true, changed
 }
@@ -223,7 +250,10 @@ func (m *sharedMember) Exceeds(u Usage) (Limit, bool) {
 	s := m.limits
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return exceeded(s.limits, s.set, u)
+	if i := s.set.Exceeds(charge(u)); i >= 0 {
+		return fromEngineLimit(endpoint.WindowAt(toEngineLimits(s.limits), i)), true
+	}
+	return Limit{}, false
 }
 
 func (m *sharedMember) Share(u Usage) float64 {
@@ -239,15 +269,19 @@ func (m *sharedMember) Forecast(now time.Time, requests int64, ahead, own Usage)
 	defer s.mu.Unlock()
 	all := charge(ahead)
 	all.Requests = requests
-	at, _ := s.set.Forecast(now, all, charge(own))
-	return at
+	ns := s.since(now)
+	at, _ := s.set.ForecastAt(ns, all, charge(own))
+	if at == window.Never {
+		return now
+	}
+	return now.Add(time.Duration(at - ns))
 }
 
 func (m *sharedMember) Limits(now time.Time) []LimitInfo {
 	s := m.limits
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return limitInfos(now, s.limits, s.set, s.running)
+	return s.infos(now)
 }
 
 func (m *sharedMember) Leave() { m.Withdraw(time.Time{}) }
@@ -263,7 +297,7 @@ func (r *sharedReservation) Settle(now time.Time, u Usage) {
 	s := r.member.limits
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.set.Settle(now, &r.taken, charge(u)) {
+	if s.set.SettleAt(s.since(now), &r.taken, charge(u)) {
 		s.next()
 	}
 }
@@ -272,7 +306,7 @@ func (r *sharedReservation) Undo(now time.Time) {
 	s := r.member.limits
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.set.Undo(now, &r.taken)
+	s.set.UndoAt(s.since(now), &r.taken)
 	r.release()
 	if r.turn != 0 {
 		r.member.enter(r.turn)
@@ -299,4 +333,99 @@ func (r *sharedReservation) release() bool {
 		r.member.limits.running--
 	}
 	return was
+}
+
+// charge is what one request using u takes from windows.
+func charge(u Usage) window.Charge {
+	return window.Charge{Requests: 1, Input: u.InputTokens, Output: u.OutputTokens}
+}
+
+// like reports whether a and b count the same over the same period.
+func (l Limit) like(o Limit) bool { return toEngineLimit(l).Like(toEngineLimit(o)) }
+
+const (
+	// reordering is how long after it was sent the provider may have counted other calls
+	// before this one.
+	reordering = 250 * time.Millisecond
+	// noise is the part of a limit by which the provider's count and ours may differ without
+	// anybody else: it rounds, and it estimates tokens in its own way.
+	noise = 0.01
+)
+
+// tickets numbers the queues that wait for shared limits, in order of arrival.
+var tickets atomic.Uint64
+
+// limitLearner is a shared set that answers correct: it lowers the limit that is like l, and
+// reports whether it has one, and whether that changed. sent is when the call went out that was
+// answered.
+type limitLearner interface {
+	learn(now, sent time.Time, l Limit, seen ObservedLimit) (has, changed bool)
+}
+
+// membership is a SharedMember in the words of the engine.
+type membership struct {
+	core   *core
+	member SharedMember
+}
+
+func (m membership) Reserve(now int64, u endpoint.Usage, ticket uint64) (endpoint.Grant, int64) {
+	r, at := m.member.Reserve(m.core.instant(now), fromEngineUsage(u), ticket)
+	if r != nil {
+		return grant{m.core, r}, 0
+	}
+	if at.IsZero() {
+		return nil, 0
+	}
+	return nil, m.core.clock.since(at)
+}
+
+func (m membership) Withdraw(now int64) { m.member.Withdraw(m.core.instant(now)) }
+
+func (m membership) Exceeds(u endpoint.Usage) (endpoint.Limit, bool) {
+	l, never := m.member.Exceeds(fromEngineUsage(u))
+	if !never {
+		return endpoint.Limit{}, false
+	}
+	return toEngineLimit(l), true
+}
+
+func (m membership) Share(u endpoint.Usage) float64 { return m.member.Share(fromEngineUsage(u)) }
+
+func (m membership) Forecast(now, requests int64, ahead, own endpoint.Usage) int64 {
+	return m.core.clock.since(m.member.Forecast(m.core.instant(now), requests, fromEngineUsage(ahead), fromEngineUsage(own)))
+}
+
+func (m membership) Limits(now int64) (limits []endpoint.Limit) {
+	for _, l := range m.member.Limits(m.core.instant(now)) {
+		limits = append(limits, toEngineLimit(l.Limit))
+	}
+	return limits
+}
+
+func (m membership) Learn(now, sent int64, s endpoint.Stated) (has, changed bool) {
+	learner, ok := m.member.(limitLearner)
+	if !ok {
+		return false, false
+	}
+	l := fromEngineLimit(s.Limit)
+	return learner.learn(m.core.instant(now), m.core.clock.epoch.Add(time.Duration(sent)), l, ObservedLimit{
+		Kind: l.Kind, Period: l.Period, Amount: l.Amount, Remaining: s.Remaining, Reset: time.Duration(s.Reset),
+	})
+}
+
+// grant is a SharedReservation in the words of the engine.
+type grant struct {
+	core        *core
+	reservation SharedReservation
+}
+
+func (g grant) Settle(now int64, u endpoint.Usage) {
+	g.reservation.Settle(g.core.instant(now), fromEngineUsage(u))
+}
+func (g grant) Undo(now int64)    { g.reservation.Undo(g.core.instant(now)) }
+func (g grant) Release(now int64) { g.reservation.Release(g.core.instant(now)) }
+
+// instant is ns as a reading of the clock, both of whose parts count.
+func (c *core) instant(ns int64) time.Time {
+	return c.read.Add(time.Duration(ns - c.clock.since(c.read)))
 }

@@ -6,114 +6,220 @@ import (
 	"iter"
 	"runtime"
 	"sync"
+
+	"github.com/llmqueue/llmqueue/internal/engine"
 )
 
-// SubmitAll submits every request of reqs and yields each one's final response and
-// error in order of completion. It pulls from reqs, on a goroutine of its own, only as
-// fast as the queue takes requests in: at most WithMaxOutstanding of them are taken
-// and not yet yielded, and when the queue is full it waits for room. NoWait is
-// ignored. A refused request is yielded with its id and error, and the loop goes on.
+// SubmitAll submits every request of reqs and yields each one's final response and error in
+// order of completion. It pulls from reqs, on a goroutine of its own, only as fast as the
+// queue takes requests in: at most WithMaxOutstanding of them are taken and not yet yielded,
+// and when the queue is full it waits for room. NoWait is ignored. A refused request is
+// yielded with its id and error, and the loop goes on.
 //
-// Leaving the loop early cancels what is left and does not wait for reqs. When ctx
-// ends, everything taken is yielded as canceled. A panic in reqs is raised in the
-// caller.
+// Leaving the loop early cancels what is left and does not wait for reqs. When ctx ends,
+// everything taken is yielded as canceled. A panic in reqs is raised in the caller.
 func (q *Queue[P, T]) SubmitAll(ctx context.Context, reqs iter.Seq[Request[P]]) iter.Seq2[Response[T], error] {
-	return submitAll(ctx, reqs, q.settings.outstanding, func(string) (*Queue[P, T], error) { return q, nil })
+	return submitAll(ctx, reqs, max(q.settings.outstanding, 1), func(string) (*Queue[P, T], error) {
+		if !q.made {
+			return nil, errNotMade
+		}
+		return q, nil
+	})
 }
 
 // sink collects the answers of a SubmitAll.
-type sink[T any] struct {
+type sink struct {
 	mu     sync.Mutex
-	ready  []*waiter[T]
+	ready  []*waiter
 	signal chan struct{} // one token when there is something new
 }
 
-func (s *sink[T]) put(w *waiter[T]) {
+func (s *sink) put(w *waiter) {
 	s.mu.Lock()
 	s.ready = append(s.ready, w)
 	s.mu.Unlock()
 	s.notify()
 }
 
-func (s *sink[T]) notify() {
+func (s *sink) notify() {
 	select {
 	case s.signal <- struct{}{}:
 	default:
 	}
 }
 
-// batch is one SubmitAll.
-type batch[P, T any] struct {
-	ctx   context.Context
-	route func(modelID string) (*Queue[P, T], error)
-	sink  *sink[T]
-	room  chan struct{} // a token for each request taken and not yet yielded, and for the next
-	stop  chan struct{} // closed when the feeder must not go on
+// take gives what is ready; spent is an earlier one, for reuse.
+func (s *sink) take(spent []*waiter) (ready []*waiter) {
+	clear(spent)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ready, s.ready = s.ready, spent[:0]
+	return ready
+}
+
+// batch is one SubmitAll, without its types.
+type batch struct {
+	ctx  context.Context
+	sink *sink
+	room chan struct{} // a token for each request taken and not yet yielded, and for the next
+	stop chan struct{} // closed when the feeder must not go on
 
 	// mu guards the rest. It is taken before a queue's lock, never after.
 	mu      sync.Mutex
-	open    map[*waiter[T]]place[P, T]
+	open    map[*waiter]place
 	stopped bool
 	fed     bool // the input has ended
 	failure any  // the input's panic
 	goexit  bool // the input called runtime.Goexit
 }
 
-type place[P, T any] struct {
-	q *Queue[P, T]
-	r ref
-}
-
 func submitAll[P, T any](ctx context.Context, reqs iter.Seq[Request[P]], outstanding int, route func(string) (*Queue[P, T], error)) iter.Seq2[Response[T], error] {
 	return func(yield func(Response[T], error) bool) {
-		b := &batch[P, T]{
-			ctx: ctx, route: route,
-			sink: &sink[T]{signal: make(chan struct{}, 1)},
+		b := &batch{
+			ctx: ctx, sink: &sink{signal: make(chan struct{}, 1)}, open: make(map[*waiter]place),
 			room: make(chan struct{}, outstanding), stop: make(chan struct{}),
-			open: make(map[*waiter[T]]place[P, T]),
 		}
 		defer context.AfterFunc(ctx, b.cancel)()
 		defer b.cancel()
-		go b.feed(reqs)
-		b.drain(yield)
-	}
-}
-
-// drain yields answers until the input has ended and everything is answered.
-func (b *batch[P, T]) drain(yield func(Response[T], error) bool) {
-	var ready []*waiter[T]
-	for range b.sink.signal {
-		b.sink.mu.Lock()
-		ready, b.sink.ready = b.sink.ready, ready[:0]
-		b.sink.mu.Unlock()
-		for i, w := range ready {
-			ready[i] = nil
-			b.mu.Lock()
-			delete(b.open, w)
-			b.mu.Unlock()
-			<-b.room
-			if !yield(w.resp, w.resp.Err) {
+		go b.feed(func(yield func() bool) {
+			for req := range reqs {
+				if !takeInto(b, &req, route) || !yield() {
+					break
+				}
+			}
+		})
+		var ready []*waiter
+		for range b.sink.signal {
+			ready = b.sink.take(ready)
+			for _, w := range ready {
+				b.yielding(w)
+				var resp Response[T]
+				w.typed.(*allWaiter[P, T]).respond(&resp)
+				if !yield(resp, resp.Err) {
+					return
+				}
+			}
+			if b.finished() {
 				return
 			}
 		}
-		b.mu.Lock()
-		finished := len(b.open) == 0 && (b.fed || b.stopped)
-		failure, goexit := b.failure, b.goexit
-		b.mu.Unlock()
-		switch {
-		case failure != nil:
-			panic(failure)
-		case goexit:
-			runtime.Goexit()
-		case finished:
-			return
+	}
+}
+
+// allWaiter is a waiter of a SubmitAll, with where its request is and, when it was refused, the
+// response.
+type allWaiter[P, T any] struct {
+	typedWaiter[T]
+	queue   *Queue[P, T]
+	refused Response[T]
+}
+
+func (w *allWaiter[P, T]) respond(resp *Response[T]) {
+	if w.refused.Err != nil {
+		*resp = w.refused
+		return
+	}
+	w.queue.fill(&w.typedWaiter, resp)
+}
+
+// takeInto submits one request; false when the batch was stopped.
+func takeInto[P, T any](b *batch, req *Request[P], route func(string) (*Queue[P, T], error)) bool {
+	w := new(allWaiter[P, T])
+	w.sink, w.typed = b.sink, w
+	if !b.opening(&w.waiter) {
+		return false
+	}
+	q, err := route(req.ModelID)
+	if err == nil {
+		w.queue = q
+		err = q.submitInto(b, req, &w.waiter)
+	}
+	if err != nil {
+		status := StatusFailed
+		if errors.Is(err, ErrCanceled) {
+			status = StatusCanceled
+		}
+		w.refused = Response[T]{RequestID: req.ID, ModelID: req.ModelID, Status: status, Err: err, Metadata: req.Metadata}
+		b.sink.put(&w.waiter)
+	}
+	return true
+}
+
+// submitInto puts req in line, waiting for room there.
+func (q *Queue[P, T]) submitInto(b *batch, req *Request[P], w *waiter) error {
+	req.NoWait = false
+	var in intake
+	if err := q.prepare(b.ctx, req, &in); err != nil {
+		return err
+	}
+	for {
+		r := q.accept(&in, &req.Params, w)
+		if in.err == nil {
+			b.opened(w, place{&q.core, r})
+			return nil
+		}
+		if !errors.Is(in.err, ErrQueueFull) {
+			return in.err
+		}
+		if room := q.awaitRoom(); room != nil {
+			select {
+			case <-room:
+			case <-b.stop:
+				return b.reason()
+			}
 		}
 	}
 }
 
-// cancel stops the feeder and cancels what is open. Canceled requests are still
-// answered.
-func (b *batch[P, T]) cancel() {
+// opening notes that a request is about to be submitted, unless the batch was stopped.
+func (b *batch) opening(w *waiter) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.stopped {
+		b.open[w] = place{}
+	}
+	return !b.stopped
+}
+
+// opened notes where an accepted request is, so that it can be canceled.
+func (b *batch) opened(w *waiter, p place) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if _, waits := b.open[w]; !waits {
+		return // it has already been yielded
+	}
+	b.open[w] = p
+	if b.stopped {
+		b.abandon(p)
+	}
+}
+
+// yielding notes that an answer is about to be yielded.
+func (b *batch) yielding(w *waiter) {
+	b.mu.Lock()
+	delete(b.open, w)
+	b.mu.Unlock()
+	<-b.room
+}
+
+// finished reports whether the input has ended and everything is answered. It raises what the
+// input panicked with.
+func (b *batch) finished() bool {
+	b.mu.Lock()
+	finished := len(b.open) == 0 && (b.fed || b.stopped)
+	failure, goexit := b.failure, b.goexit
+	b.mu.Unlock()
+	switch {
+	case failure != nil:
+		panic(failure)
+	case goexit:
+		runtime.Goexit()
+	}
+	return finished
+}
+
+// cancel stops the feeder and cancels what is open. Canceled requests are still answered.
+func (b *batch) cancel() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.stopped {
@@ -122,27 +228,29 @@ func (b *batch[P, T]) cancel() {
 	b.stopped = true
 	close(b.stop)
 	for _, p := range b.open {
-		if p.r.seq != 0 {
-			p.q.abandon(b.reason(), p.r)
+		if p.ref.seq != 0 {
+			b.abandon(p)
 		}
 	}
 	b.sink.notify()
 }
 
-// reason is a context whose cause says why what is open ends.
-func (b *batch[P, T]) reason() context.Context {
-	if b.ctx.Err() != nil {
-		return b.ctx
-	}
-	ctx, cancel := context.WithCancelCause(context.Background())
-	cancel(errLoopLeft)
-	return ctx
+func (b *batch) abandon(p place) {
+	p.core.end(p.ref, engine.CanceledState, engine.CallerLeft, b.reason())
 }
 
 var errLoopLeft = errors.New("the SubmitAll loop was left")
 
+// reason says why what is open ends.
+func (b *batch) reason() error {
+	if b.ctx.Err() != nil {
+		return canceledBy(b.ctx)
+	}
+	return &callerLeft{context.Canceled, errLoopLeft}
+}
+
 // feed submits the input. It runs on its own goroutine because an input may block.
-func (b *batch[P, T]) feed(reqs iter.Seq[Request[P]]) {
+func (b *batch) feed(input func(yield func() bool)) {
 	returned := false
 	defer func() {
 		failure := recover()
@@ -152,85 +260,17 @@ func (b *batch[P, T]) feed(reqs iter.Seq[Request[P]]) {
 		b.sink.notify()
 	}()
 	if b.mayTake() {
-		for req := range reqs {
-			if !b.take(req) || !b.mayTake() {
-				break
-			}
-		}
+		input(b.mayTake)
 	}
 	returned = true
 }
 
 // mayTake waits until another request may be taken; false when none may.
-func (b *batch[P, T]) mayTake() bool {
+func (b *batch) mayTake() bool {
 	select {
 	case b.room <- struct{}{}:
 		return true
 	case <-b.stop:
 		return false
-	}
-}
-
-// take submits one request; false when the batch was stopped.
-func (b *batch[P, T]) take(req Request[P]) bool {
-	w := &waiter[T]{sink: b.sink}
-	b.mu.Lock()
-	if b.stopped {
-		b.mu.Unlock()
-		return false
-	}
-	b.open[w] = place[P, T]{}
-	b.mu.Unlock()
-	if err := b.submit(req, w); err != nil {
-		status := StatusFailed
-		if errors.Is(err, ErrCanceled) {
-			status = StatusCanceled
-		}
-		w.resp = Response[T]{RequestID: req.ID, ModelID: req.ModelID, Status: status, Err: err, Metadata: req.Metadata}
-		b.sink.put(w)
-	}
-	return true
-}
-
-// submit puts req in its queue, waiting for room there.
-func (b *batch[P, T]) submit(req Request[P], w *waiter[T]) error {
-	q, err := b.route(req.ModelID)
-	if err != nil {
-		return err
-	}
-	req.NoWait = false
-	key, err := q.prepare(b.ctx, &req)
-	if err != nil {
-		return err
-	}
-	for {
-		_, r, err := q.accept(b.ctx, &req, key, w)
-		if err == nil {
-			b.opened(w, place[P, T]{q, r})
-			return nil
-		}
-		if !errors.Is(err, ErrQueueFull) {
-			return err
-		}
-		if room := q.awaitRoom(); room != nil {
-			select {
-			case <-room:
-			case <-b.stop:
-				return canceledBy(b.reason())
-			}
-		}
-	}
-}
-
-// opened notes where an accepted request is, so that it can be canceled.
-func (b *batch[P, T]) opened(w *waiter[T], p place[P, T]) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if _, waits := b.open[w]; !waits {
-		return // it has already been yielded
-	}
-	b.open[w] = p
-	if b.stopped {
-		p.q.abandon(b.reason(), p.r)
 	}
 }

@@ -9,10 +9,9 @@ import (
 	"github.com/go-playground/validator/v10"
 )
 
-// newValidation returns a check of values of V by their `validate` tags, nil when there is
-// nothing to check: V has no tags, or validation is off.
-func newValidation[V any](s *settings, sentinel error) (func(V) error, error) {
-	typ := reflect.TypeFor[V]()
+// newValidation returns a check of values of a type by their `validate` tags, which it is given
+// a pointer to; nil when there is nothing to check: the type has no tags, or validation is off.
+func newValidation(s *settings, typ reflect.Type, sentinel error) (func(value reflect.Value) error, error) {
 	base := typ
 	for base.Kind() == reflect.Pointer {
 		base = base.Elem()
@@ -34,15 +33,15 @@ func newValidation[V any](s *settings, sentinel error) (func(V) error, error) {
 			return nil, fmt.Errorf("%w: %w", ErrInvalidConfiguration, err)
 		}
 	}
-	return func(value V) (err error) {
-		// The validator panics on a tag that does not suit its field; what
-		// checkTags could not see must not end the program either.
+	return func(value reflect.Value) (err error) {
+		// The validator panics on a tag that does not suit its field; what checkTags could
+		// not see must not end the program either.
 		defer func() {
 			if p := recover(); p != nil {
 				err = fmt.Errorf("%w: a validate tag of %v is wrong: %v", sentinel, typ, p)
 			}
 		}()
-		rv := reflect.ValueOf(&value).Elem()
+		rv := value.Elem()
 		for rv.Kind() == reflect.Pointer {
 			if rv.IsNil() {
 				return fmt.Errorf("%w: %v is nil", sentinel, typ)

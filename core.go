@@ -1,0 +1,565 @@
+package llmqueue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/llmqueue/llmqueue/internal/endpoint"
+	"github.com/llmqueue/llmqueue/internal/engine"
+)
+
+// core is what a Queue is without its type parameters: one lock over an engine, which
+// decides, and over what the engine does not know of the requests.
+type core struct {
+	modelID   string
+	prefix    string // of assigned ids, with the dash
+	settings  settings
+	types     types
+	registry  *registry   // that its fallbacks are in; nil without a Manager
+	observers []*observer // until Shutdown is done
+	detach    []func()    // of WithMonitor, until Shutdown is done
+	dropped   atomic.Int64
+	timer     *time.Timer    // the only one; see arm
+	woken     atomic.Bool    // a shared limiter says: try again
+	crew      sync.WaitGroup // worker goroutines
+	clock     clock
+	made      bool          // by NewQueue
+	checked   atomic.Uint64 // the version of the registry in which its fallbacks are there
+
+	// mu guards everything below, and is held for one decision at a time: no user code, no
+	// I/O and no channel operation that can block happens under it, and nothing that is
+	// linear in what waits. What a decision causes is collected by apply and done by unlock.
+	mu        sync.Mutex
+	engine    *engine.Engine
+	entries   pages[entry]
+	ids       map[string]uint32   // of the requests whose id is the caller's
+	reserved  int                 // of them those that look like an assigned one
+	failures  map[uint32]error    // why requests in the history failed or were canceled
+	calls     map[string]*call    // that several requests share, by key, until they end
+	shared    map[uint32]*call    // the same by handle, until all who share them have ended
+	handoffs  map[uint32]*handoff // what is known of requests that fallbacks have or had
+	ways      []*way              // by the endpoint's id
+	running   []*attempt          // by the attempt's number
+	workers   int                 // goroutines
+	idle      []*worker           // those without a job
+	history   history
+	room      []chan struct{} // SubmitAll callers that wait for ErrQueueFull to pass
+	armed     int64           // ns, when the timer fires; 0 when it does not
+	onWall    bool            // a limit counts on the wall clock
+	read      time.Time       // the latest reading of the clock, for shared limits
+	closed    bool
+	drained   chan struct{}
+	fallbacks int64 // requests handed to other models
+	input     input
+	todo      todo
+}
+
+// types is what a core needs of its Queue[P, T].
+type types interface {
+	process(w *worker) error             // runs the processor inside its middleware
+	params(h uint32) any                 // of a request
+	forward(h *hop) error                // submits a request to another queue
+	deliver(h uint32, w *waiter)         // copies a result to who waits
+	receive(h uint32, w *waiter)         // keeps the result that another queue gave
+	share(to, from uint32)               // copies the result of a call
+	stripSlot(h uint32, keepResult bool) // drops the params, and the result unless it is kept
+	clearSlot(h uint32, pageFreed bool)  // drops both
+}
+
+// way is an endpoint as the core knows it.
+type way struct {
+	name      string
+	processor any // a Processor[P, T]
+	endpoint  *endpoint.Endpoint
+	shared    []SharedMember
+	pausedBy  error         // what its provider said
+	drained   chan struct{} // of a removed one: closed when nothing runs there any more
+}
+
+// input is what is being decided, for the words of what it causes.
+type input struct {
+	err     error   // of the attempt that ended, what its provider said, or why something is canceled
+	outcome Outcome // of the attempt
+	left    error   // the caller's context had ended when the attempt did: the error of that
+	worker  *worker // whose attempt ended
+}
+
+// lock begins a decision with one reading of the clock.
+func (c *core) lock() (ns int64) { return c.lockAt(time.Now()) }
+
+func (c *core) lockAt(now time.Time) (ns int64) {
+	ns = c.clock.since(now)
+	c.mu.Lock()
+	c.read = now
+	c.readWall(ns, now)
+	return ns
+}
+
+// readWall follows the wall clock, where that matters.
+func (c *core) readWall(ns int64, now time.Time) {
+	wall := now.UnixNano()
+	switch {
+	case c.clock.stepped(ns, wall):
+		c.engine.Adjust(ns, wall, c.clock.step(ns, wall))
+	case c.onWall:
+		c.engine.Adjust(ns, wall, 0)
+	}
+}
+
+// wakeUp is called by shared limits, under any lock.
+func (c *core) wakeUp() {
+	c.woken.Store(true)
+	c.timer.Reset(0)
+}
+
+// longestSleep is how soon a queue that waits looks again at the latest. Timers stand still
+// while the machine sleeps, but what it waits for may have come meanwhile: limits of an hour
+// and more go by the wall clock, and so do a provider's pauses.
+const longestSleep = int64(time.Minute)
+
+// arm sets the timer for the next instant at which something can change. It is moved
+// forward at once and backward only when it fires.
+func (c *core) arm(ns int64) {
+	next := c.engine.Next()
+	if next > ns && c.engine.Waiting() > 0 {
+		next = min(next, after(ns, longestSleep))
+	}
+	if at := c.history.expiry(); at != 0 && (next == 0 || at < next) {
+		next = at
+	}
+	if next == 0 || c.armed != 0 && c.armed <= next {
+		return
+	}
+	c.armed = next
+	c.timer.Reset(time.Duration(max(next-ns, 0)))
+	if c.woken.Load() {
+		c.timer.Reset(0) // a wake came in between: it must not be put off
+	}
+}
+
+// fire is the timer's function.
+func (c *core) fire() {
+	ns := c.lock()
+	c.woken.Store(false)
+	c.armed = 0
+	c.expireHistory(ns)
+	c.engine.Wake(ns)
+	c.unlock(ns)
+}
+
+// intake is a request as it comes in.
+type intake struct {
+	engine.Request
+	ctx      context.Context
+	id       string
+	metadata map[string]string
+	key      string // of the call that it may share; empty: none
+	err      error  // why it is refused
+	work     uint32 // where take put what has to run: the request, or its call
+	params   bool   // and its params belong there
+}
+
+// take takes a request in, unless it is refused. Callers hold the lock.
+func (c *core) take(ns int64, in *intake, w *waiter) (h uint32, err error) {
+	if c.closed {
+		return 0, errorf(ErrQueueClosed, "model %q was shut down, submit elsewhere", c.modelID)
+	}
+	if in.id != "" {
+		c.expireHistory(ns)
+		if _, taken := c.find(in.id); taken {
+			return 0, errorf(ErrDuplicateRequest, "model %q already has a request %q, use another id or leave it empty", c.modelID, in.id)
+		}
+	}
+	joins := in.key != "" && c.calls[in.key] != nil // it costs nothing more
+	var unserved *engine.Refusal
+	var why error
+	if no := c.engine.Refuse(ns, &in.Request, joins); no != nil {
+		return 0, c.refusal(no)
+	}
+	if !joins {
+		if unserved = c.engine.Unserved(&in.Request); unserved != nil {
+			if why = c.refusal(unserved); len(c.settings.fallback) == 0 || in.Stays {
+				return 0, why
+			}
+		}
+	}
+	if in.key != "" {
+		h = c.takeShared(ns, in, unserved)
+	} else {
+		h = c.engine.Submit(ns, &in.Request, unserved)
+		in.work, in.params = h, true
+	}
+	c.enter(h, in, w)
+	c.input.err = why
+	return h, nil
+}
+
+// enter keeps what the engine does not know of a request.
+func (c *core) enter(h uint32, in *intake, w *waiter) {
+	c.entries.grow(h)
+	e := c.entries.at(h)
+	e.ctx, e.tenant, e.metadata, e.waiters = in.ctx, in.Tenant, in.metadata, w
+	id := in.id
+	if id == "" && c.reserved > 0 {
+		if own := c.assignedID(c.ref(h)); c.taken(own) {
+			id = own + "-2" // a caller chose this very id
+		}
+	}
+	if id != "" {
+		if c.ids == nil {
+			c.ids = make(map[string]uint32)
+		}
+		own := id
+		e.id, c.ids[id] = &own, h
+		if strings.HasPrefix(id, c.prefix) {
+			c.reserved++
+		}
+	}
+	if len(c.observers) > 0 {
+		c.emitFor(h, Event{Type: EventQueued, Time: c.clock.at(c.engine.View(h).Created)})
+	}
+}
+
+func (c *core) taken(id string) bool {
+	_, taken := c.ids[id]
+	return taken
+}
+
+// end ends a request from outside, unless it has ended. err is why.
+func (c *core) end(r ref, state engine.State, code engine.Code, err error) {
+	ns := c.lock()
+	if c.known(r) {
+		c.input.err = err
+		c.engine.Cancel(ns, r.handle, state, code)
+	}
+	c.unlock(ns)
+}
+
+// abandon ends a request whose caller's context ended. When the request ended first, its
+// result stands.
+func (c *core) abandon(ctx context.Context, r ref) {
+	c.end(r, engine.CanceledState, engine.CallerLeft, &callerLeft{ctx.Err(), context.Cause(ctx)})
+}
+
+// ModelID is the model this queue serves.
+func (c *core) ModelID() string { return c.modelID }
+
+// Len is how many requests wait, those between two attempts included.
+func (c *core) Len() int {
+	if !c.made {
+		return 0
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.engine.Counts().Pending
+}
+
+// Pause stops starting requests until Resume; what runs goes on. Idempotent, not counted.
+func (c *core) Pause() {
+	if c.made {
+		ns := c.lock()
+		c.engine.Pause(ns)
+		c.unlock(ns)
+	}
+}
+
+// Resume ends a manual pause, and one for an exhausted quota. Any other pause by the
+// provider ends by itself.
+func (c *core) Resume() {
+	if c.made {
+		ns := c.lock()
+		c.engine.Resume(ns)
+		c.unlock(ns)
+	}
+}
+
+// SetLimits replaces the limits of the queue's first endpoint, which is the only one unless
+// AddEndpoint was called: see SetEndpointLimits. A limit is the same one when kind and period
+// are: its charges carry over. A new period of a kind, and a new kind, start from what the
+// longest window knows, and reservations in flight stand. A waiting request that can no
+// longer ever start fails with ErrRequestTooLarge. Leaving out Concurrent restores its
+// default of 256.
+func (c *core) SetLimits(limits ...Limit) error { return c.SetEndpointLimits("", limits...) }
+
+// SetEndpointLimits is SetLimits for the endpoint of that name; an unknown one is
+// ErrInvalidConfiguration.
+func (c *core) SetEndpointLimits(name string, limits ...Limit) error {
+	if !c.made {
+		return errNotMade
+	}
+	if err := validateLimits(limits); err != nil {
+		return err
+	}
+	ns := c.lock()
+	defer c.unlock(ns)
+	e := c.engine.Endpoints()[0]
+	if name != "" {
+		w := c.way(name)
+		if w == nil {
+			return invalid("model %q has no endpoint %q", c.modelID, name)
+		}
+		e = w.endpoint
+	}
+	if len(limits) == 0 && e.NeedsLimit() {
+		return invalid("SetLimits without a limit, give at least one")
+	}
+	c.engine.SetLimits(ns, e, toEngineLimits(limits))
+	return nil
+}
+
+// Cancel ends a request as canceled. One that waits leaves the line at once; of one that
+// runs the processor's context is canceled, and its slot stays taken until the processor
+// returns. Canceling a finished request does nothing. An id that the queue does not know is
+// ErrRequestNotFound.
+func (c *core) Cancel(requestID string) error {
+	if !c.made {
+		return errNotMade
+	}
+	ns := c.lock()
+	defer c.unlock(ns)
+	h, err := c.lookup(ns, requestID)
+	if err == nil {
+		c.input.err = fmt.Errorf("%w: by Cancel", ErrCanceled)
+		c.engine.Cancel(ns, h, engine.CanceledState, engine.Canceled)
+	}
+	return err
+}
+
+// Reclaim takes a request whose processor does not run out of the queue, as canceled: out of
+// the line, or from between two attempts. Its error wraps ErrCanceled and cause, so that who
+// submitted it knows that it may be handed in elsewhere. Reclaim reports whether it did: a
+// request that runs, that a fallback has, or that has ended stays as it is. An id that the
+// queue does not know is ErrRequestNotFound.
+func (c *core) Reclaim(requestID string, cause error) (bool, error) {
+	if !c.made {
+		return false, errNotMade
+	}
+	ns := c.lock()
+	defer c.unlock(ns)
+	h, err := c.lookup(ns, requestID)
+	if err != nil {
+		return false, err
+	}
+	state := c.engine.State(h)
+	if state == engine.Following {
+		state = c.engine.State(c.engine.View(h).Call)
+	}
+	if state != engine.InLine && state != engine.BackingOff {
+		return false, nil
+	}
+	c.input.err = reclaimed(cause)
+	return c.engine.Cancel(ns, h, engine.CanceledState, engine.Canceled), nil
+}
+
+// UpdateUsage says what a request uses. While it waits, u replaces its estimate, and the
+// request fails with ErrRequestTooLarge when that can never start; while it runs, it equals
+// ReportUsage; when it has ended, u replaces the last attempt's share, however often it is
+// called. Negative numbers are ErrInvalidParams, an unknown or forgotten id is
+// ErrRequestNotFound.
+func (c *core) UpdateUsage(requestID string, u Usage) error {
+	if !c.made {
+		return errNotMade
+	}
+	if err := u.validate("Usage"); err != nil {
+		return err
+	}
+	ns := c.lock()
+	defer c.unlock(ns)
+	h, err := c.lookup(ns, requestID)
+	if err != nil {
+		return err
+	}
+	v := c.engine.View(h)
+	if v.State == engine.Following {
+		h = v.Call
+		v = c.engine.View(h)
+	}
+	switch hand := c.handoffs[h]; {
+	case v.State == engine.InLine || v.State == engine.BackingOff:
+		c.engine.UpdateEstimate(ns, h, toEngineUsage(u), !u.isZero())
+	case hand != nil:
+		return errorf(ErrRequestNotFound, "request %q is at model %q, update it there", requestID, hand.modelID)
+	case v.UnderWay:
+		c.running[v.Attempt].revise(u)
+	case !c.engine.UpdateUsage(ns, h, toEngineUsage(u)):
+		return errorf(ErrRequestNotFound, "request %q shared another one's call, which has the usage", requestID)
+	}
+	return nil
+}
+
+func (c *core) wrongModel(modelID string) error {
+	return errorf(ErrModelNotRegistered, "request for %q given to the queue of %q, submit it through a Manager or leave ModelID empty", modelID, c.modelID)
+}
+
+// way finds an endpoint by name, nil when there is none.
+func (c *core) way(name string) *way {
+	for _, w := range c.ways {
+		if w.name == name && !w.endpoint.Removed() {
+			return w
+		}
+	}
+	return nil
+}
+
+// RemoveEndpoint starts nothing more on an endpoint and returns when what runs there has
+// ended, or with the cause of ctx when that ends first; what runs goes on then. A waiting
+// request that fits no other endpoint fails with ErrRequestTooLarge. An unknown name and the
+// last endpoint are ErrInvalidConfiguration.
+func (c *core) RemoveEndpoint(ctx context.Context, name string) error {
+	drained, err := c.removeEndpoint(name)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-drained:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (c *core) removeEndpoint(name string) (drained <-chan struct{}, err error) {
+	if !c.made {
+		return nil, errNotMade
+	}
+	ns := c.lock()
+	defer c.unlock(ns)
+	w := c.way(name)
+	switch {
+	case w == nil:
+		return nil, invalid("model %q has no endpoint %q", c.modelID, name)
+	case len(c.engine.Endpoints()) == 1:
+		return nil, invalid("%q is the last endpoint of model %q, shut the queue down instead", name, c.modelID)
+	}
+	w.drained = make(chan struct{})
+	c.engine.RemoveEndpoint(ns, w.endpoint)
+	w.leave()
+	c.limitsChanged()
+	c.retire(w)
+	return w.drained, nil
+}
+
+// retire tells who removed an endpoint when nothing runs there any more.
+func (c *core) retire(w *way) {
+	if w.drained != nil && w.endpoint.Running() == 0 {
+		select {
+		case <-w.drained:
+		default:
+			close(w.drained)
+		}
+	}
+}
+
+// leave ends the membership in shared limits.
+func (w *way) leave() {
+	for _, m := range w.shared {
+		m.Leave()
+	}
+	w.shared = nil
+}
+
+// Shutdown takes no new requests and returns when what waits and what runs has finished; a
+// manually paused queue fails what waits at once. When ctx ends first, waiting requests fail
+// with ErrQueueClosed, running ones have their context canceled and fail too, and after a
+// moment (WithShutdownGrace) Shutdown returns the context's error, joined with how many
+// processors still run. The goroutines of the queue end with it, those of abandoned
+// processors when these return. Calling it again waits for the same end. Status, Wait and
+// UpdateUsage work afterwards.
+func (c *core) Shutdown(ctx context.Context) error {
+	if !c.made {
+		return errNotMade
+	}
+	ns := c.lock()
+	c.closed = true
+	c.engine.Close(ns)
+	c.unlock(ns)
+	var err error
+	select {
+	case <-c.drained:
+	default:
+		select {
+		case <-c.drained:
+		case <-ctx.Done():
+			err = c.cutOff(ctx)
+		}
+	}
+	select {
+	case <-c.drained:
+		c.crew.Wait()
+	default:
+	}
+	c.stopObservers()
+	c.leaveMonitors()
+	return err
+}
+
+// cutOff ends everything that is left when a Shutdown's context ends.
+func (c *core) cutOff(ctx context.Context) error {
+	ns := c.lock()
+	c.engine.CutOff(ns)
+	c.unlock(ns)
+	grace := time.NewTimer(c.settings.grace)
+	defer grace.Stop()
+	select {
+	case <-c.drained:
+		return context.Cause(ctx)
+	case <-grace.C:
+	}
+	c.mu.Lock()
+	left := c.engine.Running()
+	c.mu.Unlock()
+	if left == 0 {
+		return context.Cause(ctx)
+	}
+	return errors.Join(context.Cause(ctx), fmt.Errorf("llmqueue: model %q: %d processors abandoned: they ignore their context", c.modelID, left))
+}
+
+// drain ends the queue's goroutines, once nothing is left to do.
+func (c *core) drain() {
+	select {
+	case <-c.drained:
+		return
+	default:
+	}
+	close(c.drained)
+	c.timer.Stop()
+	for _, w := range c.ways {
+		w.leave()
+		w.endpoint.Stop()
+	}
+	for _, w := range c.idle {
+		w.retired = true
+		w.next, c.todo.wake = c.todo.wake, w
+	}
+	c.idle = nil
+}
+
+// leaveMonitors detaches them, once.
+func (c *core) leaveMonitors() {
+	c.mu.Lock()
+	detach := c.detach
+	c.detach = nil
+	c.mu.Unlock()
+	for _, f := range detach {
+		_ = recovered(f) // a panic of one must not keep the others, nor Shutdown's error
+	}
+}
+
+// awaitRoom gives a channel that is closed when there may be room, nil when there is.
+func (c *core) awaitRoom() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || c.engine.Waiting() < c.settings.maxQueued {
+		return nil
+	}
+	r := make(chan struct{})
+	c.room = append(c.room, r)
+	return r
+}
+
+var errNotMade = invalid("the zero Queue does nothing, make one with NewQueue or Manager.Register")

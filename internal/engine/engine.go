@@ -1,0 +1,329 @@
+// Package engine decides for one queue: which request starts next and on which endpoint,
+// what follows from how an attempt ended, and when to look again.
+//
+// It is a pure state machine. Its inputs are methods that take the time, as nanoseconds
+// since the owner's epoch; its outputs are Effects, which the owner carries out. It calls
+// no clock, timer or random source, starts no goroutine, takes no lock, sees no error and
+// runs nothing that a user wrote, except the methods of endpoint.Breaker and
+// endpoint.Shared. The owner's lock guards an Engine.
+//
+// A request is named by its handle from Submit until Forget. Handles are small numbers,
+// so that an owner keeps what else it knows of a request in pages of its own.
+package engine
+
+import (
+	"math/rand/v2"
+
+	"github.com/llmqueue/llmqueue/internal/endpoint"
+	"github.com/llmqueue/llmqueue/internal/line"
+	"github.com/llmqueue/llmqueue/internal/timeline"
+)
+
+// Config is how an engine decides.
+type Config struct {
+	MaxAttempts     int
+	BaseDelay       int64 // of the backoff, ns
+	MaxDelay        int64
+	RetryBudget     float64 // retries by first attempts; negative: no bound
+	Timeout         int64   // of one attempt; 0: none
+	MaxQueued       int     // 0: no bound
+	Backfill        bool
+	WaitForQuota    bool // an exhausted quota fails nothing
+	NoDeadlineCheck bool // requests are taken although they would start after their deadline
+	Fallback        bool // there is somewhere to hand requests off to
+	Seed            uint64
+}
+
+// Counts are what happened so far, and where requests are. Accepted = Pending +
+// Processing + Forwarded + Completed + Failed + Canceled.
+type Counts struct {
+	Accepted, Completed, Failed, Canceled int64
+	Attempts, Retries, Refused, Coalesced int64
+	Waited, Worked                        int64 // ns
+	Pending, Processing, Forwarded        int
+	Abandoned                             int // attempts under way whose request has ended
+	Usage                                 endpoint.Usage
+}
+
+// Engine decides for one queue. Make one with New.
+type Engine struct {
+	Effects []Effect // what the inputs so far caused, in order; the owner empties it
+
+	cfg        Config
+	now        int64 // the latest instant: time that goes back counts as that
+	rand       *rand.Rand
+	counts     Counts
+	records    records
+	attempts   []*attempt // by number; nil while free
+	free       []uint32   // numbers of attempts
+	pool       []*attempt // for reuse
+	line       line.Line
+	largest    endpoint.Usage // no request in line, or to return to it, is larger in any figure
+	endpoints  []*endpoint.Endpoint
+	order      []*endpoint.Endpoint // for byLoad
+	slots      int64                // of all endpoints
+	tokens     bool                 // some limit counts tokens
+	accounts   bool                 // some endpoint charges by an accounting of its own
+	running    int64                // attempts under way
+	unsized    int                  // of them those of unknown size while no size is known
+	backoff    timeline.Timeline    // requests between two attempts
+	expiry     timeline.Timeline    // MaxWait of those that have not started
+	timeouts   timeline.Timeline    // of attempts, by number
+	budget     budget
+	retryAt    int64 // when the budget allows the next retry; 0 when it does
+	backfillAt int64 // when a request may pass the head; 0 when none is known to
+	candidates []uint32
+	sizes      sizes
+	duration   mean             // of attempts, ns
+	calls      map[uint32]*call // what several requests share, by the handle of the call
+	sweeps     []sweep
+	roomMade   bool
+	paused     bool
+	closed     bool
+	cutOff     bool
+	refusal    Refusal
+	next       *attempt // for who starts next
+	underWay   []uint32 // numbers of the attempts under way, in no order
+}
+
+// New makes an engine without an endpoint: add one before anything else.
+func New(cfg Config) *Engine {
+	q := &Engine{cfg: cfg, rand: rand.New(rand.NewPCG(cfg.Seed, 0))}
+	q.budget.left = budgetAllowance
+	return q
+}
+
+// An Effect is one thing that the owner has to do, or may tell others of.
+type Effect struct {
+	Kind      EffectKind
+	Code      Code
+	State     State  // of End
+	Unserved  bool   // of End: another model may yet serve the request
+	Handle    uint32 // of the request, or the call
+	Attempt   uint32 // the number of the attempt: of Start, Cut, and Retry
+	At        int64  // of Retry: the next attempt starts no earlier
+	Waited    int64  // for the attempt that starts, or until a request left the line without one
+	Took      int64  // how long the attempt ran that ended with this
+	PageFreed bool   // of Gone: nothing else is in the page of the handle
+	Event     *endpoint.Event
+}
+
+// EffectKind says what the owner has to do.
+type EffectKind uint8
+
+// What the owner has to do.
+const (
+	Start         EffectKind = iota // run an attempt
+	Retry                           // tell that an attempt failed and another one follows
+	End                             // answer who waits, and Forget the request in time
+	Cut                             // end the context of an attempt whose request has ended
+	Handoff                         // submit the request to another model, then Finish it
+	EndpointEvent                   // tell what happened to an endpoint
+	NoUsage                         // tell that token limits are set but nothing reports usage
+	PausedByHand                    // tell that Pause holds the line
+	ResumedByHand                   // tell that it does not any more
+	LimitsSet                       // tell that SetLimits changed an endpoint's limits
+	Gone                            // a request that was forgotten has no attempt under way any more
+	AskElsewhere                    // the MaxWait of a request passed that shares a call which a fallback has
+)
+
+// Code says why a request ended, is handed off, or is refused.
+type Code uint8
+
+// Why a request ended, is handed off, or is refused.
+const (
+	OK                Code = iota
+	AttemptFailed          // by the error of its last attempt
+	InvalidResult          // its result breaks its tags
+	CallerLeft             // its context ended
+	Canceled               // by Cancel or Reclaim
+	NobodyWaits            // all who shared the call have left
+	TooLarge               // it can never fit: see Limit and Usage
+	WaitedTooLong          // its MaxWait passed
+	DeadlinePasses         // it could start only after its deadline: see Wait
+	QuotaExhausted         // before it was tried: see At
+	QuotaRefused           // by its last attempt
+	BreakersOpen           // before it was tried
+	BreakersOpened         // by its last attempt
+	TimedOut               // its attempt took too long
+	ShutDown               // while it waited
+	ShutDownRunning        // while it ran
+	ShutDownElsewhere      // while a fallback had it
+	ShutDownRetry          // before another attempt
+	Closed                 // the queue takes nothing any more
+	Full                   // nor at present
+	Elsewhere              // as another model ended it
+)
+
+// Refusal says why a request is not taken.
+type Refusal struct {
+	Code     Code
+	Limit    endpoint.Limit // of TooLarge
+	Usage    endpoint.Usage // of TooLarge: what it would reserve
+	At       int64          // of QuotaExhausted: when the first endpoint is renewed
+	Deadline int64          // of DeadlinePasses
+	Context  bool           // of DeadlinePasses: it is the caller's
+	Wait     endpoint.Wait  // of DeadlinePasses
+}
+
+// AddEndpoint adds a way to the provider. The config's Emit is the engine's.
+func (q *Engine) AddEndpoint(now int64, e *endpoint.Endpoint) {
+	q.advance(now)
+	q.endpoints = append(q.endpoints[:len(q.endpoints):len(q.endpoints)], e)
+	q.sumUp()
+	q.pump()
+}
+
+// RemoveEndpoint starts nothing more on e, which must not be the last one.
+func (q *Engine) RemoveEndpoint(now int64, e *endpoint.Endpoint) {
+	q.advance(now)
+	e.Remove(q.now)
+	kept := make([]*endpoint.Endpoint, 0, len(q.endpoints))
+	for _, o := range q.endpoints {
+		if o != e {
+			kept = append(kept, o)
+		}
+	}
+	q.endpoints = kept
+	q.sumUp()
+	q.beginSweep(sweepTooLarge)
+	q.pump()
+}
+
+// Emit takes what an endpoint tells; it is every endpoint's Config.Emit.
+func (q *Engine) Emit(ev endpoint.Event) {
+	q.Effects = append(q.Effects, Effect{Kind: EndpointEvent, Event: &ev})
+}
+
+// SetLimits replaces the limits of an endpoint.
+func (q *Engine) SetLimits(now int64, e *endpoint.Endpoint, limits []endpoint.Limit) {
+	q.advance(now)
+	lowered := e.SetLimits(q.now, limits)
+	q.limitsChanged(lowered)
+	q.Effects = append(q.Effects, Effect{Kind: LimitsSet, Event: &endpoint.Event{Endpoint: e, Limits: e.Limits()}})
+	q.pump()
+}
+
+// limitsChanged follows a change of an endpoint's limits.
+func (q *Engine) limitsChanged(lowered bool) {
+	q.sumUp()
+	if lowered {
+		q.beginSweep(sweepTooLarge)
+	}
+}
+
+// sumUp brings up to date what is known of all endpoints.
+func (q *Engine) sumUp() {
+	q.slots, q.tokens, q.accounts = 0, false, false
+	for _, e := range q.endpoints {
+		q.slots += e.Slots()
+		q.tokens = q.tokens || e.CountsTokens()
+		q.accounts = q.accounts || e.Accounts()
+	}
+}
+
+// Pause stops starting requests until Resume. It is idempotent.
+func (q *Engine) Pause(now int64) {
+	q.advance(now)
+	if q.paused {
+		return
+	}
+	q.paused = true
+	q.Effects = append(q.Effects, Effect{Kind: PausedByHand})
+	if q.closed {
+		q.beginSweep(sweepShutDown)
+	}
+	q.pump()
+}
+
+// Resume ends a manual pause, and the pauses for an exhausted quota.
+func (q *Engine) Resume(now int64) {
+	q.advance(now)
+	if q.paused {
+		q.paused = false
+		q.Effects = append(q.Effects, Effect{Kind: ResumedByHand})
+	}
+	for _, e := range q.endpoints {
+		e.Renew(q.now)
+	}
+	q.pump()
+}
+
+// Wake looks again: a shared set may have room, or an instant that Next gave has come.
+func (q *Engine) Wake(now int64) {
+	q.advance(now)
+	q.expireAttempts()
+	q.pump()
+}
+
+// Adjust says that at now the wall clock read wall (Unix ns), and that it ran ahead of the
+// monotonic clock by slept since the last call.
+func (q *Engine) Adjust(now, wall, slept int64) {
+	q.advance(now)
+	for _, e := range q.endpoints {
+		e.Adjust(q.now, wall, slept)
+	}
+}
+
+// WallClock reports whether some limit counts on the wall clock, so that Adjust must be
+// called with each reading of it.
+func (q *Engine) WallClock() bool {
+	for _, e := range q.endpoints {
+		if e.WallClock() {
+			return true
+		}
+	}
+	return false
+}
+
+func (q *Engine) advance(now int64) { q.now = max(q.now, now) }
+
+// Counts is a snapshot.
+func (q *Engine) Counts() Counts { return q.counts }
+
+// Waiting is how many requests wait, those that share a call counted once.
+func (q *Engine) Waiting() int { return q.line.Len() + q.backoff.Len() }
+
+// Slots is how many attempts the limits allow at once, on all endpoints.
+func (q *Engine) Slots() int64 { return q.slots }
+
+// Running is how many attempts are under way.
+func (q *Engine) Running() int64 { return q.running }
+
+// Paused reports whether Pause holds the line.
+func (q *Engine) Paused() bool { return q.paused }
+
+// Endpoints are the endpoints. They must not be changed.
+func (q *Engine) Endpoints() []*endpoint.Endpoint { return q.endpoints }
+
+// RoomMade reports, once, whether the line became shorter.
+func (q *Engine) RoomMade() bool {
+	made := q.roomMade
+	q.roomMade = false
+	return made
+}
+
+// Done reports whether a closed engine has nothing left to do.
+func (q *Engine) Done() bool {
+	return q.closed && q.running == 0 && q.line.Len() == 0 && q.backoff.Len() == 0 &&
+		q.counts.Pending == 0 && q.counts.Processing == 0 && q.counts.Forwarded == 0
+}
+
+// Close takes no new requests. A paused engine fails what waits.
+func (q *Engine) Close(now int64) {
+	q.advance(now)
+	q.closed = true
+	q.roomMade = true
+	if q.paused {
+		q.beginSweep(sweepShutDown)
+	}
+	q.pump()
+}
+
+// CutOff ends everything: what waits, what runs and what fallbacks have.
+func (q *Engine) CutOff(now int64) {
+	q.advance(now)
+	q.cutOff = true
+	q.beginSweep(sweepCutOff)
+	q.pump()
+}

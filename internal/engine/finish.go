@@ -1,0 +1,231 @@
+package engine
+
+// count adds n to the counter of the requests in the state of r.
+func (q *Engine) count(h uint32, r *record, n int) {
+	state := r.state
+	switch {
+	case r.isCall():
+		c := q.calls[h]
+		c.state = state
+		n *= c.followers
+	case state == Following:
+		state = q.calls[r.attempt].state
+	}
+	switch state {
+	case InLine, BackingOff:
+		q.counts.Pending += n
+	case Running:
+		q.counts.Processing += n
+	case HandedOff:
+		q.counts.Forwarded += n
+	}
+}
+
+// move brings r from one state that is not final to another.
+func (q *Engine) move(h uint32, r *record, to State) {
+	q.count(h, r, -1)
+	r.state = to
+	q.count(h, r, 1)
+}
+
+// finish gives a request its final state. It must be out of the line.
+func (q *Engine) finish(h uint32, r *record, state State, code Code, waited, took int64) {
+	q.ownAttempt(h, r).ended = q.now
+	if r.isCall() {
+		r.state = state // its followers count as where it was until they end
+		q.calls[h].took = took
+	} else {
+		q.count(h, r, -1)
+		r.state = state
+		q.countEnd(state)
+	}
+	q.Effects = append(q.Effects, Effect{Kind: End, Handle: h, State: state, Code: code, Waited: waited, Took: took})
+}
+
+func (q *Engine) countEnd(state State) {
+	switch state {
+	case Completed:
+		q.counts.Completed++
+	case Failed:
+		q.counts.Failed++
+	default:
+		q.counts.Canceled++
+	}
+}
+
+// takeOut takes a request out of wherever it is, and tells how long it waited or ran
+// there.
+func (q *Engine) takeOut(h uint32, r *record, code Code) (waited, took int64) {
+	a := q.attemptOf(r)
+	switch r.state {
+	case InLine:
+		q.line.Remove(h)
+		q.leave(h, r)
+	case BackingOff:
+		q.backoff.Remove(h)
+		q.roomMade = true
+	case Running:
+		q.counts.Abandoned++
+		q.Effects = append(q.Effects, Effect{Kind: Cut, Handle: h, Attempt: r.attempt - 1, Code: code})
+		return 0, q.now - a.lease.Started
+	case HandedOff:
+		return 0, 0
+	}
+	if a != nil && a.since != 0 {
+		return q.now - a.since, 0
+	}
+	return q.now - r.created, 0
+}
+
+// end finishes a request from outside its processor, wherever it is.
+func (q *Engine) end(h uint32, r *record, state State, code Code) {
+	if r.state == Following {
+		q.endFollower(h, r, state, code)
+		return
+	}
+	waited, took := q.takeOut(h, r, code)
+	q.finish(h, r, state, code, waited, took)
+}
+
+// fail ends a request that this model could not serve, unless another one takes it. It
+// must be out of the line.
+func (q *Engine) fail(h uint32, r *record, code Code, took int64) {
+	if !q.handOff(h, r, code, took) {
+		q.finish(h, r, Failed, code, 0, took)
+		q.Effects[len(q.Effects)-1].Unserved = true
+	}
+}
+
+// handOff lets a request that is out of the line go to another model, if there is one.
+func (q *Engine) handOff(h uint32, r *record, code Code, took int64) bool {
+	if !q.cfg.Fallback || q.cutOff || r.flags&flagStays != 0 {
+		return false
+	}
+	waited := int64(0)
+	if r.state != Running {
+		waited = q.now - r.created
+		if a := q.attemptOf(r); a != nil && a.since != 0 {
+			waited = q.now - a.since
+		}
+	}
+	q.move(h, r, HandedOff)
+	q.Effects = append(q.Effects, Effect{Kind: Handoff, Handle: h, Code: code, Waited: waited, Took: took})
+	return true
+}
+
+// Finish ends a request that was handed off, as the other model ended it or because none
+// took it.
+func (q *Engine) Finish(now int64, h uint32, state State, unserved bool) {
+	q.advance(now)
+	r := q.records.at(h)
+	q.finish(h, r, state, Elsewhere, 0, 0)
+	q.Effects[len(q.Effects)-1].Unserved = unserved
+	q.pump()
+}
+
+// Cancel ends a request from outside, unless it has ended, which it reports.
+func (q *Engine) Cancel(now int64, h uint32, state State, code Code) bool {
+	q.advance(now)
+	r := q.records.at(h)
+	if r.state.Final() {
+		return false
+	}
+	q.end(h, r, state, code)
+	q.pump()
+	return true
+}
+
+// sweepKind says which waiting requests a sweep ends.
+type sweepKind uint8
+
+const (
+	sweepTooLarge sweepKind = iota // those that fit no endpoint any more
+	sweepQuota                     // all, while the quota is used up
+	sweepBreakers                  // all, while the breakers are open: to other models
+	sweepShutDown                  // all
+	sweepCutOff                    // all, and what runs or is elsewhere
+)
+
+// sweep ends some of what waits, a slice at a time, so that the owner's lock is not held
+// for longer than a slice takes.
+type sweep struct {
+	kind sweepKind
+	next uint32 // handle
+}
+
+// sweepSlice is how many records a slice looks at.
+const sweepSlice = 1024
+
+// beginSweep starts a sweep, and makes its first slice.
+func (q *Engine) beginSweep(kind sweepKind) {
+	if kind == sweepTooLarge && (q.Waiting() == 0 || q.tooLarge(q.largest) == nil) {
+		return
+	}
+	if kind == sweepBreakers && !q.cfg.Fallback {
+		return
+	}
+	if s := (sweep{kind: kind}); q.slice(&s) {
+		q.sweeps = append(q.sweeps, s)
+	}
+}
+
+// Sweeping reports whether there is more to end: then Sweep goes on with it.
+func (q *Engine) Sweeping() bool { return len(q.sweeps) > 0 }
+
+// Sweep ends another slice of what waits.
+func (q *Engine) Sweep(now int64) {
+	q.advance(now)
+	s := q.sweeps[0]
+	if more := q.slice(&s); more {
+		q.sweeps[0] = s
+	} else {
+		q.sweeps = q.sweeps[1:]
+	}
+	q.pump()
+}
+
+// slice looks at the next records, and reports whether there are more.
+func (q *Engine) slice(s *sweep) (more bool) {
+	switch {
+	case s.kind == sweepQuota && !q.exhausted(), s.kind == sweepBreakers && !q.allOpen():
+		return false // renewed meanwhile
+	}
+	end := min(s.next+sweepSlice, uint32(len(q.records.pages)*PageSize))
+	for h := s.next; h < end; h++ {
+		r := q.records.get(h)
+		if r == nil {
+			continue
+		}
+		waits := r.state == InLine || r.state == BackingOff
+		switch s.kind {
+		case sweepTooLarge:
+			if waits && r.sized() && q.tooLarge(r.estimate) != nil {
+				q.end(h, r, Failed, TooLarge)
+			}
+		case sweepQuota, sweepBreakers:
+			code := QuotaExhausted
+			if s.kind == sweepBreakers {
+				code = BreakersOpen
+			}
+			if waits {
+				waited, _ := q.takeOut(h, r, code)
+				if !q.handOff(h, r, code, 0) {
+					q.finish(h, r, Failed, code, waited, 0)
+					q.Effects[len(q.Effects)-1].Unserved = true
+				}
+			}
+		case sweepShutDown, sweepCutOff:
+			switch {
+			case waits:
+				q.end(h, r, Failed, ShutDown)
+			case s.kind == sweepShutDown:
+			case r.state == Running:
+				q.end(h, r, Failed, ShutDownRunning)
+			case r.state == HandedOff:
+				q.end(h, r, Failed, ShutDownElsewhere)
+			}
+		}
+	}
+	s.next = end
+	return end < uint32(len(q.records.pages)*PageSize)
+}

@@ -1,0 +1,319 @@
+package llmqueue
+
+import (
+	"context"
+	"errors"
+	"runtime/debug"
+	"time"
+
+	"github.com/llmqueue/llmqueue/internal/engine"
+)
+
+// Claim is what Acquire asks for: leave to make one call. Its fields mean what they mean in a
+// Request.
+type Claim struct {
+	ID       string            // assigned when empty
+	ModelID  string            // empty in Queue.Acquire means that queue's model
+	Tenant   string            // fair-share key within a priority
+	Priority int               // higher starts first
+	Estimate Usage             // tokens to reserve; zero means unknown
+	MaxWait  time.Duration     // give up with ErrQueueTimeout if not granted in time; 0 means no bound
+	Metadata map[string]string // for middleware and events
+}
+
+// Acquirer gives leave to make calls: a Queue, or a Manager for the models that it knows.
+type Acquirer interface {
+	Acquire(ctx context.Context, c Claim) (*Permit, error)
+}
+
+// ErrTryAgain says that an attempt of a permit failed and that the request goes on: call
+// Permit.Again to wait for its next attempt.
+var ErrTryAgain = errors.New("llmqueue: attempt failed, call Again to wait for the next one")
+
+// Permit is leave to make one call, which its holder makes on a goroutine of its own. It
+// counts as a request of the queue: it has waited in line, takes part in limits, endpoints and
+// pauses, and holds a slot until Done. Safe for concurrent use; each attempt is ended by the
+// first Done.
+type Permit struct {
+	core   *core
+	ref    ref
+	waiter waiter
+	stop   func() bool // takes the watch off its context
+
+	// Guarded by the queue's lock.
+	attempt *attempt
+	next    *attempt // for the next one
+	job     engine.Job
+	waits   bool // in Acquire or Again, for a token
+	over    bool // the attempt is over
+	ended   bool // the request is
+	err     error
+}
+
+// Acquire waits until a call may start and gives leave to make it. It refuses what Submit
+// refuses, with the same errors. A permit whose ctx ends before Done is canceled then, and its
+// slot is free. A permit is never handed to a fallback and shares no call.
+func (c *core) Acquire(ctx context.Context, claim Claim) (*Permit, error) {
+	if !c.made {
+		return nil, errNotMade
+	}
+	switch {
+	case ctx.Err() != nil:
+		return nil, canceledBy(ctx)
+	case claim.ModelID != "" && claim.ModelID != c.modelID:
+		return nil, c.wrongModel(claim.ModelID)
+	case claim.MaxWait < 0:
+		return nil, errorf(ErrInvalidParams, "Claim.MaxWait is %v, give 0 (no bound) or more", claim.MaxWait)
+	}
+	if !claim.Estimate.isZero() {
+		if err := claim.Estimate.validate("Estimate"); err != nil {
+			return nil, err
+		}
+	}
+	in := intake{ctx: ctx, id: claim.ID, metadata: claim.Metadata}
+	in.Estimate, in.Sized = toEngineUsage(claim.Estimate), !claim.Estimate.isZero()
+	in.Priority, in.Tenant, in.MaxWait = claim.Priority, claim.Tenant, int64(claim.MaxWait)
+	in.Stays, in.Tag = true, tagPermit
+	p := &Permit{core: c, next: new(attempt), waits: true, over: true}
+	p.waiter.permit = p
+	now := time.Now()
+	if d, ok := ctx.Deadline(); ok {
+		in.Deadline = c.clock.since(d)
+	}
+	ns := c.lockAt(now)
+	h, err := c.take(ns, &in, &p.waiter)
+	if err != nil {
+		c.unlock(ns)
+		return nil, err
+	}
+	p.ref = c.ref(h)
+	c.apply(ns)
+	granted := !p.waits
+	if !granted {
+		p.waiter.done = make(chan struct{}, 1)
+	}
+	c.release()
+	if ctx.Done() != nil && granted {
+		p.watch(ctx)
+	}
+	if !granted {
+		if err := p.wait(ctx); err != nil {
+			return nil, err
+		}
+		p.watch(ctx)
+	}
+	return p, nil
+}
+
+// watch cancels the permit when ctx ends.
+func (p *Permit) watch(ctx context.Context) {
+	if ctx.Done() != nil {
+		p.stop = context.AfterFunc(ctx, func() { p.cancel(ctx) })
+	}
+}
+
+// wait waits for an attempt to start, or for the request to end.
+func (p *Permit) wait(ctx context.Context) error {
+	select {
+	case <-p.waiter.done:
+	case <-ctx.Done():
+		p.core.abandon(ctx, p.ref)
+		<-p.waiter.done
+	}
+	c := p.core
+	c.mu.Lock()
+	ended, over, err := p.ended, p.over, p.err
+	c.mu.Unlock()
+	if ended && !over {
+		_ = p.conclude(err, nil) // it had started when ctx ended
+	}
+	if ended {
+		return err
+	}
+	return nil
+}
+
+// grant gives the permit that waits for a request its attempt. Callers hold the lock.
+func (c *core) grant(entry *entry) (*attempt, *engine.Job) {
+	p := entry.waiters.ofPermit()
+	if p.attempt = p.next; p.attempt == nil {
+		p.attempt = new(attempt)
+	}
+	p.next, p.over = nil, false
+	c.wakePermit(p)
+	return p.attempt, &p.job
+}
+
+// wakePermit tells who waits for a permit. Callers hold the lock.
+func (c *core) wakePermit(p *Permit) {
+	if p.waits {
+		p.waits = false
+		if p.waiter.done != nil {
+			p.waiter.next, c.todo.answered = c.todo.answered, &p.waiter
+		}
+	}
+}
+
+// endPermit notes the end of a permit's request. Callers hold the lock.
+func (c *core) endPermit(p *Permit, err error) {
+	p.ended, p.err = true, err
+	c.wakePermit(p)
+}
+
+// ofPermit finds the holder of a permit among those who wait for its request.
+func (w *waiter) ofPermit() *Permit {
+	for w.permit == nil {
+		w = w.next
+	}
+	return w.permit
+}
+
+// cancel ends the permit because its context ended: the attempt is over then.
+func (p *Permit) cancel(ctx context.Context) {
+	p.core.abandon(ctx, p.ref)
+	_ = p.conclude(context.Cause(ctx), canceledBy(ctx))
+}
+
+// Context is the attempt's: it ends with the request, carries the values of the context given
+// to Acquire, and ReportUsage, Observe, Streamed and the transports of package llmhttp work
+// in it.
+func (p *Permit) Context() context.Context {
+	p.core.mu.Lock()
+	defer p.core.mu.Unlock()
+	return p.attempt
+}
+
+// Endpoint is the name of the endpoint that the call goes to: see Queue.AddEndpoint.
+func (p *Permit) Endpoint() string {
+	p.core.mu.Lock()
+	defer p.core.mu.Unlock()
+	return p.core.wayOf(p.job.Endpoint).name
+}
+
+// errDone is that of a second Done.
+var errDone = errors.New("llmqueue: Done of an attempt that is over already")
+
+// Done ends the attempt. err means what it means when a processor returns it: nil completes
+// the request; marks and what was observed decide whether it is tried again. Done returns nil
+// or the request's final error, or ErrTryAgain when the request goes on. A second Done of the
+// same attempt returns an error and changes nothing.
+func (p *Permit) Done(err error) error {
+	err = p.conclude(err, nil)
+	if p.stop != nil && err != ErrTryAgain {
+		p.stop()
+	}
+	return err
+}
+
+func (p *Permit) conclude(err, left error) error {
+	c := p.core
+	c.mu.Lock()
+	a, over := p.attempt, p.over
+	p.over = true
+	c.mu.Unlock()
+	if over {
+		return errDone
+	}
+	cut := a.finish()
+	ending := a.judge(err, cut, false)
+	in := input{err: err, left: left}
+	if len(c.settings.observers) > 0 || c.settings.logger != nil {
+		in.outcome = a.outcome(err)
+	}
+	if left == nil && err != nil && a.parent.Err() != nil {
+		in.left = canceledBy(a.parent)
+	}
+	ending.CallerLeft = in.left != nil
+	var next *attempt
+	if err != nil {
+		next = new(attempt)
+	}
+	ns := c.lock()
+	number, way := p.job.Number, c.wayOf(p.job.Endpoint)
+	abandoned := c.engine.State(p.ref.handle).Final()
+	c.running[number] = nil
+	p.next, c.input = next, in
+	c.engine.Conclude(ns, number, &ending)
+	c.apply(ns)
+	if abandoned && c.known(p.ref) {
+		c.strip(p.ref.handle)
+	}
+	c.retire(way)
+	ended, final := p.ended, p.err
+	c.release()
+	if !ended {
+		return ErrTryAgain
+	}
+	return final
+}
+
+// Again waits, after ErrTryAgain, for the next attempt of the request, which has kept its
+// place. It returns nil when that has started, and the request's final error when there is
+// none. When ctx ends first, the request is canceled.
+func (p *Permit) Again(ctx context.Context) error {
+	c := p.core
+	c.mu.Lock()
+	switch {
+	case p.ended:
+		defer c.mu.Unlock()
+		return p.err
+	case !p.over:
+		c.mu.Unlock()
+		return nil // it has started
+	}
+	p.waits = true
+	if p.waiter.done == nil {
+		p.waiter.done = make(chan struct{}, 1)
+	}
+	c.mu.Unlock()
+	return p.wait(ctx)
+}
+
+// Call is Acquire, f inside the queue's middleware, and Done, again for each attempt that the
+// request is tried: all on the caller's goroutine. ctx of f is the attempt's. It returns nil or
+// the request's final error. A panic of f is the request's end, as a processor's is.
+func (c *core) Call(ctx context.Context, claim Claim, f func(ctx context.Context) error) error {
+	p, err := c.Acquire(ctx, claim)
+	if err != nil {
+		return err
+	}
+	for {
+		err := p.Done(p.call(f))
+		if err != ErrTryAgain {
+			return err
+		}
+		if err := p.Again(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// call runs f as an attempt's processor.
+func (p *Permit) call(f func(ctx context.Context) error) (err error) {
+	returned := false
+	defer func() {
+		if v := recover(); v != nil {
+			err = &PanicError{Value: v, Stack: debug.Stack()}
+		} else if !returned { // runtime.Goexit goes on, and takes the caller with it
+			_ = p.Done(&PanicError{Value: errGoexit, Stack: debug.Stack()})
+		}
+	}()
+	c := p.core
+	c.mu.Lock()
+	a, job := p.attempt, p.job
+	way := c.wayOf(job.Endpoint)
+	e := *c.entries.at(p.ref.handle)
+	c.mu.Unlock()
+	if len(c.settings.middleware) == 0 {
+		err = f(a)
+	} else {
+		id := c.assignedID(p.ref)
+		if e.id != nil {
+			id = *e.id
+		}
+		about := c.attemptInfo(&job, way, id, &e, 0)
+		err = c.through(a, &about, f)
+	}
+	returned = true
+	return err
+}

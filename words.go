@@ -1,0 +1,355 @@
+package llmqueue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/llmqueue/llmqueue/accounting"
+	"github.com/llmqueue/llmqueue/internal/endpoint"
+	"github.com/llmqueue/llmqueue/internal/engine"
+	"github.com/llmqueue/llmqueue/internal/window"
+)
+
+// This file crosses between the words of this package and those of the engine. Errors are
+// made without asking a user's error for its text: that is done when somebody reads them.
+
+// sentenceError is a sentinel with a sentence that says what to do.
+type sentenceError struct {
+	is   error
+	text string
+}
+
+func (e *sentenceError) Error() string { return e.is.Error() + ": " + e.text }
+func (e *sentenceError) Unwrap() error { return e.is }
+
+func errorf(is error, format string, args ...any) error {
+	return &sentenceError{is, fmt.Sprintf(format, args...)}
+}
+
+// joinedError is two errors in one line.
+type joinedError struct {
+	first   error
+	between string
+	second  error
+}
+
+func (e *joinedError) Error() string   { return e.first.Error() + e.between + e.second.Error() }
+func (e *joinedError) Unwrap() []error { return []error{e.first, e.second} }
+
+// callerLeft is the error of a request whose caller's context ended.
+type callerLeft struct{ err, cause error }
+
+func (e *callerLeft) Error() string   { return ErrCanceled.Error() + ": " + e.cause.Error() }
+func (e *callerLeft) Unwrap() []error { return []error{ErrCanceled, e.cause} }
+
+// canceledBy is that error. It runs the context's methods.
+func canceledBy(ctx context.Context) error { return &callerLeft{ctx.Err(), context.Cause(ctx)} }
+
+// noFallback is the error of a request that no model took.
+type noFallback struct {
+	err   error
+	tried []string
+}
+
+func (e *noFallback) Error() string {
+	return e.err.Error() + " (no fallback of " + strings.Join(e.tried, ", ") + " took it)"
+}
+func (e *noFallback) Unwrap() error { return e.err }
+
+// reclaimed is the error of a request that was taken out of the queue.
+func reclaimed(cause error) error {
+	if cause == nil {
+		return fmt.Errorf("%w: reclaimed", ErrCanceled)
+	}
+	return &joinedError{ErrCanceled, ": reclaimed: ", cause}
+}
+
+// refusal says why the engine does not take or serve a request.
+func (c *core) refusal(no *engine.Refusal) error {
+	switch no.Code {
+	case engine.Closed:
+		return errorf(ErrQueueClosed, "model %q was shut down, submit elsewhere", c.modelID)
+	case engine.Full:
+		return errorf(ErrQueueFull, "model %q has %d requests waiting, try later or raise WithMaxQueued", c.modelID, c.settings.maxQueued)
+	case engine.TooLarge:
+		return errorf(ErrRequestTooLarge, "model %q allows %s, the request reserves %d input and %d output tokens: make it smaller or raise the limit",
+			c.modelID, fromEngineLimit(no.Limit), no.Usage.Input, no.Usage.Output)
+	case engine.QuotaExhausted:
+		return c.quotaExhausted(no.At)
+	case engine.BreakersOpen:
+		return c.breakersOpen()
+	}
+	err := &DeadlineError{
+		ModelID: c.modelID, Deadline: c.clock.at(no.Deadline), EstimatedStart: c.clock.at(no.Wait.At), WaitsFor: waitsFor(no.Wait),
+	}
+	if no.Context {
+		err.cause = context.DeadlineExceeded
+	}
+	return err
+}
+
+func (c *core) quotaExhausted(at int64) error {
+	return errorf(ErrQuotaExhausted, "model %q starts nothing before %s: raise the quota and call Resume, or wait for its renewal (WithWaitForQuota keeps requests)",
+		c.modelID, c.clock.date(at).Format(time.RFC3339))
+}
+
+var errOpen = errors.New("its circuit breaker is open")
+
+func (c *core) breakersOpen() error {
+	return fmt.Errorf("llmqueue: model %q serves nothing at present: %w", c.modelID, errOpen)
+}
+
+// reason is the error of a request that ends, or is handed off, for the given code.
+func (c *core) reason(h uint32, code engine.Code) error {
+	closed := func(why string) error { return errorf(ErrQueueClosed, "%s", why) }
+	switch code {
+	case engine.OK:
+		return nil
+	case engine.AttemptFailed:
+		return c.processingError(h, c.input.err)
+	case engine.CallerLeft:
+		if c.input.left != nil {
+			return c.input.left
+		}
+	case engine.NobodyWaits:
+		return errNobodyWaits
+	case engine.TooLarge:
+		if no := c.engine.TooLarge(h); no != nil {
+			return c.refusal(no)
+		}
+		return errorf(ErrRequestTooLarge, "model %q allowed less than it reserves: make it smaller or raise the limit", c.modelID)
+	case engine.WaitedTooLong:
+		return errorf(ErrQueueTimeout, "model %q could not start %q within its MaxWait of %v, allow more time or raise the limits",
+			c.modelID, c.idOf(h), time.Duration(c.engine.View(h).MaxWait))
+	case engine.QuotaExhausted:
+		return c.quotaExhausted(c.engine.QuotaRenewed())
+	case engine.QuotaRefused:
+		return &joinedError{ErrQuotaExhausted, ": ", c.processingError(h, c.input.err)}
+	case engine.BreakersOpen:
+		return c.breakersOpen()
+	case engine.BreakersOpened:
+		return &joinedError{c.breakersOpen(), ", after: ", c.processingError(h, c.input.err)}
+	case engine.TimedOut:
+		return c.processingError(h, fmt.Errorf("the attempt took longer than %v: %w", c.settings.timeout, context.DeadlineExceeded))
+	case engine.ShutDown:
+		return closed("shut down before it could start")
+	case engine.ShutDownRunning:
+		return closed("shut down while it ran")
+	case engine.ShutDownElsewhere:
+		return closed("shut down while a fallback had it")
+	case engine.ShutDownRetry:
+		return &joinedError{ErrQueueClosed, ": shut down before another attempt: ", c.processingError(h, c.input.err)}
+	}
+	return c.input.err
+}
+
+var errNobodyWaits = errors.New("nobody waits for it")
+
+func (c *core) processingError(h uint32, err error) error {
+	return &ProcessingError{ModelID: c.modelID, RequestID: c.idOf(h), Attempts: c.engine.View(h).Attempts, Err: err}
+}
+
+// What a request may wait for, besides a limit.
+const (
+	waitsForResume  = "resume"
+	waitsForPause   = "pause"
+	waitsForShared  = "shared limits"
+	waitsForBreaker = "breaker"
+	waitsForSlot    = string(KindConcurrent)
+)
+
+// waitsFor names what holds a request longest.
+func waitsFor(w endpoint.Wait) string {
+	switch w.Cause {
+	case endpoint.WindowLimit:
+		return fromEngineLimit(w.Limit).String()
+	case endpoint.Slot:
+		return waitsForSlot
+	case endpoint.SharedLimits:
+		return waitsForShared
+	case endpoint.Pause:
+		return waitsForPause
+	case endpoint.OpenBreaker:
+		return waitsForBreaker
+	case endpoint.ManualPause:
+		return waitsForResume
+	}
+	return ""
+}
+
+// startOf is when a request is expected to start, zero when that is not known.
+func (c *core) startOf(w endpoint.Wait) time.Time {
+	if w.At == endpoint.Never {
+		return time.Time{}
+	}
+	return c.clock.at(w.At)
+}
+
+func toEngineUsage(u Usage) endpoint.Usage {
+	return endpoint.Usage{Input: u.InputTokens, Output: u.OutputTokens, Cached: u.CachedInputTokens}
+}
+
+func fromEngineUsage(u endpoint.Usage) Usage {
+	return Usage{InputTokens: u.Input, OutputTokens: u.Output, CachedInputTokens: u.Cached}
+}
+
+// engineKinds are the kinds of limits in the order of the engine's.
+var engineKinds = []LimitKind{KindRPM, KindRPD, KindTPM, KindTPD, KindITPM, KindOTPM, KindConcurrent}
+
+func toEngineLimit(l Limit) endpoint.Limit {
+	return endpoint.Limit{
+		Kind: endpoint.Kind(slices.Index(engineKinds, l.Kind)), Amount: l.Amount, Period: l.Period, Burst: l.Burst, Resets: l.Resets,
+	}
+}
+
+func fromEngineLimit(l endpoint.Limit) Limit {
+	return Limit{Kind: engineKinds[l.Kind], Amount: l.Amount, Period: l.Period, Burst: l.Burst, Resets: l.Resets}
+}
+
+func toEngineLimits(limits []Limit) []endpoint.Limit {
+	out := make([]endpoint.Limit, len(limits))
+	for i, l := range limits {
+		out[i] = toEngineLimit(l)
+	}
+	return out
+}
+
+func fromEngineLimits(limits []endpoint.Limit) []Limit {
+	out := make([]Limit, len(limits))
+	for i, l := range limits {
+		out[i] = fromEngineLimit(l)
+	}
+	return out
+}
+
+// windowLimits are the windows of limits, with the default margin when that is negative.
+func windowLimits(limits []Limit, margin time.Duration) []window.Limit {
+	return endpoint.Windows(toEngineLimits(limits), margin)
+}
+
+// charging is a policy in the words of the engine; nil for the zero one.
+type charging struct{ policy accounting.Policy }
+
+func newCharging(p accounting.Policy) endpoint.Accounting {
+	if p == (accounting.Policy{}) {
+		return nil
+	}
+	return charging{p}
+}
+
+func (c charging) Reserved(estimate endpoint.Usage, n, meanOutput int64) endpoint.Usage {
+	return fromTokens(c.policy.Reserved(toTokens(estimate), n, meanOutput))
+}
+
+func (c charging) Settled(reserved, used endpoint.Usage) endpoint.Usage {
+	return fromTokens(c.policy.Settled(toTokens(reserved), toTokens(used)))
+}
+
+func toTokens(u endpoint.Usage) accounting.Tokens {
+	return accounting.Tokens{Input: u.Input, CachedInput: u.Cached, Output: u.Output}
+}
+
+func fromTokens(t accounting.Tokens) endpoint.Usage {
+	return endpoint.Usage{Input: t.Input, Cached: t.CachedInput, Output: t.Output}
+}
+
+// engineOutcomes are the outcomes in the order of the engine's.
+var engineOutcomes = []Outcome{"", OutcomeServed, OutcomeRateLimited, OutcomeSlowDown, OutcomeOverloaded, OutcomeQuotaExhausted, OutcomeRetryable, OutcomeFatal}
+
+// toEngineObservation is o for the engine, and what is wrong with the limits that it states.
+func (c *core) toEngineObservation(o Observation) (out endpoint.Observation, ignored []error) {
+	out = endpoint.Observation{Outcome: endpoint.Outcome(max(slices.Index(engineOutcomes, o.Outcome), 0)), Delay: int64(o.Delay)}
+	if !o.SentAt.IsZero() {
+		out.SentAt = c.clock.since(o.SentAt)
+	}
+	for _, seen := range o.Limits {
+		l, err := seen.limit()
+		if err != nil {
+			ignored = append(ignored, fmt.Errorf("limit %s %d: %w", seen.Kind, seen.Amount, err))
+			continue
+		}
+		out.Limits = append(out.Limits, endpoint.Stated{Limit: toEngineLimit(l), Remaining: seen.Remaining, Reset: int64(seen.Reset)})
+	}
+	return out, ignored
+}
+
+// limit is the limit that o speaks of, if it makes sense.
+func (o ObservedLimit) limit() (Limit, error) {
+	l := Limit{Kind: o.Kind, Amount: o.Amount, Period: o.Period}
+	if o.Kind == KindConcurrent {
+		return l, errors.New("answers do not state concurrency")
+	}
+	if o.Reset < 0 {
+		return l, fmt.Errorf("reset %v is in the past", o.Reset)
+	}
+	return l, l.validate()
+}
+
+// err says in an error what o says.
+func (o Observation) err() error {
+	if o.Code == "" {
+		return fmt.Errorf("the provider says: %s", o.Outcome)
+	}
+	return fmt.Errorf("the provider says: %s (%s)", o.Outcome, o.Code)
+}
+
+// state is the status of a request in the engine.
+func statusOf(s engine.State) Status {
+	switch s {
+	case engine.Running:
+		return StatusProcessing
+	case engine.Completed:
+		return StatusCompleted
+	case engine.Failed:
+		return StatusFailed
+	case engine.CanceledState:
+		return StatusCanceled
+	}
+	return StatusPending
+}
+
+// judge says whose fault the end of an attempt is, before the lock: it asks the errors of
+// users.
+func (a *attempt) judge(err error, how cut, invalid bool) (e engine.Ending) {
+	used, reported := a.used()
+	e.Used, e.Reported, e.Invalid = toEngineUsage(used), reported, invalid
+	failed := false
+	if err != nil {
+		e.Verdict = engine.RequestFault
+		mark, delay := unmarked, time.Duration(0)
+		if _, panicked := err.(*PanicError); !panicked { // nor when it panicked with a marked error
+			mark, delay = markOf(err)
+		} else {
+			failed = true
+		}
+		said, streamed := a.heard()
+		e.Streamed = streamed
+		e.Unobserved = mark == markRateLimited && !said.Outcome.refused()
+		if e.Marked = mark != unmarked; !e.Marked && !failed {
+			mark, delay = said.meaning(), said.Delay
+		}
+		switch mark {
+		case markRetryable:
+			if e.Verdict = engine.PassingFault; !e.Marked {
+				e.Delay = int64(delay)
+			}
+		case markRateLimited:
+			e.Verdict, e.Delay = engine.Refused, int64(delay)
+		case markQuota:
+			e.Verdict = engine.Exhausted
+		}
+		passing := said.meaning() == markRetryable // also when streamed output forbids another attempt
+		failed = !invalid && (failed || passing || mark == unmarked || mark == markRetryable && !streamed)
+	}
+	switch {
+	case failed && how == cutLeft:
+		e.Ballot = endpoint.Left
+	case failed || how == cutTimedOut:
+		e.Ballot = endpoint.Failure
+	}
+	return e
+}

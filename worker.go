@@ -1,0 +1,186 @@
+package llmqueue
+
+import (
+	"context"
+	"errors"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/llmqueue/llmqueue/internal/engine"
+)
+
+// worker is a goroutine that runs processors, one after the other.
+type worker struct {
+	core    *core
+	next    *worker       // in the list of those to wake
+	token   chan struct{} // one token: there is a job, or the end
+	fresh   bool          // its goroutine does not run yet
+	busy    bool          // it has a job
+	retired bool
+
+	// The job. Written under the queue's lock while the worker has none.
+	job     engine.Job
+	ref     ref
+	entry   *entry
+	way     *way
+	tag     uint8
+	attempt *attempt
+
+	spare   *attempt // for the next job
+	id      string   // of the request, once it was needed
+	ids     []byte   // see cutID
+	invalid bool     // the result broke its validate tags
+}
+
+// loop runs jobs until the worker is retired; busy says that it has one already. A processor
+// that calls runtime.Goexit takes this goroutine with it; another takes over.
+func (w *worker) loop(busy bool) {
+	returned := false
+	defer func() {
+		if returned {
+			w.core.crew.Done()
+			return
+		}
+		err := &PanicError{Value: errGoexit, Stack: debug.Stack()}
+		if busy, retired := w.core.conclude(w, err); retired {
+			w.core.crew.Done()
+		} else {
+			go w.loop(busy)
+		}
+	}()
+	for retired := false; !retired; {
+		if !busy {
+			<-w.token
+			if w.retired {
+				break
+			}
+		}
+		busy, retired = w.core.conclude(w, w.run())
+	}
+	returned = true
+}
+
+// run runs the processor inside its middleware, and everything else of the caller's that
+// belongs to the attempt.
+func (w *worker) run() (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = &PanicError{Value: p, Stack: debug.Stack()}
+		}
+	}()
+	if w.entry.id != nil {
+		w.id = *w.entry.id
+	} else {
+		w.id = w.core.cutID(&w.ids, w.ref)
+	}
+	return w.core.types.process(w)
+}
+
+// conclude ends the attempt that w ran and gives w its next job when one may start. It tells
+// w whether it has one, or is retired; otherwise w is idle and waits for its token.
+func (c *core) conclude(w *worker, err error) (busy, retired bool) {
+	a := w.attempt
+	cut := a.finish()
+	ending := a.judge(err, cut, w.invalid)
+	in := input{err: err, worker: w}
+	if len(c.settings.observers) > 0 || c.settings.logger != nil {
+		in.outcome = a.outcome(err)
+	}
+	if err != nil && w.tag&tagNoWait == 0 && a.parent.Err() != nil {
+		ending.CallerLeft, in.left = true, canceledBy(a.parent)
+	}
+	w.invalid = false
+	if w.spare == nil {
+		w.spare = new(attempt) // here, not under the lock
+	}
+	ns := c.lockAt(time.Now())
+	h, number, way := w.job.Handle, w.job.Number, c.wayOf(w.job.Endpoint)
+	abandoned := c.engine.State(h).Final()
+	c.running[number] = nil
+	w.attempt, w.busy, c.input = nil, false, in
+	c.engine.Conclude(ns, number, &ending)
+	c.apply(ns)
+	if abandoned && c.engine.Seq(h) == w.ref.seq {
+		c.strip(h)
+	}
+	c.retire(way)
+	busy, retired = w.busy, w.retired
+	c.release()
+	return busy, retired
+}
+
+// workerFor gives who runs a job that starts: the worker that just concluded one, else an idle
+// one, else a new one.
+func (c *core) workerFor() (w *worker) {
+	if w = c.input.worker; w != nil && !w.busy {
+		w.busy = true
+		return w
+	}
+	if n := len(c.idle); n > 0 {
+		w = c.idle[n-1]
+		c.idle = c.idle[:n-1]
+	} else {
+		w = &worker{core: c, token: make(chan struct{}, 1), fresh: true}
+		c.workers++
+		c.crew.Add(1)
+	}
+	w.busy = true
+	w.next, c.todo.wake = c.todo.wake, w
+	return w
+}
+
+// rest makes a worker without a job idle, or retires it when there are more than the limits
+// can ever use.
+func (c *core) rest(w *worker) {
+	if c.isDrained() || int64(c.workers) > c.engine.Slots() {
+		w.retired = true
+		c.workers--
+		return
+	}
+	c.idle = append(c.idle, w)
+}
+
+func (c *core) isDrained() bool {
+	select {
+	case <-c.drained:
+		return true
+	default:
+		return false
+	}
+}
+
+// attemptInfo is what a middleware sees of an attempt.
+func (c *core) attemptInfo(job *engine.Job, way *way, id string, entry *entry, tag uint8) Attempt {
+	return Attempt{
+		ModelID: c.modelID, Endpoint: way.name, RequestID: id, Number: job.Count, Tenant: entry.tenant,
+		Priority: job.Priority, Estimate: fromEngineUsage(job.Reserved), Metadata: entry.metadata, NoWait: tag&tagNoWait != 0 && tag&tagAwaited == 0,
+		CreatedAt: c.clock.at(job.Created), WaitsSince: c.clock.at(job.Since), StartedAt: c.clock.at(job.Started),
+	}
+}
+
+var errNotCalled = errors.New("a middleware returned nil without calling next")
+
+// through runs f inside the middleware. f may be called again, or several times at once, and
+// late: see Middleware.
+func (c *core) through(a *attempt, about *Attempt, f func(ctx context.Context) error) error {
+	var mu sync.Mutex // guards called
+	called := false
+	next := func(ctx context.Context) error {
+		mu.Lock()
+		called = true
+		mu.Unlock()
+		return f(ctx)
+	}
+	for i := len(c.settings.middleware) - 1; i >= 0; i-- {
+		mw, inner := c.settings.middleware[i], next
+		next = func(ctx context.Context) error { return mw(ctx, *about, inner) }
+	}
+	err := next(a)
+	mu.Lock()
+	defer mu.Unlock()
+	if err == nil && !called {
+		err = errNotCalled
+	}
+	return err
+}
