@@ -43,8 +43,8 @@ func crowd(n, tenants int) *Line {
 // without what it owes, or with the tag of the request before.
 func TestAllIsWhatPopGives(t *testing.T) {
 	for _, tenants := range []int{1, 10, 100_000} {
-		for _, n := range []int{300, 120_000} {
-			for _, k := range []int{1, 2, 7, 100, n} {
+		for _, n := range []int{300, 30_000} {
+			for _, k := range []int{1, 7, 100, n} {
 				l := crowd(n, tenants)
 				var got []uint32
 				for h := range l.All() {
@@ -59,6 +59,19 @@ func TestAllIsWhatPopGives(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// A walk goes on as virtual time wraps on the way.
+func TestAllGoesAroundTheEndOfTime(t *testing.T) {
+	var l Line
+	names := names(7)
+	for h := range 300 {
+		l.Push(uint32(h), 0, names[h*h%7], 1e6/float64(1+h%5))
+	}
+	for _, h := range slices.Collect(l.All()) {
+		want, _ := l.Pop()
+		require.Equal(t, want, h)
 	}
 }
 
@@ -104,8 +117,7 @@ func TestRankAmongManyReturned(t *testing.T) {
 		if i <= rankLimit {
 			require.Equal(t, i, l.Rank(h))
 		} else {
-			require.GreaterOrEqual(t, l.Rank(h), i)
-			require.LessOrEqual(t, l.Rank(h), n)
+			require.Equal(t, n, l.Rank(h))
 		}
 	}
 }

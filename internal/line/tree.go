@@ -28,6 +28,8 @@ func (s *sum) add(d *sum) {
 	s.size.Unsized += d.size.Unsized
 }
 
+func (s *sum) zero() bool { return s.waiting == 0 && s.size == Size{} }
+
 func (s *sum) sub(d *sum) {
 	s.waiting -= d.waiting
 	s.size.Requests -= d.size.Requests
@@ -38,8 +40,18 @@ func (s *sum) sub(d *sum) {
 
 // A tree finds the level of a priority and sums over the priorities from one
 // up, in a step for each branch on the way. It is a B+ tree in which every branch
-// knows the sums below it. A priority is in it while its own sum is not zero.
-type tree struct{ root *branch }
+// knows the sums below it. A priority is in it while its own sum is not zero, and
+// the last one until another comes.
+type tree struct {
+	root *branch
+	path []place // to the priority asked for last; empty when the tree has changed
+	key  int     // that priority
+}
+
+type place struct {
+	branch *branch
+	i      int
+}
 
 type branch struct {
 	n      int
@@ -65,6 +77,24 @@ func (n *branch) search(p int) int {
 // add adds d to the sum of p. It returns where the level of p is kept until the
 // next call, or nil when p has left because its sum is zero.
 func (t *tree) add(p int, d *sum) **level {
+	if len(t.path) == 0 || t.key != p {
+		t.find(p)
+	}
+	for _, at := range t.path {
+		at.branch.sums[at.i].add(d)
+	}
+	leaf := &t.path[len(t.path)-1]
+	if leaf.branch.sums[leaf.i].zero() && (leaf.branch != t.root || t.root.n > 1) {
+		t.remove(p)
+		return nil
+	}
+	return &leaf.branch.levels[leaf.i]
+}
+
+// find makes path lead to p, which joins the tree with a sum of zero if it was
+// not there.
+func (t *tree) find(p int) {
+	t.key, t.path = p, t.path[:0]
 	n := t.root
 	switch {
 	case n == nil:
@@ -74,6 +104,8 @@ func (t *tree) add(p int, d *sum) **level {
 		root := &branch{n: 1, kids: new([fanout]*branch)}
 		root.keys[0], root.sums[0], root.kids[0] = n.keys[0], n.total(), n
 		n, t.root = root, root
+	case n.n == 1 && n.kids == nil && n.sums[0].zero():
+		n.n = 0
 	}
 	for n.kids != nil {
 		i := max(n.search(p), 0)
@@ -83,7 +115,7 @@ func (t *tree) add(p int, d *sum) **level {
 			}
 		}
 		n.keys[i] = min(n.keys[i], p)
-		n.sums[i].add(d)
+		t.path = append(t.path, place{n, i})
 		n = n.kids[i]
 	}
 	i := n.search(p)
@@ -92,12 +124,7 @@ func (t *tree) add(p int, d *sum) **level {
 		n.open(i)
 		n.keys[i], n.sums[i], n.levels[i] = p, sum{}, nil
 	}
-	n.sums[i].add(d)
-	if n.sums[i] == (sum{}) {
-		t.remove(p)
-		return nil
-	}
-	return &n.levels[i]
+	t.path = append(t.path, place{n, i})
 }
 
 // from returns the sum over all priorities of at least p.
@@ -164,26 +191,32 @@ func (n *branch) total() (s sum) {
 
 // open makes room for one more at place i.
 func (n *branch) open(i int) {
-	copy(n.keys[i+1:n.n+1], n.keys[i:n.n])
-	copy(n.sums[i+1:n.n+1], n.sums[i:n.n])
-	if n.kids != nil {
-		copy(n.kids[i+1:n.n+1], n.kids[i:n.n])
-	} else {
-		copy(n.levels[i+1:n.n+1], n.levels[i:n.n])
+	if n.n++; i == n.n-1 {
+		return
 	}
-	n.n++
+	copy(n.keys[i+1:n.n], n.keys[i:])
+	copy(n.sums[i+1:n.n], n.sums[i:])
+	if n.kids != nil {
+		copy(n.kids[i+1:n.n], n.kids[i:])
+	} else {
+		copy(n.levels[i+1:n.n], n.levels[i:])
+	}
 }
 
 // close takes out what is at place i.
 func (n *branch) close(i int) {
-	copy(n.keys[i:], n.keys[i+1:n.n])
-	copy(n.sums[i:], n.sums[i+1:n.n])
-	n.n--
+	if n.n--; i < n.n {
+		copy(n.keys[i:n.n], n.keys[i+1:])
+		copy(n.sums[i:n.n], n.sums[i+1:])
+		if n.kids != nil {
+			copy(n.kids[i:n.n], n.kids[i+1:])
+		} else {
+			copy(n.levels[i:n.n], n.levels[i+1:])
+		}
+	}
 	if n.kids != nil {
-		copy(n.kids[i:], n.kids[i+1:n.n+1])
 		n.kids[n.n] = nil
 	} else {
-		copy(n.levels[i:], n.levels[i+1:n.n+1])
 		n.levels[n.n] = nil
 	}
 }
@@ -222,6 +255,11 @@ func (n *branch) split(i int) {
 
 // remove takes out p, which is in the tree and whose sum is zero.
 func (t *tree) remove(p int) {
+	t.path = t.path[:0]
+	if t.root.kids == nil {
+		t.root.close(t.root.search(p))
+		return
+	}
 	t.root.remove(p)
 	for t.root.kids != nil && t.root.n == 1 {
 		t.root = t.root.kids[0]
