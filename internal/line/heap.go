@@ -51,6 +51,32 @@ func (h *heap) remove(i int, places []uint32) {
 	}
 }
 
+// rankLimit is up to how many entries ahead a rank is counted.
+const rankLimit = 256
+
+// rank returns the place of the entry at place i in order, from 1: exactly as
+// long as fewer than rankLimit go first, otherwise the last one possible.
+func (h *heap) rank(i int) int {
+	own, rank := &h.entries[i], 1
+	// What goes first is connected at the top.
+	var stack [rankLimit + 2]int
+	for n := 1; n > 0; {
+		n--
+		top := stack[n]
+		if !h.less(&h.entries[top], own) {
+			continue
+		}
+		if rank++; rank > rankLimit {
+			return len(h.entries)
+		}
+		for child := 2*top + 1; child <= 2*top+2 && child < len(h.entries); child++ {
+			stack[n] = child
+			n++
+		}
+	}
+	return rank
+}
+
 // fix restores the order after the entry at place i has changed.
 func (h *heap) fix(i int, places []uint32) {
 	if h.up(i, places) == i {

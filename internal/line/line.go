@@ -44,11 +44,11 @@ const (
 // most once and may be used again as soon as it has left. The largest uint32 is
 // not a handle.
 type Line struct {
-	levels []*level // those with someone waiting, in ascending order of priority
-	recent *level   // the one found last; nil when it has left
-	count  int      // requests waiting, in all levels
-	seq    uint32   // the next arrival number; wraps
-	pushes int      // arrivals since the tables below were last given back
+	tree   tree   // levels and sums by priority
+	top    *level // the highest in which somebody waits, or nil
+	count  int    // requests waiting, in all levels
+	seq    uint32 // the next arrival number; wraps
+	pushes int    // arrivals since the tables below were last given back
 
 	// Indexed by handle. They are apart so that a heap of handles and a heap
 	// of tenants can record places in the same way.
@@ -62,6 +62,7 @@ type Line struct {
 
 	spareTenants []*tenant
 	spareLevels  []*level
+	steps        []step // for All
 }
 
 // A node is what the line knows of a waiting request, apart from its place.
@@ -70,6 +71,18 @@ type node struct {
 	seq    uint32  // arrival number, which decides between equal tags
 	cost   float32 // see Push
 }
+
+// Book adds delta to the size of what waits with that priority. The line does
+// not know the sizes of its requests: the owner books what joins, takes out what
+// leaves, and may do both at any time before or after.
+func (l *Line) Book(priority int, delta Size) {
+	l.tree.add(priority, &sum{size: delta})
+}
+
+// Ahead returns the size of all that waits with that priority or a higher one,
+// as it was booked. Like everything about a priority it takes O(log n) of those
+// in line.
+func (l *Line) Ahead(priority int) Size { return l.tree.from(priority).size }
 
 // Len returns how many requests wait.
 func (l *Line) Len() int { return l.count }
@@ -88,7 +101,7 @@ func (l *Line) Contains(h uint32) bool {
 // Push panics when h is in line already.
 func (l *Line) Push(h uint32, priority int, tenant string, cost float64) {
 	l.admit(h)
-	lv := l.level(priority)
+	lv := l.join(priority)
 	t := lv.last
 	if t == nil || t.name != tenant {
 		t = l.tenant(lv, tenant)
@@ -104,8 +117,6 @@ func (l *Line) Push(h uint32, priority int, tenant string, cost float64) {
 		lv.ready.push(entry{tag: t.start + units(c), seq: l.seq, id: t.number}, l.spots)
 	}
 	l.seq++
-	lv.count++
-	l.count++
 }
 
 // Return puts h, which must not be in line, back: ahead of everything of its
@@ -116,15 +127,13 @@ func (l *Line) Push(h uint32, priority int, tenant string, cost float64) {
 // Return panics when h is in line already.
 func (l *Line) Return(h uint32, priority int, order uint64) {
 	l.admit(h)
-	lv := l.level(priority)
+	lv := l.join(priority)
 	if lv.returned == nil {
 		lv.returned = l.enlist(lv, "")
 	}
 	l.nodes[h] = node{tenant: lv.returned.number, seq: l.seq}
 	lv.back.push(entry{tag: order, seq: l.seq, id: h}, l.places)
 	l.seq++
-	lv.count++
-	l.count++
 }
 
 // Head returns the request that starts next, and false when the line is empty.
@@ -132,7 +141,7 @@ func (l *Line) Head() (h uint32, ok bool) {
 	if l.count == 0 {
 		return 0, false
 	}
-	lv := l.levels[len(l.levels)-1]
+	lv := l.top
 	if len(lv.back.entries) > 0 {
 		return lv.back.entries[0].id, true
 	}
@@ -145,7 +154,7 @@ func (l *Line) Pop() (h uint32, ok bool) {
 	if l.count == 0 {
 		return 0, false
 	}
-	lv := l.levels[len(l.levels)-1]
+	lv := l.top
 	if len(lv.back.entries) > 0 {
 		h = lv.back.entries[0].id
 		lv.back.remove(0, l.places)
@@ -261,7 +270,11 @@ func (l *Line) leave(h uint32, lv *level) {
 	l.nodes[h].tenant = 0
 	lv.count--
 	l.count--
+	slot := l.tree.add(lv.priority, &sum{waiting: -1})
 	if lv.count == 0 {
+		if slot != nil {
+			*slot = nil
+		}
 		l.drop(lv)
 	}
 	if l.count == 0 {
@@ -279,8 +292,5 @@ func (l *Line) rest() {
 	}
 	if len(l.tenants) > keepSpares {
 		l.tenants, l.spots, l.free = nil, nil, nil
-	}
-	if cap(l.levels) > keepSpares {
-		l.levels = nil
 	}
 }

@@ -182,11 +182,17 @@ func agree(t *testing.T, l *Line, m *model, handles int) {
 func sound(t *testing.T, l *Line) {
 	t.Helper()
 	tenants := 0
-	for i, lv := range l.levels {
+	levels := levels(l)
+	if len(levels) == 0 {
+		require.Nil(t, l.top)
+	} else {
+		require.Same(t, levels[0], l.top)
+	}
+	if l.tree.root != nil {
+		soundBranch(t, l.tree.root, true)
+	}
+	for _, lv := range levels {
 		require.Positive(t, lv.count, "an empty level was kept")
-		if i > 0 {
-			require.Less(t, l.levels[i-1].priority, lv.priority)
-		}
 		waiting := len(lv.back.entries)
 		tenants += len(lv.ready.entries)
 		if lv.returned != nil {
@@ -210,8 +216,7 @@ func sound(t *testing.T, l *Line) {
 	}
 	require.Equal(t, tenants, max(len(l.tenants)-1, 0)-len(l.free), "tenant numbers were lost")
 	if l.Len() == 0 {
-		require.Empty(t, l.levels)
-		require.Nil(t, l.recent)
+		require.Empty(t, levels)
 		require.LessOrEqual(t, len(l.nodes), keepNodes)
 		require.LessOrEqual(t, len(l.tenants), keepSpares)
 		for _, n := range l.nodes {
@@ -227,4 +232,56 @@ func sound(t *testing.T, l *Line) {
 		require.Empty(t, lv.back.entries)
 		require.Nil(t, lv.last)
 	}
+}
+
+// levels returns those with somebody waiting, the highest first.
+func levels(l *Line) (levels []*level) {
+	for lv := l.tree.last(math.MaxInt); lv != nil; lv = l.tree.below(lv.priority) {
+		levels = append(levels, lv)
+	}
+	return levels
+}
+
+// soundBranch requires that the sums of a branch add up, and returns its lowest
+// and highest priority, and how many it has.
+func soundBranch(t *testing.T, b *branch, root bool) (low, high, n int) {
+	t.Helper()
+	if b.kids == nil {
+		require.True(t, root || b.n > 0)
+		for i, lv := range b.levels {
+			switch {
+			case i >= b.n && lv != nil:
+				t.Fatal("a level was kept that has left")
+			case i >= b.n:
+			case b.sums[i] == sum{} && !(root && b.n == 1):
+				t.Fatal("a priority was kept that is empty")
+			case b.sums[i].waiting > 0 != (lv != nil), lv != nil && (lv.priority != b.keys[i] || int64(lv.count) != b.sums[i].waiting):
+				t.Fatal("a level is in the wrong place")
+			case i > 0 && b.keys[i-1] >= b.keys[i]:
+				t.Fatal("priorities are out of order")
+			}
+		}
+		if b.n == 0 {
+			return 0, 0, 0
+		}
+		return b.keys[0], b.keys[b.n-1], b.n
+	}
+	require.True(t, b.n > 1 || b.n == 1 && !root)
+	for i := range b.n {
+		l, h, m := soundBranch(t, b.kids[i], false)
+		require.Equal(t, b.kids[i].total(), b.sums[i], "the sums do not add up")
+		require.LessOrEqual(t, b.keys[i], l)
+		if i == 0 {
+			low = l
+		} else {
+			require.Less(t, high, b.keys[i])
+			require.GreaterOrEqual(t, b.kids[i].n+b.kids[i-1].n, fanout/4, "neighbors were not merged")
+		}
+		high = h
+		n += m
+	}
+	for i := b.n; i < fanout; i++ {
+		require.Nil(t, b.kids[i])
+	}
+	return low, high, n
 }

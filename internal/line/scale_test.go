@@ -91,7 +91,7 @@ func TestTenantsThatComeAndGoLeaveNothingBehindOneThatStays(t *testing.T) {
 		}
 	})
 	sound(t, &l)
-	assert.Len(t, l.levels[0].names, 1)
+	assert.Len(t, l.top.names, 1)
 	assert.LessOrEqual(t, left, 512<<10+40*n, "more is left than the tables that numbers index")
 	assert.True(t, l.Remove(0))
 	sound(t, &l)

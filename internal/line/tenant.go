@@ -1,10 +1,8 @@
 package line
 
 import (
-	"cmp"
 	"maps"
 	"math"
-	"slices"
 )
 
 // A level is everything that waits with one priority.
@@ -40,40 +38,33 @@ type tenant struct {
 
 const fewTenants = 8 // up to so many are found by looking at each
 
-// level returns the level of that priority, a new one if need be.
-func (l *Line) level(priority int) *level {
-	if l.recent != nil && l.recent.priority == priority {
-		return l.recent
+// join returns the level of that priority, a new one if need be, in which one
+// more request waits from now on.
+func (l *Line) join(priority int) *level {
+	slot := l.tree.add(priority, &sum{waiting: 1})
+	lv := *slot
+	if lv == nil {
+		if n := len(l.spareLevels); n > 0 {
+			lv, l.spareLevels[n-1] = l.spareLevels[n-1], nil
+			l.spareLevels = l.spareLevels[:n-1]
+		} else {
+			lv = new(level)
+		}
+		lv.priority, lv.least = priority, math.MaxFloat32
+		*slot = lv
+		if l.top == nil || l.top.priority < priority {
+			l.top = lv
+		}
 	}
-	i, found := l.search(priority)
-	if found {
-		l.recent = l.levels[i]
-		return l.recent
-	}
-	var lv *level
-	if n := len(l.spareLevels); n > 0 {
-		lv, l.spareLevels[n-1] = l.spareLevels[n-1], nil
-		l.spareLevels = l.spareLevels[:n-1]
-	} else {
-		lv = new(level)
-	}
-	lv.priority, lv.least = priority, math.MaxFloat32
-	l.levels = slices.Insert(l.levels, i, lv)
-	l.recent = lv
+	lv.count++
+	l.count++
 	return lv
 }
 
-// drop forgets a level in which nobody waits.
+// drop forgets a level in which nobody waits, and which has left the tree.
 func (l *Line) drop(lv *level) {
-	if top := len(l.levels) - 1; l.levels[top] == lv {
-		l.levels[top] = nil
-		l.levels = l.levels[:top]
-	} else {
-		i, _ := l.search(lv.priority)
-		l.levels = slices.Delete(l.levels, i, i+1)
-	}
-	if l.recent == lv {
-		l.recent = nil
+	if l.top == lv {
+		l.top = l.tree.below(lv.priority)
 	}
 	if lv.returned != nil {
 		l.delist(lv.returned)
@@ -84,13 +75,6 @@ func (l *Line) drop(lv *level) {
 		// may stay where it is: only distances from it count.
 		l.spareLevels = append(l.spareLevels, lv)
 	}
-}
-
-// search returns where the level of that priority is or belongs.
-func (l *Line) search(priority int) (i int, found bool) {
-	return slices.BinarySearchFunc(l.levels, priority, func(lv *level, p int) int {
-		return cmp.Compare(lv.priority, p)
-	})
 }
 
 // tenant returns the tenant of that name in a level, a new one if need be.

@@ -100,6 +100,24 @@ func BenchmarkReserveSettle(b *testing.B) {
 	}
 }
 
+// The same as BenchmarkReserveSettle on the engine's clock.
+func BenchmarkReserveSettleAt(b *testing.B) {
+	s := NewSet(time.Now(), []Limit{
+		{Kind: Requests, Amount: benchLive + 1, Period: time.Minute},
+		{Kind: Tokens, Amount: (benchLive + 1) * 1000, Period: time.Minute},
+	})
+	var flight [16]Reservation
+	i, ns := 0, int64(0)
+	b.ReportAllocs()
+	for b.Loop() {
+		ns += int64(benchStep)
+		r := &flight[i%len(flight)]
+		s.SettleAt(ns, r, Charge{1, 600, 100})
+		*r, _ = s.ReserveAt(ns, Charge{1, 600, 400})
+		i++
+	}
+}
+
 // A long line asks for a forecast at every Submit while starts and settlements
 // go on.
 func BenchmarkForecast(b *testing.B) {

@@ -1,20 +1,26 @@
 package window
 
 import (
+	"math"
 	"slices"
 	"time"
 )
 
 // SetLimitsAt replaces the limits. A limit that has the identity of an old one
 // carries its charges over, whatever else changes about it; when it becomes
-// daily, those since the last midnight. A new period of a kind starts from
-// what the longest window of that kind knows, and a new kind starts empty.
-// Reservations in flight stand, and settle in the limits that counted them.
+// daily, those since the last midnight. A new limit starts from the window that
+// knows the longest past, whatever that counts. A set whose last limit goes keeps
+// that window going, for the limits to come; one that never had a limit knows
+// nothing. Reservations in flight stand, and settle in the limits that counted
+// them.
 func (s *Set) SetLimitsAt(ns int64, limits []Limit) {
 	s.clock.wall = true // for whatever has to be carried from one scale to the other
 	s.advance(ns)
+	if len(limits) == 0 {
+		s.keep()
+		return
+	}
 	s.clock.wall = slices.ContainsFunc(limits, Limit.long)
-	old := s.windows
 	limits = slices.Clone(limits)
 
 	// Windows with the same past and the same future share a log.
@@ -28,11 +34,7 @@ func (s *Set) SetLimitsAt(ns int64, limits []Limit) {
 	windows := make([]window, len(limits))
 	logs := make([]*log, 0, len(limits))
 	for i, lim := range limits {
-		var from *log
-		j, same := s.origin(lim)
-		if j >= 0 {
-			from = old[j].log
-		}
+		from, same := s.origin(lim)
 		k := key{from, lim.hold(), lim.long(), lim.Daily}
 		l := made[k]
 		if l == nil {
@@ -42,15 +44,15 @@ func (s *Set) SetLimitsAt(ns int64, limits []Limit) {
 		}
 		w := &windows[i]
 		*w = window{log: l, kind: lim.Kind, amount: lim.Amount}
-		if same && old[j].log.long == l.long {
-			w.others = old[j].others
+		if same != nil && same.log.long == l.long {
+			w.others = same.others
 			w.others.n, w.others.later = min(w.others.n, lim.Amount), min(w.others.later, lim.Amount)
 		}
 		if !lim.paced() {
 			continue
 		}
-		if same && old[j].pace != nil && old[j].pace.hold == lim.hold() {
-			w.pace = old[j].pace
+		if same != nil && same.pace != nil && same.pace.hold == lim.hold() {
+			w.pace = same.pace
 			w.pace.drain(l.now) // at the old rate
 			w.pace.amount, w.pace.burst = lim.Amount, lim.Burst
 		} else {
@@ -62,21 +64,40 @@ func (s *Set) SetLimitsAt(ns int64, limits []Limit) {
 	s.limits, s.windows, s.logs = limits, windows, logs
 }
 
-// origin returns the index of the window whose charges a new limit starts
-// from: that of the same identity, else the longest of its kind, else -1.
-func (s *Set) origin(lim Limit) (index int, same bool) {
-	index = -1
+// keep drops all limits and keeps the log that knows the longest past, if any.
+func (s *Set) keep() {
+	l := s.memory()
+	s.limits, s.windows, s.logs, s.clock.wall = nil, nil, nil, false
+	if l != nil {
+		l.paces = nil
+		s.logs, s.clock.wall = []*log{l}, l.long
+	}
+}
+
+// origin returns the log that a new limit starts from, if any, and the window
+// of the same identity, if there is one.
+func (s *Set) origin(lim Limit) (from *log, same *window) {
 	for i, o := range s.limits {
-		switch {
-		case o.Kind != lim.Kind:
-		case o.Period == lim.Period:
-			return i, true
-		case index < 0 || o.Period > s.limits[index].Period:
-			index = i
+		if o.Kind == lim.Kind && o.Period == lim.Period {
+			return s.windows[i].log, &s.windows[i]
 		}
 	}
-	return index, false
+	return s.memory(), nil
 }
+
+// memory returns the log that knows the longest past, or nil. Every log knows
+// the charges of all kinds.
+func (s *Set) memory() (longest *log) {
+	for _, l := range s.logs {
+		if longest == nil || l.reach(&s.clock) > longest.reach(&s.clock) {
+			longest = l
+		}
+	}
+	return longest
+}
+
+// reach returns for how long up to now the log knows all charges.
+func (l *log) reach(c *clock) int64 { return l.now - max(l.since, l.before(c)) }
 
 // newLog returns the log for a limit, with what it takes over from another.
 func (s *Set) newLog(lim Limit, from *log) *log {
@@ -100,8 +121,10 @@ func (s *Set) newLog(lim Limit, from *log) *log {
 		l.day = newDay(lim, s.clock.long-s.clock.shift)
 	}
 	if from == nil {
+		l.since = math.MinInt64 // what came before will be told
 		return l
 	}
+	l.since = l.now - from.reach(&s.clock)
 	// Positions stay what they are, so that the marks of a pace stay right.
 	l.from, l.gone = from.from, from.gone
 	l.head, l.tail, l.sum = from.head, from.tail, from.sum

@@ -56,9 +56,10 @@ type log struct {
 	exact uint64 // from so many entries on,
 	gap   int64  // charges no further apart than this are merged
 
-	now  int64  // the last instant it was brought up to
-	from uint64 // charges with a lower seq never counted here
-	gone uint64 // charges up to this seq have left
+	now   int64  // the last instant it was brought up to
+	since int64  // it knows nothing from before
+	from  uint64 // charges with a lower seq never counted here
+	gone  uint64 // charges up to this seq have left
 
 	head, tail uint64
 	ring       []entry

@@ -3,6 +3,7 @@ package window
 import (
 	"math"
 	"slices"
+	"sort"
 	"time"
 )
 
@@ -12,6 +13,7 @@ import (
 type model struct {
 	limits  []Limit
 	windows []*mwindow
+	kept    *mwindow // while there are no limits, the last one that was
 
 	// The clock as the test moves it: what the wall shows, what the monotonic
 	// clock shows, and by how much the wall clock was set back in all.
@@ -29,15 +31,17 @@ type mwindow struct {
 	Limit
 	entries []*mentry
 	where   map[*mreservation]*mentry
-	today   int // of a daily limit
+	today   int   // of a daily limit
+	since   int64 // it knows nothing from before, on its scale
 
 	owed  []mowed // if paced: what was owed, in order of time
 	rates []mrate
 }
 
 type mentry struct {
-	at, n int64
-	owed  int // index in owed
+	at   int64
+	n    [4]int64
+	owed int // index in owed
 }
 
 type mowed struct{ at, n int64 }
@@ -87,8 +91,8 @@ func (w *mwindow) holdsAt(e *mentry, short, long, wall int64) bool {
 
 // advance makes the present reading the latest seen and lets leave what leaves.
 func (m *model) advance() {
-	m.read(slices.ContainsFunc(m.limits, Limit.long))
-	for _, w := range m.windows {
+	m.read(m.needsWall())
+	for _, w := range m.all() {
 		w.leave(func(e *mentry) bool { return w.holdsAt(e, m.short, m.long, m.wall) })
 		if w.Daily != nil {
 			w.today = max(w.today, w.date(m.wall))
@@ -126,12 +130,25 @@ func (w *mwindow) leave(stays func(*mentry) bool) {
 
 func (w *mwindow) paced() bool { return w.Limit.paced() }
 
+// all returns the windows, and the one that is kept without its limit.
+func (m *model) all() []*mwindow {
+	if m.kept != nil {
+		return append(m.windows[:len(m.windows):len(m.windows)], m.kept)
+	}
+	return m.windows
+}
+
+// needsWall reports whether the wall clock is needed.
+func (m *model) needsWall() bool {
+	return slices.ContainsFunc(m.all(), func(w *mwindow) bool { return w.Limit.long() })
+}
+
 func (w *mwindow) now(m *model) int64 { return w.pick(m.short, m.long) }
 
-func (w *mwindow) book(at, n int64) *mentry {
+func (w *mwindow) book(at int64, n [4]int64) *mentry {
 	e := &mentry{at: at, n: n, owed: len(w.owed)}
 	w.entries = append(w.entries, e)
-	w.owed = append(w.owed, mowed{at, n})
+	w.owed = append(w.owed, mowed{at, n[w.Kind]})
 	return e
 }
 
@@ -174,7 +191,7 @@ func (w *mwindow) fitsAt(n, short, long, wall int64) bool {
 	var used int64
 	for _, e := range w.entries {
 		if w.holdsAt(e, short, long, wall) {
-			used += e.n
+			used += e.n[w.Kind]
 		}
 	}
 	if used+n > w.Amount {
@@ -204,8 +221,8 @@ func (m *model) reserve(c Charge) *mreservation {
 		return nil
 	}
 	r := &mreservation{booked: figures(c), high: figures(c)}
-	for _, w := range m.windows {
-		w.where[r] = w.book(w.now(m), r.booked[w.Kind])
+	for _, w := range m.all() {
+		w.where[r] = w.book(w.now(m), r.booked)
 	}
 	return r
 }
@@ -213,21 +230,29 @@ func (m *model) reserve(c Charge) *mreservation {
 func (m *model) settle(r *mreservation, c Charge) (freed bool) {
 	m.advance()
 	n := figures(c)
-	for _, w := range m.windows {
+	var over [4]int64
+	for k := range n {
+		over[k] = max(n[k]-r.high[k], 0)
+	}
+	for _, w := range m.all() {
 		e, counted := w.where[r]
-		k := w.Kind
-		switch d := n[k] - r.booked[k]; {
-		case !counted:
-		case e == nil:
-			if over := n[k] - r.high[k]; over > 0 {
+		if !counted {
+			continue
+		}
+		if e == nil {
+			if over != [4]int64{} {
 				w.book(w.now(m), over)
 			}
+			continue
+		}
+		for k := range n {
+			e.n[k] += n[k] - r.booked[k]
+		}
+		switch d := n[w.Kind] - r.booked[w.Kind]; {
 		case d > 0:
-			e.n = n[k]
 			w.owed = append(w.owed, mowed{w.now(m), d})
 		case d < 0:
-			freed = true
-			e.n = n[k]
+			freed = freed || w != m.kept
 			w.owed[e.owed].n += d
 		}
 	}
@@ -240,24 +265,30 @@ func (m *model) settle(r *mreservation, c Charge) (freed bool) {
 
 // add takes the time as so much before the present reading.
 func (m *model) add(ago int64, c Charge) {
-	for _, w := range m.windows {
+	for _, w := range m.all() {
 		e := &mentry{at: w.pick(m.mono-ago, m.wall+m.shift-ago)}
 		if w.Daily != nil && w.date(m.wall-ago) < w.today || !w.holdsAt(e, m.short, m.long, m.wall) {
 			continue
 		}
-		w.book(e.at, figures(c)[w.Kind])
+		w.book(e.at, figures(c))
 	}
 }
 
 func (m *model) setLimits(limits []Limit) {
 	m.read(true)
 	m.advance()
+	var longest *mwindow
+	for _, w := range m.all() {
+		if longest == nil || w.reach(m) > longest.reach(m) {
+			longest = w
+		}
+	}
 	var windows []*mwindow
 	for _, lim := range limits {
-		w := &mwindow{Limit: lim, where: make(map[*mreservation]*mentry)}
-		var from *mwindow
+		w := &mwindow{Limit: lim, where: make(map[*mreservation]*mentry), since: math.MinInt64}
+		from := longest
 		for _, o := range m.windows {
-			if o.Kind == lim.Kind && (from == nil || from.Period != lim.Period && (o.Period == lim.Period || o.Period > from.Period)) {
+			if o.Kind == lim.Kind && o.Period == lim.Period {
 				from = o
 			}
 		}
@@ -273,10 +304,26 @@ func (m *model) setLimits(limits []Limit) {
 		}
 		windows = append(windows, w)
 	}
-	m.limits, m.windows = limits, windows
+	m.limits, m.windows, m.kept = limits, windows, nil
+	if len(limits) == 0 {
+		m.kept = longest
+	}
+}
+
+// reach returns for how long it knows everything.
+func (w *mwindow) reach(m *model) int64 {
+	from := w.now(m) - w.hold()
+	if w.Daily != nil {
+		noon := time.Date(w.today/1000, 1, w.today%1000, 12, 0, 0, 0, w.Daily).UnixNano() + int64(w.Margin)
+		const day = 24 * int64(time.Hour)
+		into := sort.Search(int(2*day), func(d int) bool { return w.date(noon-day+int64(d)) >= w.today })
+		from = noon - day + int64(into) + m.shift - 1
+	}
+	return w.now(m) - max(w.since, from)
 }
 
 func (w *mwindow) takeOver(m *model, from *mwindow) {
+	w.since = w.now(m) - from.reach(m)
 	copies := make(map[*mentry]*mentry)
 	for _, e := range from.entries {
 		c := *e
@@ -287,7 +334,7 @@ func (w *mwindow) takeOver(m *model, from *mwindow) {
 	for r, e := range from.where {
 		w.where[r] = copies[e]
 	}
-	if from.Period == w.Period && from.hold() == w.hold() && from.paced() && w.paced() {
+	if from != m.kept && from.Kind == w.Kind && from.Period == w.Period && from.hold() == w.hold() && from.paced() && w.paced() {
 		w.owed = append(w.owed, from.owed...)
 		w.rates = append(append(w.rates[:0], from.rates...), mrate{w.now(m), w.Amount})
 	}
@@ -300,15 +347,15 @@ func (w *mwindow) takeOver(m *model, from *mwindow) {
 	if len(w.owed) == 0 {
 		for _, e := range w.entries {
 			e.owed = len(w.owed)
-			w.owed = append(w.owed, mowed{e.at, e.n})
+			w.owed = append(w.owed, mowed{e.at, e.n[w.Kind]})
 		}
 	}
 }
 
 func (m *model) usage(i int) (used int64, last *mentry) {
 	for _, e := range m.windows[i].entries {
-		used += e.n
-		if e.n != 0 {
+		used += e.n[m.windows[i].Kind]
+		if e.n[m.windows[i].Kind] != 0 {
 			last = e
 		}
 	}

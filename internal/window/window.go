@@ -183,13 +183,16 @@ func (s *Set) ReserveAt(ns int64, c Charge) (Reservation, bool) {
 // reservation and did not count it is not touched.
 func (s *Set) SettleAt(ns int64, r *Reservation, actual Charge) (freed bool) {
 	actual = actual.capped()
-	n, was := actual.amounts(), r.booked.amounts()
+	n := actual.amounts()
 	change := n
+	was := r.booked.amounts()
 	change.sub(&was)
 	var over amounts
-	for k := range over {
-		over[k] = max(n[k]-r.high[k], 0)
-		r.high[k] = max(n[k], r.high[k])
+	if n[Requests] > r.high[Requests] || n[Tokens] > r.high[Tokens] || n[Input] > r.high[Input] || n[Output] > r.high[Output] {
+		for k := range over {
+			over[k] = max(n[k]-r.high[k], 0)
+			r.high[k] = max(n[k], r.high[k])
+		}
 	}
 	r.booked = actual
 
@@ -216,9 +219,12 @@ func (s *Set) SettleAt(ns int64, r *Reservation, actual Charge) (freed bool) {
 
 // frees reports whether a change makes room in one of the log's windows.
 func (s *Set) frees(l *log, change *amounts) bool {
-	return slices.ContainsFunc(s.windows, func(w window) bool {
-		return w.log == l && change[w.kind] < 0
-	})
+	for i := range s.windows { // by index: a window is large to copy
+		if w := &s.windows[i]; w.log == l && change[w.kind] < 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // UndoAt takes r back as if it had never been made: the request is not counted,
@@ -256,7 +262,12 @@ func (s *Set) add(ns, wall int64, c Charge) {
 // takes of it, so that c can never be reserved, or -1.
 func (s *Set) Exceeds(c Charge) int {
 	n := c.capped().amounts()
-	return slices.IndexFunc(s.windows, func(w window) bool { return n[w.kind] > w.amount })
+	for i := range s.windows {
+		if w := &s.windows[i]; n[w.kind] > w.amount {
+			return i
+		}
+	}
+	return -1
 }
 
 // Share returns the largest fraction that c takes of any limit's Amount.

@@ -250,15 +250,65 @@ func TestSetLimits(t *testing.T) {
 		{Kind: Tokens, Amount: 1000, Period: 24 * time.Hour, Daily: time.UTC},
 		{Kind: Input, Amount: 100, Period: time.Minute},
 	})
-	require.Equal(t, []int64{18, 950, 100}, room(s, at("30s")),
-		"carried over, started from the minute's knowledge, started empty")
+	require.Equal(t, []int64{18, 950, 50}, room(s, at("30s")),
+		"carried over, and started from what the minutes know")
 	next, limit := s.Next(at("30s"), Charge{Requests: 3})
 	require.Equal(t, at("33s"), next, "1 is owed: the pacing starts from the charges too")
 	require.Zero(t, limit)
 	s.Settle(at("30s"), r, tokens(50))
-	require.Equal(t, []int64{18, 940, 100}, room(s, at("30s")), "input never counted this request")
+	require.Equal(t, []int64{18, 940, 40}, room(s, at("30s")))
 	s.Settle(at("2m"), r, tokens(60))
-	require.Equal(t, []int64{20, 930, 100}, room(s, at("2m")))
+	require.Equal(t, []int64{20, 930, 90}, room(s, at("2m")))
+}
+
+// A limit that is taken out and put back knows what started meanwhile.
+func TestALimitThatIsPutBackKnowsWhatStartedMeanwhile(t *testing.T) {
+	rpm := Limit{Kind: Requests, Amount: 10, Period: time.Minute}
+	for name, others := range map[string][]Limit{
+		"another kind stays": {{Kind: Tokens, Amount: 1000, Period: time.Minute}},
+		"longer ones stay":   {{Kind: Tokens, Amount: 1e6, Period: 24 * time.Hour}, {Kind: Output, Amount: 1e6, Period: time.Second}},
+		"after midnight":     {{Kind: Tokens, Amount: 1e6, Period: 24 * time.Hour, Daily: time.UTC}, {Kind: Tokens, Amount: 1e6, Period: time.Hour}},
+		"a daily one stays":  {{Kind: Tokens, Amount: 1e6, Period: 24 * time.Hour, Daily: newYork}},
+		"nothing stays":      nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			now := time.Date(2026, 6, 1, 23, 59, 40, 0, time.UTC)
+			s := NewSet(now, append([]Limit{rpm}, others...))
+			for range 10 {
+				reserve(t, s, now, tokens(1))
+			}
+			s.SetLimits(now.Add(10*time.Second), others)
+			last := reserve(t, s, now.Add(20*time.Second), tokens(1))
+			for range 9 {
+				last = reserve(t, s, now.Add(25*time.Second), tokens(1))
+			}
+			s.SetLimits(now.Add(30*time.Second), append(others, rpm))
+			used, _, resetAt := s.Usage(now.Add(30*time.Second), len(others))
+			require.EqualValues(t, 20, used)
+			require.True(t, resetAt.Equal(now.Add(85*time.Second)))
+			_, ok := s.Reserve(now.Add(79*time.Second), tokens(1))
+			require.False(t, ok)
+			s.Undo(now.Add(79*time.Second), last)
+			used, _, _ = s.Usage(now.Add(79*time.Second), len(others))
+			require.EqualValues(t, 9, used, "it counted them all")
+			reserve(t, s, now.Add(79*time.Second), tokens(1))
+		})
+	}
+}
+
+// Of several windows a new one starts from the one that knows the longest past,
+// which is not always the longest: this one was a day's until midnight.
+func TestANewLimitStartsFromTheLongestMemory(t *testing.T) {
+	hour := Limit{Kind: Input, Amount: 1000, Period: time.Hour}
+	day := Limit{Kind: Tokens, Amount: 1000, Period: 24 * time.Hour}
+	long := Limit{Kind: Requests, Amount: 10, Period: 30 * time.Hour}
+	daily := day
+	daily.Daily = time.UTC
+	s := NewSet(at("11h30m"), []Limit{daily, hour})
+	reserve(t, s, at("11h30m"), tokens(1))
+	s.SetLimits(at("12h10m"), []Limit{day, hour})
+	s.SetLimits(at("12h20m"), []Limit{day, hour, long})
+	require.Equal(t, []int64{1000, 999, 9}, room(s, at("12h20m")))
 }
 
 func TestSteadyDecisionsDoNotAllocate(t *testing.T) {
