@@ -4,6 +4,8 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/llmqueue/llmqueue/internal/endpoint"
 )
 
 // clock turns readings of the clock into the nanoseconds since the queue's epoch that it
@@ -29,7 +31,8 @@ const (
 	maxSteps = 64
 )
 
-func newClock(now time.Time) clock { return clock{epoch: now, wall: now.UnixNano()} }
+// newClock begins just before now, so that no instant is 0, which means none.
+func newClock(now time.Time) clock { return clock{epoch: now.Add(-1), wall: now.UnixNano() - 1} }
 
 // since is now as the queue counts it.
 func (c *clock) since(now time.Time) int64 { return int64(now.Sub(c.epoch)) }
@@ -91,3 +94,6 @@ func (c *clock) at(ns int64) time.Time {
 	}
 	return time.Unix(0, c.wall+ns+c.offset(ns))
 }
+
+// after is at + d, for d of any size.
+func after(at, d int64) int64 { return endpoint.After(at, d) }

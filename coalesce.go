@@ -18,7 +18,7 @@ type call struct {
 	outcome  Outcome
 	unserved []string // nil unless another model may yet serve it
 	usage    Usage
-	hand     *handoff
+	hand     *forwarding
 }
 
 // takeShared takes in a request that shares a call, and the call when there is none of its
@@ -76,7 +76,7 @@ func (c *core) applyCallEnd(e *engine.Effect, err error) {
 	}
 	v := c.engine.View(e.Handle)
 	shared.state, shared.err, shared.outcome = e.State, err, c.input.outcome
-	shared.usage, shared.hand = c.usageOf(&v), c.handoffs[e.Handle]
+	shared.usage, shared.hand = c.usageOf(&v), c.forwardings[e.Handle]
 	if e.Unserved {
 		shared.unserved = c.unservedBy(shared.hand)
 	}
@@ -121,11 +121,11 @@ func (c *core) finishFollower(ns int64, shared *call, h uint32) {
 		c.input.outcome = shared.outcome
 	}
 	if hand := shared.hand; hand != nil {
-		own := &handoff{modelID: hand.modelID, attempts: hand.attempts, started: hand.started, tried: hand.tried}
+		own := &forwarding{modelID: hand.modelID, attempts: hand.attempts, started: hand.started, tried: hand.tried}
 		if first {
 			own.usage = hand.usage
 		}
-		c.keepHandoff(h, own)
+		c.keepForwarding(h, own)
 	}
 	if shared.state == engine.Completed {
 		c.types.share(h, shared.handle)
@@ -140,8 +140,8 @@ func (c *core) dropCall(shared *call) {
 		return
 	}
 	delete(c.shared, shared.handle)
-	if len(c.handoffs) > 0 {
-		delete(c.handoffs, shared.handle)
+	if len(c.forwardings) > 0 {
+		delete(c.forwardings, shared.handle)
 	}
 	if gone, pageFreed := c.engine.Drop(shared.handle); gone {
 		c.clear(shared.handle, pageFreed)

@@ -4,11 +4,17 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"iter"
+	"log/slog"
 	"math"
 	"slices"
 	"sort"
 	"strings"
 	"time"
+
+	"github.com/go-playground/validator/v10"
+
+	"github.com/llmqueue/llmqueue/accounting"
 )
 
 // ModelConfig describes one model for Manager.RegisterAll, as it comes out of a

@@ -34,29 +34,29 @@ type core struct {
 	// mu guards everything below, and is held for one decision at a time: no user code, no
 	// I/O and no channel operation that can block happens under it, and nothing that is
 	// linear in what waits. What a decision causes is collected by apply and done by unlock.
-	mu        sync.Mutex
-	engine    *engine.Engine
-	entries   pages[entry]
-	ids       map[string]uint32   // of the requests whose id is the caller's
-	reserved  int                 // of them those that look like an assigned one
-	failures  map[uint32]error    // why requests in the history failed or were canceled
-	calls     map[string]*call    // that several requests share, by key, until they end
-	shared    map[uint32]*call    // the same by handle, until all who share them have ended
-	handoffs  map[uint32]*handoff // what is known of requests that fallbacks have or had
-	ways      []*way              // by the endpoint's id
-	running   []*attempt          // by the attempt's number
-	workers   int                 // goroutines
-	idle      []*worker           // those without a job
-	history   history
-	room      []chan struct{} // SubmitAll callers that wait for ErrQueueFull to pass
-	armed     int64           // ns, when the timer fires; 0 when it does not
-	onWall    bool            // a limit counts on the wall clock
-	read      time.Time       // the latest reading of the clock, for shared limits
-	closed    bool
-	drained   chan struct{}
-	fallbacks int64 // requests handed to other models
-	input     input
-	todo      todo
+	mu          sync.Mutex
+	engine      *engine.Engine
+	entries     pages[entry]
+	ids         map[string]uint32      // of the requests whose id is the caller's
+	reserved    int                    // of them those that look like an assigned one
+	failures    map[uint32]error       // why requests in the history failed or were canceled
+	calls       map[string]*call       // that several requests share, by key, until they end
+	shared      map[uint32]*call       // the same by handle, until all who share them have ended
+	forwardings map[uint32]*forwarding // what is known of requests that fallbacks have or had
+	ways        []*way                 // by the endpoint's id
+	running     []*attempt             // by the attempt's number
+	workers     int                    // goroutines
+	idle        []*worker              // those without a job
+	history     history
+	room        []chan struct{} // SubmitAll callers that wait for ErrQueueFull to pass
+	armed       int64           // ns, when the timer fires; 0 when it does not
+	onWall      bool            // a limit counts on the wall clock
+	read        time.Time       // the latest reading of the clock, for shared limits
+	closed      bool
+	drained     chan struct{}
+	fallbacks   int64 // requests handed to other models
+	input       input
+	todo        todo
 }
 
 // types is what a core needs of its Queue[P, T].
@@ -166,14 +166,8 @@ type intake struct {
 
 // take takes a request in, unless it is refused. Callers hold the lock.
 func (c *core) take(ns int64, in *intake, w *waiter) (h uint32, err error) {
-	if c.closed {
-		return 0, errorf(ErrQueueClosed, "model %q was shut down, submit elsewhere", c.modelID)
-	}
-	if in.id != "" {
-		c.expireHistory(ns)
-		if _, taken := c.find(in.id); taken {
-			return 0, errorf(ErrDuplicateRequest, "model %q already has a request %q, use another id or leave it empty", c.modelID, in.id)
-		}
+	if err := c.mayTake(ns, in); err != nil {
+		return 0, err
 	}
 	joins := in.key != "" && c.calls[in.key] != nil // it costs nothing more
 	var unserved *engine.Refusal
@@ -197,6 +191,21 @@ func (c *core) take(ns int64, in *intake, w *waiter) (h uint32, err error) {
 	c.enter(h, in, w)
 	c.input.err = why
 	return h, nil
+}
+
+// mayTake says why a request is not taken, as far as the engine does not know. Callers hold the
+// lock.
+func (c *core) mayTake(ns int64, in *intake) error {
+	if c.closed {
+		return errorf(ErrQueueClosed, "model %q was shut down, submit elsewhere", c.modelID)
+	}
+	if in.id != "" {
+		c.expireHistory(ns)
+		if _, taken := c.find(in.id); taken {
+			return errorf(ErrDuplicateRequest, "model %q already has a request %q, use another id or leave it empty", c.modelID, in.id)
+		}
+	}
+	return nil
 }
 
 // enter keeps what the engine does not know of a request.
@@ -379,7 +388,7 @@ func (c *core) UpdateUsage(requestID string, u Usage) error {
 		h = v.Call
 		v = c.engine.View(h)
 	}
-	switch hand := c.handoffs[h]; {
+	switch hand := c.forwardings[h]; {
 	case v.State == engine.InLine || v.State == engine.BackingOff:
 		c.engine.UpdateEstimate(ns, h, toEngineUsage(u), !u.isZero())
 	case hand != nil:
@@ -560,6 +569,35 @@ func (c *core) awaitRoom() <-chan struct{} {
 	r := make(chan struct{})
 	c.room = append(c.room, r)
 	return r
+}
+
+// await registers a waiter; waits is false when the request has ended or is not known.
+func (c *core) await(requestID string, w *waiter) (r ref, waits bool, err error) {
+	ns := c.lock()
+	defer c.unlock(ns)
+	h, err := c.lookup(ns, requestID)
+	if err != nil || c.engine.State(h).Final() {
+		return ref{}, false, err
+	}
+	e := c.entries.at(h)
+	w.next, e.waiters = e.waiters, w
+	return c.ref(h), true, nil
+}
+
+// stopWaiting takes w off its request; false when the request has ended.
+func (c *core) stopWaiting(r ref, w *waiter) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.known(r) {
+		return false
+	}
+	for at := &c.entries.at(r.handle).waiters; *at != nil; at = &(*at).next {
+		if *at == w {
+			*at, w.next = w.next, nil
+			return true
+		}
+	}
+	return false
 }
 
 var errNotMade = invalid("the zero Queue does nothing, make one with NewQueue or Manager.Register")

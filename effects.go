@@ -16,14 +16,14 @@ type waiter struct {
 	sink   receiver      // takes the answer instead of done, unless nil
 	typed  any           // the *typedWaiter[T] that this is a part of
 	permit *Permit
-	answer answer
+	answer reply
 }
 
 // receiver is someone who takes answers other than from a channel.
 type receiver interface{ put(w *waiter) }
 
-// answer is how a request ended, without its result.
-type answer struct {
+// reply is how a request ended, without its result.
+type reply struct {
 	ref                     ref
 	id                      string // empty: the assigned one
 	model                   string // empty: the queue's own
@@ -44,11 +44,11 @@ type todo struct {
 }
 
 type rareTodo struct {
-	handoffs []ref   // to submit to another model
-	recalls  []place // to cancel there
-	ended    []*call // whose followers are to end
-	asked    []ref   // whose MaxWait passed while a fallback has their call
-	sweep    bool    // there is more to end
+	forwardings []ref   // to submit to another model
+	recalls     []place // to cancel there
+	ended       []*call // whose followers are to end
+	asked       []ref   // whose MaxWait passed while a fallback has their call
+	sweep       bool    // there is more to end
 }
 
 func (t *todo) more() *rareTodo {
@@ -146,8 +146,8 @@ func (c *core) doRare(t *rareTodo) {
 	for _, p := range t.recalls {
 		p.core.end(p.ref, engine.CanceledState, engine.Canceled, errRecalled)
 	}
-	if len(t.handoffs) > 0 {
-		go c.travel(t.handoffs)
+	if len(t.forwardings) > 0 {
+		go c.travel(t.forwardings)
 	}
 	for _, call := range t.ended {
 		c.finishFollowers(call)
@@ -217,7 +217,7 @@ func (c *core) applyCut(e *engine.Effect) {
 // applyEnd answers who waits for a request and keeps what the history needs.
 func (c *core) applyEnd(ns int64, e *engine.Effect) {
 	h, tag := e.Handle, c.engine.Tag(e.Handle)
-	hand := c.handoffs[h]
+	hand := c.forwardings[h]
 	if hand != nil {
 		c.recall(hand)
 	}
@@ -235,7 +235,7 @@ func (c *core) applyEnd(ns int64, e *engine.Effect) {
 			c.endPermit(w.permit, err)
 		} else {
 			a := &w.answer
-			*a = answer{
+			*a = reply{
 				ref: ref{handle: h}, state: e.State, err: err, attempts: v.Attempts, usage: usage, metadata: entry.metadata,
 				created: v.Created, started: v.Started, ended: v.Ended,
 			}
@@ -273,7 +273,7 @@ func (c *core) applyEnd(ns int64, e *engine.Effect) {
 
 // nameAnswer gives an answer its id: that which the worker has made, or else the caller
 // makes.
-func (c *core) nameAnswer(a *answer, h uint32, entry *entry) {
+func (c *core) nameAnswer(a *reply, h uint32, entry *entry) {
 	switch w := c.input.worker; {
 	case entry.id != nil:
 		a.id = *entry.id
@@ -286,7 +286,7 @@ func (c *core) nameAnswer(a *answer, h uint32, entry *entry) {
 
 // usageOf is what all attempts of a request together used, as far as it is known.
 func (c *core) usageOf(v *engine.View) Usage {
-	if v.UnderWay {
+	if v.UnderWay && int(v.Attempt) < len(c.running) && c.running[v.Attempt] != nil { // else it is about to be given to a worker
 		used, _ := c.running[v.Attempt].used()
 		return fromEngineUsage(v.Prior).plus(used)
 	}

@@ -12,6 +12,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/llmqueue/llmqueue/accounting"
 )
 
 // callLog notes which endpoint was called, when and by whom.
@@ -132,7 +134,7 @@ func TestARequestGoesWhereItFits(t *testing.T) {
 		q, err := NewQueue("m", c.at("m", 0), WithLimits(TPM(100)))
 		require.NoError(t, err)
 		_, err = q.Submit(t.Context(), Request[int]{Estimate: in(500)})
-		require.ErrorIs(t, err, ErrRateLimitExceeded)
+		require.ErrorIs(t, err, ErrRequestTooLarge)
 		require.NoError(t, q.AddEndpoint("large", c.at("large", 0), WithLimits(TPM(1000))))
 		r, err := q.Submit(t.Context(), Request[int]{Estimate: in(500)})
 		require.NoError(t, err)
@@ -140,7 +142,7 @@ func TestARequestGoesWhereItFits(t *testing.T) {
 		// What waits for the large one alone cannot stay when that leaves.
 		id := post(t, q, Request[int]{Estimate: in(800)})
 		require.NoError(t, q.RemoveEndpoint(t.Context(), "large"))
-		assert.ErrorIs(t, status(t, q, id).Err, ErrRateLimitExceeded)
+		assert.ErrorIs(t, status(t, q, id).Err, ErrRequestTooLarge)
 		require.NoError(t, q.Shutdown(t.Context()))
 	})
 }
@@ -171,7 +173,7 @@ func TestAPausedEndpointIsPassedOver(t *testing.T) {
 				assert.Equal(t, begin.Add(time.Hour), info.Endpoints[0].PausedUntil)
 				assert.Contains(t, info.Endpoints[0].PauseReason, string(says.Outcome))
 				assert.Equal(t, "eu", info.Endpoints[1].Name)
-				assert.Equal(t, "eu", q.Requests(1)[0].Endpoint)
+				assert.Equal(t, "eu", q.Requests(RequestFilter{Limit: 1})[0].Endpoint)
 				require.NoError(t, q.Shutdown(t.Context()))
 				var got []string
 				for _, e := range events {
@@ -229,10 +231,10 @@ func TestEndpointsThatMakeNoSense(t *testing.T) {
 			return q.AddEndpoint("c", echo, WithUnlimited(), WithBreaker(func(string) Breaker { return nil }))
 		},
 		"accounting": func() error {
-			return q.AddEndpoint("c", echo, WithUnlimited(), WithAccounting(Accounting{Reserve: "x"}))
+			return q.AddEndpoint("c", echo, WithUnlimited(), WithAccounting(accounting.Policy{Reserve: "x"}))
 		},
 		"output factor": func() error {
-			return q.AddEndpoint("c", echo, WithUnlimited(), WithAccounting(Accounting{OutputFactor: -1}))
+			return q.AddEndpoint("c", echo, WithUnlimited(), WithAccounting(accounting.Policy{OutputFactor: -1}))
 		},
 		"unknown":       func() error { return q.SetEndpointLimits("c", RPM(1)) },
 		"no limit left": func() error { return q.SetEndpointLimits("m") },

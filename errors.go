@@ -86,11 +86,6 @@ func (e *PanicError) Unwrap() error {
 // errGoexit is the PanicError.Value of a processor that called runtime.Goexit.
 var errGoexit = errors.New("processor called runtime.Goexit")
 
-// canceledBy is the error of a request whose caller's context ended.
-func canceledBy(ctx context.Context) error {
-	return fmt.Errorf("%w: %w", ErrCanceled, context.Cause(ctx))
-}
-
 // errorCodes name errors on the wire. Order matters: the first that errors.Is
 // finds is the one written.
 var errorCodes = []struct {

@@ -77,7 +77,9 @@ type observer struct {
 
 	mu      sync.Mutex // taken after the queue's lock; no user code runs under it
 	more    sync.Cond  // there is an event, or the end
-	events  []Event    // that wait
+	ring    []Event    // a power of two, as many as were ever needed at once
+	first   int        // index of the next
+	count   int        // that wait
 	stopped bool
 }
 
@@ -91,37 +93,46 @@ func newObserver(handle func(Event), dropped *atomic.Int64) *observer {
 	return o
 }
 
-// offer never blocks for long. It is called under the queue's lock, which keeps the order.
-func (o *observer) offer(e Event) {
+// offer never waits for the function. It is called under the queue's lock, which keeps the
+// order.
+func (o *observer) offer(e *Event) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if len(o.events) >= observerBuffer {
-		o.dropped.Add(1)
-		return
+	if o.count == len(o.ring) {
+		if o.count == observerBuffer {
+			o.dropped.Add(1)
+			return
+		}
+		bigger := make([]Event, max(16, 2*o.count))
+		n := copy(bigger, o.ring[o.first:])
+		copy(bigger[n:], o.ring[:o.first])
+		o.ring, o.first = bigger, 0
 	}
-	if o.events = append(o.events, e); len(o.events) == 1 {
+	o.ring[(o.first+o.count)&(len(o.ring)-1)] = *e
+	if o.count++; o.count == 1 {
 		o.more.Signal()
 	}
 }
 
-// take waits for events and takes all there are; none says that the observer has ended. spent
-// are earlier ones, for reuse.
-func (o *observer) take(spent []Event) (events []Event) {
-	clear(spent)
+// take waits for the next event; false when the observer has ended.
+func (o *observer) take() (e Event, ok bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for len(o.events) == 0 && !o.stopped {
+	for o.count == 0 {
+		if o.stopped {
+			return e, false
+		}
 		o.more.Wait()
 	}
-	events, o.events = o.events, spent[:0]
-	return events
+	e, o.ring[o.first] = o.ring[o.first], e
+	o.first = (o.first + 1) & (len(o.ring) - 1)
+	o.count--
+	return e, true
 }
 
 // run survives a panic and a Goexit of the function: the next goroutine goes on with the next
 // event.
-func (o *observer) run() { o.runFrom(nil) }
-
-func (o *observer) runFrom(events []Event) {
+func (o *observer) run() {
 	ended := false
 	defer func() {
 		if ended {
@@ -129,18 +140,12 @@ func (o *observer) runFrom(events []Event) {
 			return
 		}
 		_ = recover()
-		go o.runFrom(events[1:])
+		go o.run()
 	}()
-	for {
-		for len(events) > 0 {
-			o.handle(events[0])
-			events = events[1:]
-		}
-		if events = o.take(nil); len(events) == 0 {
-			ended = true
-			return
-		}
+	for e, ok := o.take(); ok; e, ok = o.take() {
+		o.handle(e)
 	}
+	ended = true
 }
 
 // stop lets the observer handle what waits and end. Nothing may be offered after it.
@@ -190,7 +195,7 @@ func (c *core) stopObservers() {
 func (c *core) emit(e Event) {
 	e.ModelID = c.modelID
 	for _, o := range c.observers {
-		o.offer(e)
+		o.offer(&e)
 	}
 }
 
@@ -212,7 +217,7 @@ func (c *core) emitFor(h uint32, e Event) {
 }
 
 // emitEnd tells of a request's end.
-func (c *core) emitEnd(h uint32, end *engine.Effect, err error, usage Usage, hand *handoff) {
+func (c *core) emitEnd(h uint32, end *engine.Effect, err error, usage Usage, hand *forwarding) {
 	e := Event{
 		Type: EventCompleted, Time: c.clock.at(c.engine.View(h).Ended), Err: err, Usage: usage,
 		Waited: duration(end.Waited), Took: duration(end.Took),

@@ -14,9 +14,9 @@ import (
 // This file hands requests that a model cannot serve to the next one. What happens at the
 // other model comes back as an answer, like that to any who wait.
 
-// handoff is what a queue knows of a request that it handed to other models. Guarded by the
+// forwarding is what a queue knows of a request that it handed to other models. Guarded by the
 // queue's lock.
-type handoff struct {
+type forwarding struct {
 	reason   error    // why this model did not serve it
 	failure  error    // what the latest other model said, if anything
 	next     int      // in the list of fallbacks
@@ -58,21 +58,21 @@ type place struct {
 
 var errRecalled = fmt.Errorf("%w: its own queue gave it up", ErrCanceled)
 
-func (c *core) keepHandoff(h uint32, hand *handoff) {
-	if c.handoffs == nil {
-		c.handoffs = make(map[uint32]*handoff)
+func (c *core) keepForwarding(h uint32, hand *forwarding) {
+	if c.forwardings == nil {
+		c.forwardings = make(map[uint32]*forwarding)
 	}
-	c.handoffs[h] = hand
+	c.forwardings[h] = hand
 }
 
 // applyHandoff sends a request on its way.
 func (c *core) applyHandoff(e *engine.Effect) {
-	c.keepHandoff(e.Handle, &handoff{
+	c.keepForwarding(e.Handle, &forwarding{
 		reason: c.reason(e.Handle, e.Code), tried: []string{c.modelID},
 		waited: e.Waited, took: e.Took, outcome: c.input.outcome,
 	})
 	more := c.todo.more()
-	more.handoffs = append(more.handoffs, c.ref(e.Handle))
+	more.forwardings = append(more.forwardings, c.ref(e.Handle))
 }
 
 // travel submits requests to other models, on a goroutine of its own because that runs the
@@ -108,7 +108,7 @@ func (c *core) nextModel(r ref) *hop {
 	if !c.known(r) || c.engine.State(r.handle) != engine.HandedOff {
 		return nil // it was canceled
 	}
-	hand, models, v := c.handoffs[r.handle], c.settings.fallback, c.engine.View(r.handle)
+	hand, models, v := c.forwardings[r.handle], c.settings.fallback, c.engine.View(r.handle)
 	for hand.next < len(models) && slices.Contains(hand.tried, models[hand.next]) {
 		hand.next++
 	}
@@ -182,7 +182,7 @@ func (q *Queue[P, T]) forward(h *hop) error {
 func (c *core) arrive(h *hop, err error) (again bool) {
 	ns := c.lock()
 	defer c.unlock(ns)
-	hand := c.handoffs[h.ref.handle]
+	hand := c.forwardings[h.ref.handle]
 	here := c.known(h.ref) && c.engine.State(h.ref.handle) == engine.HandedOff && hand.hop == h
 	switch {
 	case err != nil && here:
@@ -199,7 +199,7 @@ func (c *core) arrive(h *hop, err error) (again bool) {
 }
 
 // err is the error of a request that no model served.
-func (hand *handoff) err() error {
+func (hand *forwarding) err() error {
 	if hand.failure == nil {
 		return &noFallback{hand.reason, hand.tried}
 	}
@@ -211,7 +211,7 @@ func (c *core) comeBack(h *hop, w *waiter) {
 	ns := c.lock()
 	defer c.unlock(ns)
 	h.back = true
-	hand := c.handoffs[h.ref.handle]
+	hand := c.forwardings[h.ref.handle]
 	if !c.known(h.ref) || c.engine.State(h.ref.handle) != engine.HandedOff || hand.hop != h {
 		return
 	}
@@ -228,7 +228,7 @@ func (c *core) comeBack(h *hop, w *waiter) {
 		hand.failure = a.err
 		hand.tried = append(hand.tried, a.unserved...)
 		more := c.todo.more()
-		more.handoffs = append(more.handoffs, h.ref)
+		more.forwardings = append(more.forwardings, h.ref)
 		return
 	}
 	switch c.input.err = a.err; a.state {
@@ -243,7 +243,7 @@ func (c *core) comeBack(h *hop, w *waiter) {
 
 // recall cancels a request at the model that has it, because it has ended here. Callers hold
 // the lock.
-func (c *core) recall(hand *handoff) {
+func (c *core) recall(hand *forwarding) {
 	if h := hand.hop; h != nil {
 		hand.hop = nil
 		if h.arrived && !h.back {
@@ -254,7 +254,7 @@ func (c *core) recall(hand *handoff) {
 }
 
 // unservedBy are the models that could not serve a request.
-func (c *core) unservedBy(hand *handoff) []string {
+func (c *core) unservedBy(hand *forwarding) []string {
 	if hand == nil {
 		return []string{c.modelID}
 	}
@@ -262,7 +262,7 @@ func (c *core) unservedBy(hand *handoff) []string {
 }
 
 // overlay adds what happened at other models.
-func (hand *handoff) overlay(usage *Usage, attempts *int, modelID *string, started *int64) {
+func (hand *forwarding) overlay(usage *Usage, attempts *int, modelID *string, started *int64) {
 	*usage, *attempts, *started = usage.plus(hand.usage), *attempts+hand.attempts, max(*started, hand.started)
 	if hand.modelID != "" {
 		*modelID = hand.modelID
@@ -275,7 +275,7 @@ func (c *core) expireElsewhere(r ref) {
 	c.mu.Lock()
 	var at place
 	if c.known(r) && c.engine.State(r.handle) == engine.Following {
-		if hand := c.handoffs[c.engine.View(r.handle).Call]; hand != nil && hand.hop != nil && hand.hop.arrived {
+		if hand := c.forwardings[c.engine.View(r.handle).Call]; hand != nil && hand.hop != nil && hand.hop.arrived {
 			at = place{hand.hop.target, hand.hop.at}
 		}
 	}
@@ -295,5 +295,5 @@ func (c *core) expireElsewhere(r ref) {
 func (c *core) started(r ref) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return !c.known(r) || c.look(r.handle).attempts > 0
+	return !c.known(r) || c.look(r.handle).Attempts > 0
 }

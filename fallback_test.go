@@ -272,7 +272,7 @@ func TestARequestAtAFallback(t *testing.T) {
 			assert.Equal(t, "b", ids[1].ModelID)
 			i := addsUp(t, a)
 			assert.Equal(t, 2, i.Forwarded)
-			infos := a.Requests(0)
+			infos := a.Requests(RequestFilter{})
 			assert.Equal(t, "b", infos[0].ModelID)
 			require.ErrorIs(t, a.UpdateUsage(first, in(3)), ErrRequestNotFound)
 			_, err := b.Status(first)
@@ -357,7 +357,7 @@ func TestARequestAtAFallback(t *testing.T) {
 func TestMaxWaitGoesAlong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := managerOf(t,
-			served{"a", answering, []Option{WithLimits(Concurrent(1)), WithFallback("b"), opening()}},
+			served{"a", down, []Option{WithLimits(Concurrent(1)), WithFallback("b"), opening()}}, // opens after a second
 			served{"b", answering, []Option{WithLimits(Concurrent(1))}})
 		a, _ := m.Queue("a")
 		b, _ := m.Queue("b")
@@ -368,10 +368,6 @@ func TestMaxWaitGoesAlong(t *testing.T) {
 		require.NoError(t, err)
 		running := post(t, a, Request[int]{})
 		id := post(t, a, Request[int]{MaxWait: 10 * time.Second})
-		time.Sleep(time.Second)
-		a.mu.Lock()
-		a.record(time.Now(), a.endpoints[0], true, errDown) // opens
-		a.unlock()
 		r, err := a.Wait(t.Context(), id)
 		require.ErrorIs(t, err, ErrQueueTimeout)
 		assert.Equal(t, 10*time.Second, r.FinishedAt.Sub(r.CreatedAt))

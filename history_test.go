@@ -82,8 +82,8 @@ func TestHistoryTTL(t *testing.T) {
 		assert.Equal(t, []string{"b"}, known(t, q, "a", "b"))
 		time.Sleep(time.Second)
 		assert.Empty(t, known(t, q, "a", "b"))
-		assert.Empty(t, q.Requests(0))
-		assert.Zero(t, q.records.live, "nothing stays in memory")
+		assert.Empty(t, q.Requests(RequestFilter{}))
+		assert.Zero(t, q.engine.Live(), "nothing stays in memory")
 	})
 }
 
@@ -97,7 +97,7 @@ func TestHistoryDefaults(t *testing.T) {
 		assert.Equal(t, []string{"1", "10000"}, known(t, q, "0", "1", "10000"))
 		time.Sleep(time.Hour)
 		assert.Empty(t, known(t, q, "1", "10000"))
-		assert.Zero(t, q.records.live)
+		assert.Zero(t, q.engine.Live())
 	})
 }
 

@@ -135,7 +135,7 @@ func (c *core) Info() QueueInfo {
 		Accepted: n.Accepted, Completed: n.Completed, Failed: n.Failed, Canceled: n.Canceled,
 		Attempts: n.Attempts, Retries: n.Retries, Refused: n.Refused, Coalesced: n.Coalesced, Fallbacks: c.fallbacks,
 		Abandoned: n.Abandoned, Waited: duration(n.Waited), Worked: duration(n.Worked),
-		Paused: c.engine.Paused(), Closed: c.closed, Dropped: c.dropped.Load(), Usage: fromEngineUsage(n.Usage), Since: c.clock.epoch,
+		Paused: c.engine.Paused(), Closed: c.closed, Dropped: c.dropped.Load(), Usage: fromEngineUsage(n.Usage), Since: c.clock.at(1),
 	}
 	var reasons []error
 	for _, e := range c.engine.Endpoints() {
@@ -229,7 +229,7 @@ func (c *core) lookAs(h uint32, of engine.View) (v view) {
 	}
 	v.Usage, v.Attempts = c.usageOf(&of), of.Attempts
 	started := of.Started
-	if hand := c.handoffs[h]; hand != nil {
+	if hand := c.forwardings[h]; hand != nil {
 		hand.overlay(&v.Usage, &v.Attempts, &v.ModelID, &started)
 		if hop := hand.hop; hop != nil && hop.arrived && of.State == engine.HandedOff {
 			v.at = place{hop.target, hop.at}
@@ -406,7 +406,7 @@ func (l *lister) addOne(h uint32, forecast func() (int, endpoint.Wait)) {
 
 // handedOff are the requests that other models have, in order of arrival.
 func (c *core) handedOff() (handles []uint32) {
-	for h := range c.handoffs {
+	for h := range c.forwardings {
 		if c.engine.State(h) == engine.HandedOff {
 			handles = append(handles, h)
 		}

@@ -2,7 +2,6 @@ package llmqueue
 
 import (
 	"context"
-	"fmt"
 	"iter"
 	"log/slog"
 	"slices"

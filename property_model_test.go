@@ -3,6 +3,7 @@ package llmqueue
 import (
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -79,6 +80,9 @@ type modelLevel struct {
 	start   map[string]uint64 // of tenants that have someone waiting
 }
 
+// counts is what a kind counts, over whatever period.
+func counts(k LimitKind) string { return strings.TrimRight(string(k), "md") }
+
 func (l *modelLimit) of(u Usage) int64 {
 	switch l.Kind {
 	case KindRPM:
@@ -101,7 +105,7 @@ func (l *modelLimit) used(now time.Duration) (sum int64) {
 
 func (m *model) setLimits(limits []Limit) {
 	old := m.limits
-	m.limits, m.slots = nil, defaultConcurrency
+	m.limits, m.slots = nil, 256
 	for _, l := range limits {
 		if l.Kind == KindConcurrent {
 			m.slots = int(l.Amount)
@@ -115,7 +119,7 @@ func (m *model) setLimits(limits []Limit) {
 		var from *modelLimit
 		for _, o := range old {
 			switch {
-			case kinds[o.Kind].counts != kinds[l.Kind].counts: // tpm and tpd count the same
+			case counts(o.Kind) != counts(l.Kind): // tpm and tpd count the same
 			case o.period() == l.period():
 				from = o
 			case from == nil || from.period() != l.period() && o.period() > from.period():

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/llmqueue/llmqueue/internal/endpoint"
 	"github.com/llmqueue/llmqueue/internal/engine"
 )
 
@@ -124,12 +125,12 @@ func (c *core) make(modelID string, process any, noProcess bool, r *registry, t 
 		Timeout: int64(s.timeout), MaxQueued: s.maxQueued, Backfill: s.backfill, WaitForQuota: s.keepOnQuota,
 		NoDeadlineCheck: s.noDeadlineCheck, Fallback: len(s.fallback) > 0, Seed: binary.LittleEndian.Uint64(seed[:]),
 	})
-	w, err := c.newWay(0, modelID, process, &s.endpointSettings)
+	w, err := c.newWay(1, modelID, process, &s.endpointSettings)
 	if err != nil {
 		return err
 	}
 	c.ways = []*way{w}
-	c.engine.AddEndpoint(0, w.endpoint)
+	c.engine.AddEndpoint(1, w.endpoint)
 	c.limitsChanged()
 	c.made = true
 	if err := c.attachMonitors(); err != nil {
@@ -351,7 +352,7 @@ func (q *Queue[P, T]) submitPending(in *intake, req *Request[P], resp *Response[
 func (q *Queue[P, T]) respond(w *typedWaiter[T], resp *Response[T]) {
 	q.fill(w, resp)
 	var none T
-	w.result, w.answer = none, answer{}
+	w.result, w.answer = none, reply{}
 	q.waiters.Put(w)
 }
 
@@ -506,13 +507,19 @@ func (q *Queue[P, T]) processThrough(w *worker, process Processor[P, T], req *Re
 	return latest, err
 }
 
-func (q *Queue[P, T]) deliver(h uint32, w *waiter) {
-	w.typed.(*typedWaiter[T]).result = q.slots.at(h).result
+// resultOf is where a waiter of this queue's types keeps the result.
+func resultOf[P, T any](w *waiter) *T {
+	if all, ok := w.typed.(*allWaiter[P, T]); ok {
+		return &all.result
+	}
+	return &w.typed.(*typedWaiter[T]).result
 }
 
-func (q *Queue[P, T]) receive(h uint32, w *waiter) {
-	q.slots.at(h).result = w.typed.(*typedWaiter[T]).result
-}
+func (q *Queue[P, T]) deliver(h uint32, w *waiter) { *resultOf[P, T](w) = q.slots.at(h).result }
+
+func (q *Queue[P, T]) receive(h uint32, w *waiter) { q.slots.at(h).result = *resultOf[P, T](w) }
+
+func (q *Queue[P, T]) params(h uint32) any { return q.slots.at(h).params }
 
 func (q *Queue[P, T]) share(to, from uint32) {
 	q.slots.grow(to)
@@ -532,3 +539,34 @@ func (q *Queue[P, T]) stripSlot(h uint32, keepResult bool) {
 }
 
 func (q *Queue[P, T]) clearSlot(h uint32, pageFreed bool) { q.slots.clear(h, pageFreed) }
+
+// Forecast says when req would start if it were submitted now and nothing else arrived,
+// without submitting it. It refuses what Submit would refuse, for its size, its params, an
+// exhausted quota or its deadline. What a fallback would do it does not say.
+func (q *Queue[P, T]) Forecast(ctx context.Context, req Request[P]) (Forecast, error) {
+	var in intake
+	if err := q.prepare(ctx, &req, &in); err != nil {
+		return Forecast{}, err
+	}
+	return q.forecast(&in)
+}
+
+func (c *core) forecast(in *intake) (Forecast, error) {
+	now := time.Now()
+	ns := c.lockAt(now)
+	defer c.unlock(ns)
+	if err := c.mayTake(ns, in); err != nil {
+		return Forecast{}, err
+	}
+	if no := c.engine.Refuse(ns, &in.Request, false); no != nil {
+		return Forecast{}, c.refusal(no)
+	}
+	if no := c.engine.Unserved(&in.Request); no != nil && len(c.settings.fallback) == 0 {
+		return Forecast{}, c.refusal(no)
+	}
+	ahead, w := c.engine.Ahead(in.Priority), c.engine.Forecast(&in.Request)
+	if w.Cause == endpoint.Free && ahead == 0 {
+		return Forecast{EstimatedStart: now}, nil
+	}
+	return Forecast{Position: int(ahead) + 1, EstimatedStart: c.startOf(w), WaitsFor: waitsFor(w)}, nil
+}

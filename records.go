@@ -263,8 +263,8 @@ func (c *core) forget(h uint32) {
 	if len(c.failures) > 0 {
 		delete(c.failures, h)
 	}
-	if len(c.handoffs) > 0 {
-		delete(c.handoffs, h)
+	if len(c.forwardings) > 0 {
+		delete(c.forwardings, h)
 	}
 	if gone, pageFreed := c.engine.Forget(h); gone {
 		c.clear(h, pageFreed)

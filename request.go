@@ -53,3 +53,17 @@ func NewRequest[P any](modelID string, params P) Request[P] {
 // returns. Errors marked with RateLimited or Retryable are tried again; any other
 // error fails the request. A panic fails only its own request.
 type Processor[P, T any] func(ctx context.Context, req Request[P]) (T, error)
+
+// Forecast says when a request would start if nothing else arrived.
+type Forecast struct {
+	// Position is the rank in line that the request would have; 0 when it would
+	// start at once.
+	Position int `json:"position"`
+	// EstimatedStart is zero when unknown: while the queue is paused, or when only
+	// slots are missing and nothing has ended yet.
+	EstimatedStart time.Time `json:"estimated_start,omitzero"`
+	// WaitsFor is what holds it longest: a limit such as "500 rpm", "concurrent",
+	// "shared limits", "pause" (by the provider), "breaker" or "resume" (after Pause). Empty
+	// when it would start at once.
+	WaitsFor string `json:"waits_for,omitempty"`
+}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -77,55 +76,6 @@ func TestStressFireAndForget(t *testing.T) {
 	info := addsUp(t, q)
 	assert.EqualValues(t, n, info.Completed)
 	assert.EqualValues(t, 15*n, info.Usage.Total(), "every report is counted once")
-	assert.LessOrEqual(t, len(q.records.open)+len(q.records.closed), len(q.records.pages), "no page is listed for ever")
-}
-
-// Pages that emptied are given back and none is listed twice, in whatever order a
-// million requests come and go.
-func TestStressPagesComeAndGo(t *testing.T) {
-	const peak = 5000
-	random := rand.New(rand.NewPCG(1, 2))
-	for name, next := range map[string]func(live int) int{
-		"first come, first gone": func(int) int { return 0 },
-		"last come, first gone":  func(live int) int { return live - 1 },
-		"any order":              random.IntN,
-	} {
-		t.Run(name, func(t *testing.T) {
-			var s store[int, int]
-			var live []ref
-			forget := func(at int) {
-				rec := s.get(live[at])
-				if rec == nil {
-					t.Fatal("a request is gone that nobody forgot")
-				}
-				if s.forget(rec); s.get(live[at]) != nil {
-					t.Fatal("a request is there that was forgotten")
-				}
-				if at > 0 {
-					live[at] = live[len(live)-1]
-					live = live[:len(live)-1]
-				} else {
-					live = live[1:]
-				}
-			}
-			for taken := 0; taken < much(1_000_000); {
-				for target := random.IntN(peak); len(live) <= target; taken++ {
-					live = append(live, s.add().ref())
-				}
-				for target := random.IntN(len(live)); len(live) > target; {
-					forget(next(len(live)))
-				}
-				require.LessOrEqual(t, len(s.pages), peak/pageSize+1)
-				require.LessOrEqual(t, len(s.open)+len(s.closed), len(s.pages), "a page stands in one list")
-			}
-			for len(live) > 0 {
-				forget(next(len(live)))
-			}
-			assert.Zero(t, s.live)
-			assert.Len(t, s.open, 1)
-			assert.Len(t, s.closed, len(s.pages)-1, "all other pages are given back")
-		})
-	}
 }
 
 func TestStressCancelWhileDraining(t *testing.T) {
