@@ -89,7 +89,7 @@ func TestAccountingAndWhatNeverFits(t *testing.T) {
 	_, err = q.Submit(t.Context(), Request[int]{Estimate: Usage{InputTokens: 200, OutputTokens: 300}})
 	require.NoError(t, err, "the larger of the two fits")
 	_, err = q.Submit(t.Context(), Request[int]{Estimate: Usage{InputTokens: 200, OutputTokens: 301}})
-	require.ErrorIs(t, err, ErrRateLimitExceeded)
+	require.ErrorIs(t, err, ErrRequestTooLarge)
 }
 
 func TestAccountingByName(t *testing.T) {

@@ -246,7 +246,7 @@ func (q *Queue[P, T]) AddEndpoint(name string, process Processor[P, T], opts ...
 
 // RemoveEndpoint starts nothing more on an endpoint and returns when what runs there
 // has ended, or with the cause of ctx when that ends first; what runs goes on then. A
-// waiting request that fits no other endpoint fails with ErrRateLimitExceeded. An
+// waiting request that fits no other endpoint fails with ErrRequestTooLarge. An
 // unknown name and the last endpoint are ErrInvalidConfiguration.
 func (q *Queue[P, T]) RemoveEndpoint(ctx context.Context, name string) error {
 	drained, err := q.takeOut(name)

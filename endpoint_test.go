@@ -132,7 +132,7 @@ func TestARequestGoesWhereItFits(t *testing.T) {
 		q, err := NewQueue("m", c.at("m", 0), WithLimits(TPM(100)))
 		require.NoError(t, err)
 		_, err = q.Submit(t.Context(), Request[int]{Estimate: in(500)})
-		require.ErrorIs(t, err, ErrRateLimitExceeded)
+		require.ErrorIs(t, err, ErrRequestTooLarge)
 		require.NoError(t, q.AddEndpoint("large", c.at("large", 0), WithLimits(TPM(1000))))
 		r, err := q.Submit(t.Context(), Request[int]{Estimate: in(500)})
 		require.NoError(t, err)
@@ -140,7 +140,7 @@ func TestARequestGoesWhereItFits(t *testing.T) {
 		// What waits for the large one alone cannot stay when that leaves.
 		id := post(t, q, Request[int]{Estimate: in(800)})
 		require.NoError(t, q.RemoveEndpoint(t.Context(), "large"))
-		assert.ErrorIs(t, status(t, q, id).Err, ErrRateLimitExceeded)
+		assert.ErrorIs(t, status(t, q, id).Err, ErrRequestTooLarge)
 		require.NoError(t, q.Shutdown(t.Context()))
 	})
 }

@@ -20,7 +20,7 @@ var (
 	ErrQueueFull            = errors.New("llmqueue: queue full")
 	ErrQueueClosed          = errors.New("llmqueue: queue closed")
 	ErrQueueTimeout         = errors.New("llmqueue: request waited too long")
-	ErrRateLimitExceeded    = errors.New("llmqueue: request exceeds a rate limit")
+	ErrRequestTooLarge      = errors.New("llmqueue: request too large, it can never fit its limits")
 	ErrCanceled             = errors.New("llmqueue: request canceled")
 	ErrQuotaExhausted       = errors.New("llmqueue: provider quota exhausted")
 )
@@ -101,7 +101,7 @@ var errorCodes = []struct {
 	{"queue_closed", ErrQueueClosed},
 	{"queue_timeout", ErrQueueTimeout},
 	{"queue_full", ErrQueueFull},
-	{"rate_limit_exceeded", ErrRateLimitExceeded},
+	{"request_too_large", ErrRequestTooLarge},
 	{"quota_exhausted", ErrQuotaExhausted},
 	{"invalid_result", ErrInvalidResult},
 	{"invalid_params", ErrInvalidParams},

@@ -112,7 +112,7 @@ func ExampleQueue_SubmitAll() {
 }
 
 // A request that can never start, or breaks its tags, is refused at once.
-func ExampleErrRateLimitExceeded() {
+func ExampleErrRequestTooLarge() {
 	ctx := context.Background()
 	q := must(llmqueue.NewQueue("gpt-5-mini", ask, llmqueue.WithLimits(llmqueue.TPM(1000))))
 	defer q.Shutdown(ctx)
@@ -121,14 +121,14 @@ func ExampleErrRateLimitExceeded() {
 		Params:   Question{Text: "Tell me everything."},
 		Estimate: llmqueue.Usage{InputTokens: 5, OutputTokens: 4000},
 	})
-	fmt.Println(errors.Is(err, llmqueue.ErrRateLimitExceeded))
+	fmt.Println(errors.Is(err, llmqueue.ErrRequestTooLarge))
 	fmt.Println(err)
 
 	_, err = q.Do(ctx, Question{})
 	fmt.Println(err)
 	// Output:
 	// true
-	// llmqueue: request exceeds a rate limit: model "gpt-5-mini" allows 1000 tpm, the request reserves 5 input and 4000 output tokens: make it smaller or raise the limit
+	// llmqueue: request too large, it can never fit its limits: model "gpt-5-mini" allows 1000 tpm, the request reserves 5 input and 4000 output tokens: make it smaller or raise the limit
 	// llmqueue: invalid params: Question.Text must satisfy "required"
 }
 

@@ -150,9 +150,9 @@ func TestFaultLargerThanTheLimitWaits(t *testing.T) {
 		q := newQueue(t, echo, WithLimits(TPM(1000)))
 		begin := time.Now()
 		_, err := q.Submit(t.Context(), Request[int]{Estimate: in(1001)})
-		require.ErrorIs(t, err, ErrRateLimitExceeded)
+		require.ErrorIs(t, err, ErrRequestTooLarge)
 		_, err = q.Submit(t.Context(), Request[int]{Estimate: in(1001), NoWait: true})
-		require.ErrorIs(t, err, ErrRateLimitExceeded)
+		require.ErrorIs(t, err, ErrRequestTooLarge)
 		assert.Zero(t, time.Since(begin))
 	})
 }

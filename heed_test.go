@@ -310,7 +310,7 @@ func TestEstimateSaysWhenAndWhy(t *testing.T) {
 		assert.Equal(t, 1, f.Position)
 
 		_, err = q.Estimate(t.Context(), Request[int]{Estimate: in(2000)})
-		require.ErrorIs(t, err, ErrRateLimitExceeded)
+		require.ErrorIs(t, err, ErrRequestTooLarge)
 		q.Pause()
 		f, err = q.Estimate(t.Context(), Request[int]{Estimate: in(10)})
 		require.NoError(t, err)

@@ -60,7 +60,7 @@ func TestCompletedResponseWritesAZeroResult(t *testing.T) {
 func TestResponseErrorsSurviveJSON(t *testing.T) {
 	sentinels := []error{
 		ErrModelNotRegistered, ErrModelRegistered, ErrInvalidConfiguration, ErrInvalidParams, ErrInvalidResult, ErrDuplicateRequest,
-		ErrRequestNotFound, ErrQueueFull, ErrQueueClosed, ErrQueueTimeout, ErrRateLimitExceeded, ErrCanceled,
+		ErrRequestNotFound, ErrQueueFull, ErrQueueClosed, ErrQueueTimeout, ErrRequestTooLarge, ErrCanceled,
 		context.Canceled, context.DeadlineExceeded,
 	}
 	for _, want := range sentinels {

@@ -295,7 +295,7 @@ func TestLargerThanALimit(t *testing.T) {
 		for _, opts := range [][]Option{{WithLimits(c.limit, RPM(9))}, {WithSharedLimits(NewSharedLimits(RPM(9), c.limit))}} {
 			q := newQueue(t, echo, opts...)
 			resp, err := q.Submit(t.Context(), Request[int]{Estimate: c.u})
-			require.ErrorIs(t, err, ErrRateLimitExceeded)
+			require.ErrorIs(t, err, ErrRequestTooLarge)
 			assert.Zero(t, resp)
 			for _, word := range c.words {
 				assert.ErrorContains(t, err, word)
@@ -410,7 +410,7 @@ func TestSetLimitsFailsTheImpossible(t *testing.T) {
 			resp := status(t, q, id)
 			assert.Equal(t, want, resp.Status, id)
 			if want == StatusFailed {
-				assert.ErrorIs(t, resp.Err, ErrRateLimitExceeded)
+				assert.ErrorIs(t, resp.Err, ErrRequestTooLarge)
 			}
 		}
 		addsUp(t, q)
@@ -936,7 +936,7 @@ func TestSetLimitsFailsTheImpossibleBetweenAttempts(t *testing.T) {
 		synctest.Wait()
 		require.NoError(t, q.SetLimits(TPM(50)))
 		resp, err := q.Wait(t.Context(), "r")
-		assert.ErrorIs(t, err, ErrRateLimitExceeded)
+		assert.ErrorIs(t, err, ErrRequestTooLarge)
 		assert.Equal(t, 1, resp.Attempts)
 		addsUp(t, q)
 	})

@@ -111,7 +111,7 @@ func TestManagerPassesOn(t *testing.T) {
 		assert.NotEmpty(t, infos[2].Error)
 		require.NoError(t, m.SetLimits("m", TPM(30)), "and what cannot fit any more fails")
 		r, err = m.Wait(t.Context(), "m", ids[2])
-		assert.ErrorIs(t, err, ErrRateLimitExceeded)
+		assert.ErrorIs(t, err, ErrRequestTooLarge)
 		assert.Equal(t, StatusFailed, r.Status)
 		require.NoError(t, m.ResumeModel("m"))
 		r, err = m.Wait(t.Context(), "m", ids[0])

@@ -323,7 +323,7 @@ func (o *outcome) check(t *testing.T, resp Response[int], err error) {
 		assert.NotNil(t, panicked.Value)
 		assert.NotEmpty(t, panicked.Stack)
 	}
-	for _, sentinel := range []error{ErrCanceled, ErrQueueTimeout, ErrQueueClosed, ErrInvalidResult, ErrRateLimitExceeded, ErrQueueFull} {
+	for _, sentinel := range []error{ErrCanceled, ErrQueueTimeout, ErrQueueClosed, ErrInvalidResult, ErrRequestTooLarge, ErrQueueFull} {
 		wanted := false
 		for _, want := range o.is {
 			wanted = wanted || want == sentinel
@@ -428,7 +428,7 @@ func TestRefused(t *testing.T) {
 		refused(t.Context(), Request[params]{Params: ok, MaxWait: -1}, ErrInvalidParams)
 		refused(t.Context(), Request[params]{Params: ok, Estimate: in(-1)}, ErrInvalidParams)
 		refused(t.Context(), Request[params]{Params: ok, ModelID: "other"}, ErrModelNotRegistered)
-		refused(t.Context(), Request[params]{Params: ok, Estimate: in(101)}, ErrRateLimitExceeded)
+		refused(t.Context(), Request[params]{Params: ok, Estimate: in(101)}, ErrRequestTooLarge)
 		refused(t.Context(), Request[params]{Params: ok, ID: "running"}, ErrDuplicateRequest)
 		post(t, q, Request[params]{Params: ok, ID: "waiting", Estimate: in(1)})
 		refused(t.Context(), Request[params]{Params: ok}, ErrQueueFull)

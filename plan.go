@@ -67,7 +67,7 @@ const waitsForSize = "unknown size"
 //
 // It takes WithLimits, WithUnlimited, WithMargin, WithPriorUsage, WithAccounting and
 // WithBackfill; other options are ErrInvalidConfiguration. A request
-// that can never start is ErrRateLimitExceeded. Arrivals out of order and negative numbers
+// that can never start is ErrRequestTooLarge. Arrivals out of order and negative numbers
 // are ErrInvalidParams. Such errors name the request by its index, from 0.
 func Plan(load iter.Seq[PlannedRequest], opts ...Option) (PlanResult, error) {
 	p, err := newPlan(opts)
@@ -158,7 +158,7 @@ func (p *plan) grown() error {
 		return nil
 	}
 	return fmt.Errorf("%w: what others used made a request of the load, %d of which had arrived, larger than a limit: estimate its output, or raise the limit",
-		ErrRateLimitExceeded, p.arrived)
+		ErrRequestTooLarge, p.arrived)
 }
 
 func (p *plan) time() time.Time { return p.q.epoch.Add(time.Duration(p.now)) }

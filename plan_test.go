@@ -183,7 +183,7 @@ func TestPlanRefuses(t *testing.T) {
 		{with(func(r *PlannedRequest) { r.At, r.Duration = time.Second, -1 }), ErrInvalidParams, "Duration is -1ns"},
 		{with(func(r *PlannedRequest) { r.At, r.Estimate = time.Second, in(-1) }), ErrInvalidParams, "Estimate"},
 		{with(func(r *PlannedRequest) { r.At, r.Used = time.Second, in(-1) }), ErrInvalidParams, "Used"},
-		{with(func(r *PlannedRequest) { r.At, r.Estimate = time.Second, in(101) }), ErrRateLimitExceeded, "100 tpm"},
+		{with(func(r *PlannedRequest) { r.At, r.Estimate = time.Second, in(101) }), ErrRequestTooLarge, "100 tpm"},
 	}
 	for _, l := range loads {
 		later := with(func(r *PlannedRequest) { r.At = time.Second })
@@ -213,7 +213,7 @@ func TestPlanRefuses(t *testing.T) {
 	// The mean of what others used can outgrow a limit for one that names no output.
 	load := []PlannedRequest{{Estimate: in(60), Used: Usage{InputTokens: 10, OutputTokens: 60}, Duration: 1}, {Estimate: in(50)}}
 	_, err = Plan(slices.Values(load), WithLimits(TPM(100)), WithAccounting(Accounting{Reserve: ReserveMean}))
-	assert.ErrorIs(t, err, ErrRateLimitExceeded)
+	assert.ErrorIs(t, err, ErrRequestTooLarge)
 }
 
 func TestPlanStopsPullingWhenItRefuses(t *testing.T) {

@@ -220,7 +220,7 @@ func (s *story) play(t *testing.T) *seen {
 			submit := func() {
 				resp, err := q.Submit(ctx, req)
 				if resp.RequestID == "" {
-					assert.ErrorIs(t, err, ErrRateLimitExceeded)
+					assert.ErrorIs(t, err, ErrRequestTooLarge)
 					out.refused[id] = true
 				}
 			}

@@ -270,7 +270,7 @@ func (q *Queue[P, T]) Resume() {
 // period are: its charges carry over. A new period of a kind starts from what that
 // kind's longest window knows, a new kind starts empty, and reservations in flight
 // stand. A waiting request that can no longer ever start fails with
-// ErrRateLimitExceeded. Leaving out Concurrent restores its default of 256.
+// ErrRequestTooLarge. Leaving out Concurrent restores its default of 256.
 func (q *Queue[P, T]) SetLimits(limits ...Limit) error { return q.SetEndpointLimits("", limits...) }
 
 // SetEndpointLimits is SetLimits for the endpoint of that name; an unknown one is
@@ -332,7 +332,7 @@ func (q *Queue[P, T]) impossible(estimate Usage) error {
 		}
 	}
 	return fmt.Errorf("%w: model %q allows %s, the request reserves %d input and %d output tokens: make it smaller or raise the limit",
-		ErrRateLimitExceeded, q.modelID, limit, u.InputTokens, u.OutputTokens)
+		ErrRequestTooLarge, q.modelID, limit, u.InputTokens, u.OutputTokens)
 }
 
 // share is the fair-share cost of a request with this estimate.

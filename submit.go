@@ -25,7 +25,7 @@ type receiver[T any] interface{ put(w *waiter[T]) }
 //
 // A refused request gives a zero Response and an error that wraps
 // ErrInvalidParams, ErrModelNotRegistered, ErrDuplicateRequest, ErrQueueFull,
-// ErrQueueClosed, ErrRateLimitExceeded (it can never fit under a limit),
+// ErrQueueClosed, ErrRequestTooLarge (it can never fit under a limit),
 // ErrQuotaExhausted, ErrQueueTimeout (a *DeadlineError: its deadline or MaxWait ends
 // before it could start) or ErrCanceled (ctx had already ended).
 //
@@ -423,7 +423,7 @@ func (q *Queue[P, T]) Withdraw(requestID string, cause error) (bool, error) {
 }
 
 // UpdateUsage says what a request uses. While it waits, u replaces its estimate,
-// and the request fails with ErrRateLimitExceeded when that can never start; while
+// and the request fails with ErrRequestTooLarge when that can never start; while
 // it runs, it equals ReportUsage; when it has ended, u replaces the last attempt's
 // share, however often it is called. Negative numbers are ErrInvalidParams, an
 // unknown or forgotten id is ErrRequestNotFound.

@@ -210,7 +210,7 @@ func TestSubmitAllYieldsWhatIsRefused(t *testing.T) {
 	}
 	for id, want := range map[string]error{
 		"first": ErrDuplicateRequest, "unknown model": ErrModelNotRegistered, "no model": ErrModelNotRegistered, "bad params": ErrInvalidParams,
-		"too large": ErrRateLimitExceeded, "negative": ErrInvalidParams,
+		"too large": ErrRequestTooLarge, "negative": ErrInvalidParams,
 	} {
 		assert.ErrorIs(t, got[id], want, id)
 	}

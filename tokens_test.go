@@ -447,7 +447,7 @@ func TestUpdateUsage(t *testing.T) {
 		require.NoError(t, q.UpdateUsage("too big", in(101)))
 		tooBig := status(t, q, "too big")
 		assert.Equal(t, StatusFailed, tooBig.Status)
-		assert.ErrorIs(t, tooBig.Err, ErrRateLimitExceeded)
+		assert.ErrorIs(t, tooBig.Err, ErrRequestTooLarge)
 		used(50)
 
 		// Running: it equals ReportUsage.
