@@ -219,10 +219,10 @@ type Forecast struct {
 	WaitsFor string `json:"waits_for,omitempty"`
 }
 
-// Estimate says when req would start if it were submitted now and nothing else
+// Forecast says when req would start if it were submitted now and nothing else
 // arrived, without submitting it. It refuses what Submit would refuse, for its size,
 // its params, an exhausted quota or its deadline. What a fallback would do it does not say.
-func (q *Queue[P, T]) Estimate(ctx context.Context, req Request[P]) (Forecast, error) {
+func (q *Queue[P, T]) Forecast(ctx context.Context, req Request[P]) (Forecast, error) {
 	if _, err := q.prepare(ctx, &req); err != nil {
 		return Forecast{}, err
 	}

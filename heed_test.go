@@ -288,12 +288,12 @@ func TestRetryBudgetSpreadsRetries(t *testing.T) {
 func TestEstimateSaysWhenAndWhy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(t, sleeper, WithLimits(RPM(2), TPM(1000), Concurrent(10)), WithMargin(0))
-		f, err := q.Estimate(t.Context(), Request[int]{Estimate: in(10)})
+		f, err := q.Forecast(t.Context(), Request[int]{Estimate: in(10)})
 		require.NoError(t, err)
 		assert.Equal(t, Forecast{EstimatedStart: time.Now()}, f)
 
 		post(t, q, Request[int]{Estimate: in(900)})
-		f, err = q.Estimate(t.Context(), Request[int]{Estimate: in(200)})
+		f, err = q.Forecast(t.Context(), Request[int]{Estimate: in(200)})
 		require.NoError(t, err)
 		assert.Equal(t, Forecast{Position: 1, EstimatedStart: time.Now().Add(time.Minute), WaitsFor: "1000 tpm"}, f)
 
@@ -302,17 +302,17 @@ func TestEstimateSaysWhenAndWhy(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, "2 rpm", resp.WaitsFor)
 		assert.Equal(t, time.Now().Add(time.Minute), resp.EstimatedStart)
-		f, err = q.Estimate(t.Context(), Request[int]{Estimate: in(10)})
+		f, err = q.Forecast(t.Context(), Request[int]{Estimate: in(10)})
 		require.NoError(t, err)
 		assert.Equal(t, Forecast{Position: 2, EstimatedStart: time.Now().Add(time.Minute), WaitsFor: "2 rpm"}, f)
-		f, err = q.Estimate(t.Context(), Request[int]{Estimate: in(10), Priority: 1})
+		f, err = q.Forecast(t.Context(), Request[int]{Estimate: in(10), Priority: 1})
 		require.NoError(t, err)
 		assert.Equal(t, 1, f.Position)
 
-		_, err = q.Estimate(t.Context(), Request[int]{Estimate: in(2000)})
+		_, err = q.Forecast(t.Context(), Request[int]{Estimate: in(2000)})
 		require.ErrorIs(t, err, ErrRequestTooLarge)
 		q.Pause()
-		f, err = q.Estimate(t.Context(), Request[int]{Estimate: in(10)})
+		f, err = q.Forecast(t.Context(), Request[int]{Estimate: in(10)})
 		require.NoError(t, err)
 		assert.Equal(t, Forecast{Position: 2, WaitsFor: "resume"}, f)
 		assert.Equal(t, 1, q.Len(), "nothing was submitted")
@@ -338,7 +338,7 @@ func TestDeadlineBeforeTheStartIsRefusedAtOnce(t *testing.T) {
 		_, err = q.Submit(t.Context(), Request[int]{NoWait: true, MaxWait: time.Second})
 		require.ErrorAs(t, err, &late)
 		require.NotErrorIs(t, err, context.DeadlineExceeded)
-		_, err = q.Estimate(t.Context(), Request[int]{MaxWait: time.Second})
+		_, err = q.Forecast(t.Context(), Request[int]{MaxWait: time.Second})
 		require.ErrorAs(t, err, &late)
 		assert.Zero(t, q.Len())
 		assert.Equal(t, begin, time.Now(), "nothing waited")
@@ -379,10 +379,10 @@ func TestManagerEstimate(t *testing.T) {
 	defer m.Shutdown(t.Context())
 	_, err := m.Register("a", echo)
 	require.NoError(t, err)
-	f, err := m.Estimate(t.Context(), NewRequest("a", 1))
+	f, err := m.Forecast(t.Context(), NewRequest("a", 1))
 	require.NoError(t, err)
 	assert.Zero(t, f.Position)
-	_, err = m.Estimate(t.Context(), NewRequest("b", 1))
+	_, err = m.Forecast(t.Context(), NewRequest("b", 1))
 	require.ErrorIs(t, err, ErrModelNotRegistered)
 }
 

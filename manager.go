@@ -176,13 +176,13 @@ func (m *Manager[P, T]) SubmitAll(ctx context.Context, reqs iter.Seq[Request[P]]
 	return submitAll(ctx, reqs, max(newSettings(m.options).outstanding, 1), m.queue)
 }
 
-// Estimate says when req would start if it were submitted now: see Queue.Estimate.
-func (m *Manager[P, T]) Estimate(ctx context.Context, req Request[P]) (Forecast, error) {
+// Forecast says when req would start if it were submitted now: see Queue.Forecast.
+func (m *Manager[P, T]) Forecast(ctx context.Context, req Request[P]) (Forecast, error) {
 	q, err := m.queue(req.ModelID)
 	if err != nil {
 		return Forecast{}, err
 	}
-	return q.Estimate(ctx, req)
+	return q.Forecast(ctx, req)
 }
 
 // Status is Queue.Status.
