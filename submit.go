@@ -392,12 +392,12 @@ func (q *Queue[P, T]) Cancel(requestID string) error {
 	return nil
 }
 
-// Withdraw takes a request whose processor does not run out of the queue, as canceled: out
+// Reclaim takes a request whose processor does not run out of the queue, as canceled: out
 // of the line, or from between two attempts. Its error wraps ErrCanceled and cause, so
-// that who submitted it knows that it may be handed in elsewhere. Withdraw reports whether
+// that who submitted it knows that it may be handed in elsewhere. Reclaim reports whether
 // it did: a request that runs, that a fallback has, or that has ended stays as it is. An id
 // that the queue does not know is ErrRequestNotFound.
-func (q *Queue[P, T]) Withdraw(requestID string, cause error) (bool, error) {
+func (q *Queue[P, T]) Reclaim(requestID string, cause error) (bool, error) {
 	q.mu.Lock()
 	defer q.unlock()
 	now := time.Now()
@@ -413,9 +413,9 @@ func (q *Queue[P, T]) Withdraw(requestID string, cause error) (bool, error) {
 		return false, nil
 	}
 	if cause != nil {
-		err = fmt.Errorf("%w: withdrawn: %w", ErrCanceled, cause)
+		err = fmt.Errorf("%w: reclaimed: %w", ErrCanceled, cause)
 	} else {
-		err = fmt.Errorf("%w: withdrawn", ErrCanceled)
+		err = fmt.Errorf("%w: reclaimed", ErrCanceled)
 	}
 	q.end(now, rec, stateCanceled, err)
 	q.pump(now, nil)
