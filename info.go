@@ -100,8 +100,8 @@ type Inspector interface {
 	Cancel(modelID, requestID string) error
 	UpdateUsage(modelID, requestID string, u Usage) error
 	SetLimits(modelID string, limits ...Limit) error
-	PauseModel(modelID string) error
-	ResumeModel(modelID string) error
+	Pause(modelID string) error
+	Resume(modelID string) error
 	Unregister(ctx context.Context, modelID string) error
 	Shutdown(ctx context.Context) error
 }

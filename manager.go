@@ -268,8 +268,8 @@ func (m *Manager[P, T]) Finished(modelID string, limit int, statuses ...Status) 
 	return q.Finished(limit, statuses...), nil
 }
 
-// PauseModel is Queue.Pause.
-func (m *Manager[P, T]) PauseModel(modelID string) error {
+// Pause is Queue.Pause.
+func (m *Manager[P, T]) Pause(modelID string) error {
 	q, err := m.queue(modelID)
 	if err == nil {
 		q.Pause()
@@ -277,8 +277,8 @@ func (m *Manager[P, T]) PauseModel(modelID string) error {
 	return err
 }
 
-// ResumeModel is Queue.Resume.
-func (m *Manager[P, T]) ResumeModel(modelID string) error {
+// Resume is Queue.Resume.
+func (m *Manager[P, T]) Resume(modelID string) error {
 	q, err := m.queue(modelID)
 	if err == nil {
 		q.Resume()

@@ -66,8 +66,8 @@ func TestManagerUnknownModel(t *testing.T) {
 			"Info":        func() error { _, err := m.Info(id); return err },
 			"Requests":    func() error { _, err := m.Requests(id, 1); return err },
 			"Finished":    func() error { _, err := m.Finished(id, 1); return err },
-			"PauseModel":  func() error { return m.PauseModel(id) },
-			"ResumeModel": func() error { return m.ResumeModel(id) },
+			"Pause":  func() error { return m.Pause(id) },
+			"Resume": func() error { return m.Resume(id) },
 			"Unregister":  func() error { return m.Unregister(t.Context(), id) },
 		} {
 			assert.ErrorIs(t, call(), ErrModelNotRegistered, "%s of %q", name, id)
@@ -86,8 +86,8 @@ func TestManagerPassesOn(t *testing.T) {
 		m := NewManager[int, int](WithLimits(TPM(100)))
 		q, err := m.Register("m", echo)
 		require.NoError(t, err)
-		require.NoError(t, m.PauseModel("m"))
-		require.NoError(t, m.PauseModel("m"), "Pause is idempotent")
+		require.NoError(t, m.Pause("m"))
+		require.NoError(t, m.Pause("m"), "Pause is idempotent")
 		assert.True(t, q.Info().Paused)
 		var ids []string
 		for i := range 3 {
@@ -113,7 +113,7 @@ func TestManagerPassesOn(t *testing.T) {
 		r, err = m.Wait(t.Context(), "m", ids[2])
 		assert.ErrorIs(t, err, ErrRequestTooLarge)
 		assert.Equal(t, StatusFailed, r.Status)
-		require.NoError(t, m.ResumeModel("m"))
+		require.NoError(t, m.Resume("m"))
 		r, err = m.Wait(t.Context(), "m", ids[0])
 		require.NoError(t, err)
 		assert.Equal(t, 0, r.Result)

@@ -59,9 +59,9 @@ func (p *Page) control(w http.ResponseWriter, r *http.Request, action string) {
 	var err error
 	switch action {
 	case "pause":
-		err = in.PauseModel(o.Model)
+		err = in.Pause(o.Model)
 	case "resume":
-		err = in.ResumeModel(o.Model)
+		err = in.Resume(o.Model)
 	default:
 		err = in.Cancel(o.Model, o.Request)
 	}

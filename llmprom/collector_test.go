@@ -108,9 +108,9 @@ func TestShowsWhatAQueueIs(t *testing.T) {
 			`llmqueue_processing_seconds_count{endpoint="gpt",model="gpt",outcome="unexplained"}`: 1,
 		}, gather(t, reg).with("llmqueue_processing_seconds_count"), "only one attempt has ended")
 
-		require.NoError(t, m.PauseModel("gpt"))
+		require.NoError(t, m.Pause("gpt"))
 		assert.Equal(t, 1.0, gather(t, reg)[`llmqueue_paused{model="gpt"}`])
-		require.NoError(t, m.ResumeModel("gpt"))
+		require.NoError(t, m.Resume("gpt"))
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		got = gather(t, reg)

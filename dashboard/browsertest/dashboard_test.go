@@ -159,7 +159,7 @@ func TestFiguresEqualInfo(t *testing.T) {
 	close(stop)
 	load.Wait()
 	for _, model := range m.Models() {
-		if err := m.PauseModel(model); err != nil {
+		if err := m.Pause(model); err != nil {
 			t.Fatal(err)
 		}
 	}
