@@ -9,6 +9,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/llmqueue/llmqueue/accounting"
 )
 
 // What each provider's limit holds while a call runs, and after it: the estimate is
@@ -33,7 +35,7 @@ func TestAccountingOfProviders(t *testing.T) {
 	} {
 		t.Run(c.provider, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				a, err := AccountingFor(c.provider)
+				a, err := accounting.ByName(c.provider)
 				require.NoError(t, err)
 				q := newQueue(t, func(ctx context.Context, _ Request[int]) (int, error) {
 					time.Sleep(time.Second)
@@ -58,13 +60,13 @@ func TestAccountingOfProviders(t *testing.T) {
 
 func TestAccountingOfOnesOwn(t *testing.T) {
 	for _, c := range []struct {
-		a          Accounting
+		a          accounting.Policy
 		start, end int64
 	}{
-		{Accounting{Reserve: ReserveInput}, 100, 520},
-		{Accounting{Reserve: ReserveInput, NoRefund: true}, 100, 520},
-		{Accounting{Reserve: ReserveMean}, 400, 520},
-		{Accounting{Reserve: ReserveAll, OutputFactor: 2}, 400, 1020},
+		{accounting.Policy{Reserve: accounting.ReserveInput}, 100, 520},
+		{accounting.Policy{Reserve: accounting.ReserveInput, NoRefund: true}, 100, 520},
+		{accounting.Policy{Reserve: accounting.ReserveMean}, 400, 520},
+		{accounting.Policy{Reserve: accounting.ReserveAll, OutputFactor: 2}, 400, 1020},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			q := newQueue(t, func(ctx context.Context, _ Request[int]) (int, error) {
@@ -83,19 +85,14 @@ func TestAccountingOfOnesOwn(t *testing.T) {
 
 // What can never fit is judged by what would be reserved.
 func TestAccountingAndWhatNeverFits(t *testing.T) {
-	openai, err := AccountingFor("OpenAI")
-	require.NoError(t, err)
-	q := newQueue(t, echo, WithLimits(TPM(300)), WithAccounting(openai))
-	_, err = q.Submit(t.Context(), Request[int]{Estimate: Usage{InputTokens: 200, OutputTokens: 300}})
+	q := newQueue(t, echo, WithLimits(TPM(300)), WithAccounting(accounting.OpenAI))
+	_, err := q.Submit(t.Context(), Request[int]{Estimate: Usage{InputTokens: 200, OutputTokens: 300}})
 	require.NoError(t, err, "the larger of the two fits")
 	_, err = q.Submit(t.Context(), Request[int]{Estimate: Usage{InputTokens: 200, OutputTokens: 301}})
 	require.ErrorIs(t, err, ErrRequestTooLarge)
 }
 
 func TestAccountingByName(t *testing.T) {
-	_, err := AccountingFor("acme")
-	require.ErrorIs(t, err, ErrInvalidConfiguration)
-	assert.Contains(t, err.Error(), "anthropic")
 	var models []ModelConfig
 	require.NoError(t, json.Unmarshal([]byte(`[{"model_id":"m","accounting":"azure","rate_limiters":[{"type":"tpm","limit":1000}]}]`), &models))
 	m := NewManager[int, int]()
@@ -103,7 +100,7 @@ func TestAccountingByName(t *testing.T) {
 		ReportUsage(ctx, in(1))
 		return 0, nil
 	}))
-	_, err = m.Submit(t.Context(), Request[int]{ModelID: "m", Estimate: in(70)})
+	_, err := m.Submit(t.Context(), Request[int]{ModelID: "m", Estimate: in(70)})
 	require.NoError(t, err)
 	info, err := m.Info("m")
 	require.NoError(t, err)
@@ -111,5 +108,8 @@ func TestAccountingByName(t *testing.T) {
 	require.NoError(t, m.Shutdown(t.Context()))
 	require.ErrorIs(t, json.Unmarshal([]byte(`{"model_id":"m","accounting":"acme"}`), &models[0]), ErrInvalidConfiguration)
 	require.ErrorIs(t, json.Unmarshal([]byte(`{"model_id":"m","accounting":7}`), &models[0]), ErrInvalidConfiguration)
-	require.ErrorIs(t, NewManager[int, int]().RegisterAll([]ModelConfig{{ModelID: "m", Limits: []Limit{RPM(1)}, Accounting: "acme"}}, echo), ErrInvalidConfiguration)
+	err = NewManager[int, int]().RegisterAll([]ModelConfig{{ModelID: "m", Limits: []Limit{RPM(1)}, Accounting: "acme"}}, echo)
+	require.ErrorIs(t, err, ErrInvalidConfiguration)
+	assert.Contains(t, err.Error(), "anthropic", "the names that there are")
+	assert.Contains(t, err.Error(), "models[0]")
 }

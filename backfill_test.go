@@ -8,6 +8,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/llmqueue/llmqueue/accounting"
 )
 
 // A request of 600 tokens leaves no room for one of 900 for a minute. When it comes, 100
@@ -164,7 +166,7 @@ func TestBackfillNeverPutsTheHeadOff(t *testing.T) {
 				r.Used = in(1)
 			}
 		}
-		opts = append(opts, WithAccounting(Accounting{}), WithBackfill())
+		opts = append(opts, WithAccounting(accounting.Policy{}), WithBackfill())
 		var head headOf
 		starts, started := make([]time.Duration, len(load)), make([]bool, len(load))
 		look := func(p *plan) {

@@ -106,7 +106,7 @@ func (q *Queue[P, T]) book(now time.Time, acc *account, used Usage) {
 	}
 	q.count.usage = q.count.usage.minus(acc.used).plus(used)
 	acc.used, acc.reported = used, true
-	charged := acc.endpoint.accounting.settled(acc.reserved, used)
+	charged := settled(acc.endpoint.accounting, acc.reserved, used)
 	acc.endpoint.own.Settle(now, &acc.charge, charge(charged))
 	for _, s := range acc.shared {
 		s.Settle(now, charged)

@@ -25,7 +25,7 @@ type ModelConfig struct {
 	// Limits are the model's own. Empty means those given to RegisterAll or to
 	// the manager.
 	Limits []Limit `json:"rate_limiters"`
-	// Accounting names what the provider charges: see AccountingFor. Empty means what
+	// Accounting names what the provider charges: see accounting.ByName. Empty means what
 	// was given to RegisterAll or to the manager.
 	Accounting string `json:"accounting,omitempty"`
 }
@@ -47,7 +47,7 @@ func (c *ModelConfig) UnmarshalJSON(data []byte) error {
 	if err := jsonField(fields, "accounting", &got.Accounting, `a name like "anthropic"`); err != nil {
 		return fmt.Errorf("%w: model %q: %w", ErrInvalidConfiguration, got.ModelID, err)
 	}
-	if _, err := AccountingFor(got.Accounting); err != nil {
+	if _, err := accountingByName(got.Accounting); err != nil {
 		return fmt.Errorf("model %q: %w", got.ModelID, err)
 	}
 	var limits []json.RawMessage

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/llmqueue/llmqueue/accounting"
 	"github.com/llmqueue/llmqueue/internal/window"
 )
 
@@ -20,7 +21,7 @@ type endpoint struct {
 	learn      bool
 	unlimited  bool
 	breaker    Breaker // nil: none
-	accounting Accounting
+	accounting accounting.Policy
 
 	configured     []Limit // by WithLimits and SetLimits
 	limits         []Limit // in force: see inForce
@@ -96,7 +97,7 @@ func (e *endpoint) chargePrior(now time.Time, prior func(func(time.Time, Usage) 
 		if at.After(now) {
 			at = now
 		}
-		c := charge(e.accounting.settled(Usage{}, u.clamped()))
+		c := charge(settled(e.accounting, Usage{}, u.clamped()))
 		if last := len(starts) - 1; last >= 0 && starts[last].at.Equal(at) {
 			sum := &starts[last].c
 			sum.Requests += c.Requests

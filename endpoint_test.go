@@ -12,6 +12,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/llmqueue/llmqueue/accounting"
 )
 
 // callLog notes which endpoint was called, when and by whom.
@@ -229,10 +231,10 @@ func TestEndpointsThatMakeNoSense(t *testing.T) {
 			return q.AddEndpoint("c", echo, WithUnlimited(), WithBreaker(func(string) Breaker { return nil }))
 		},
 		"accounting": func() error {
-			return q.AddEndpoint("c", echo, WithUnlimited(), WithAccounting(Accounting{Reserve: "x"}))
+			return q.AddEndpoint("c", echo, WithUnlimited(), WithAccounting(accounting.Policy{Reserve: "x"}))
 		},
 		"output factor": func() error {
-			return q.AddEndpoint("c", echo, WithUnlimited(), WithAccounting(Accounting{OutputFactor: -1}))
+			return q.AddEndpoint("c", echo, WithUnlimited(), WithAccounting(accounting.Policy{OutputFactor: -1}))
 		},
 		"unknown":       func() error { return q.SetEndpointLimits("c", RPM(1)) },
 		"no limit left": func() error { return q.SetEndpointLimits("m") },

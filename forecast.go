@@ -5,6 +5,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"github.com/llmqueue/llmqueue/accounting"
 )
 
 // This file predicts when requests start.
@@ -167,8 +169,8 @@ func (q *Queue[P, T]) forecastOn(e *endpoint, now time.Time, estimate Usage, ahe
 		load.OutputTokens += ahead.unsized * mean.OutputTokens
 		f.guessed = true
 	}
-	if e.accounting != (Accounting{}) && ahead.requests > 0 {
-		load = e.accounting.reservedBy(load, ahead.requests, q.sizes.mean())
+	if e.accounting != (accounting.Policy{}) && ahead.requests > 0 {
+		load = reserved(e.accounting, load, ahead.requests, q.sizes.mean())
 		f.guessed = true
 	}
 	own := q.reservation(e, estimate)

@@ -95,11 +95,11 @@ func (m *Manager[P, T]) RegisterAll(models []ModelConfig, process Processor[P, T
 			all = append(all, WithLimits(c.Limits...))
 		}
 		if c.Accounting != "" {
-			accounting, err := AccountingFor(c.Accounting)
+			policy, err := accountingByName(c.Accounting)
 			if err != nil {
 				return undo(fmt.Errorf("models[%d]: %w", i, err))
 			}
-			all = append(all, WithAccounting(accounting))
+			all = append(all, WithAccounting(policy))
 		}
 		q, err := newQueueOf(c.ModelID, process, all, m.queue)
 		if err != nil {

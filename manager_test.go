@@ -66,8 +66,8 @@ func TestManagerUnknownModel(t *testing.T) {
 			"Info":        func() error { _, err := m.Info(id); return err },
 			"Requests":    func() error { _, err := m.Requests(id, 1); return err },
 			"Finished":    func() error { _, err := m.Finished(id, 1); return err },
-			"Pause":  func() error { return m.Pause(id) },
-			"Resume": func() error { return m.Resume(id) },
+			"Pause":       func() error { return m.Pause(id) },
+			"Resume":      func() error { return m.Resume(id) },
 			"Unregister":  func() error { return m.Unregister(t.Context(), id) },
 		} {
 			assert.ErrorIs(t, call(), ErrModelNotRegistered, "%s of %q", name, id)

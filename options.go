@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/go-playground/validator/v10"
+
+	"github.com/llmqueue/llmqueue/accounting"
 )
 
 // Option configures a queue, or all queues of a manager. A queue's options
@@ -32,7 +34,7 @@ type endpointSettings struct {
 	prior      iter.Seq2[time.Time, Usage]
 	learn      bool
 	breaker    func(endpoint string) Breaker
-	accounting Accounting
+	accounting accounting.Policy
 }
 
 // queueSettings is what holds for a whole queue.
@@ -89,7 +91,10 @@ func (s *endpointSettings) validate() error {
 	if slices.Contains(s.shared, nil) {
 		return invalid("WithSharedLimits got nil")
 	}
-	return s.accounting.validate()
+	if err := s.accounting.Validate(); err != nil {
+		return invalid("WithAccounting: %v", err)
+	}
+	return nil
 }
 
 func (s *queueSettings) validate() error {

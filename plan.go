@@ -264,7 +264,7 @@ func (p *plan) end(w *worker[planned, struct{}]) {
 	charged := a.account.reserved
 	if !job.used.isZero() {
 		a.reportResult(job.used)
-		charged = e.accounting.settled(charged, job.used)
+		charged = settled(e.accounting, charged, job.used)
 	}
 	for i, l := range e.limits {
 		if l.Kind != KindConcurrent {

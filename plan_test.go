@@ -12,6 +12,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/llmqueue/llmqueue/accounting"
 )
 
 // alike is n requests that arrive at once.
@@ -93,7 +95,7 @@ func TestPlanOfALoadThatCanBeComputedByHand(t *testing.T) {
 			},
 		},
 		{
-			name: "a provider that gives nothing back", opts: []Option{WithLimits(TPM(100)), WithMargin(0), WithAccounting(Accounting{NoRefund: true})},
+			name: "a provider that gives nothing back", opts: []Option{WithLimits(TPM(100)), WithMargin(0), WithAccounting(accounting.Policy{NoRefund: true})},
 			load: alike(2, PlannedRequest{Duration: time.Second, Estimate: in(60), Used: in(10)}),
 			want: PlanResult{
 				Requests: 2, Makespan: time.Minute + time.Second, LastStart: time.Minute, Used: in(20),
@@ -212,7 +214,7 @@ func TestPlanRefuses(t *testing.T) {
 
 	// The mean of what others used can outgrow a limit for one that names no output.
 	load := []PlannedRequest{{Estimate: in(60), Used: Usage{InputTokens: 10, OutputTokens: 60}, Duration: 1}, {Estimate: in(50)}}
-	_, err = Plan(slices.Values(load), WithLimits(TPM(100)), WithAccounting(Accounting{Reserve: ReserveMean}))
+	_, err = Plan(slices.Values(load), WithLimits(TPM(100)), WithAccounting(accounting.Policy{Reserve: accounting.ReserveMean}))
 	assert.ErrorIs(t, err, ErrRequestTooLarge)
 }
 
@@ -287,9 +289,9 @@ func randomLoad(seed uint64) (load []PlannedRequest, opts []Option) {
 	}
 	switch r.IntN(6) {
 	case 0:
-		opts = append(opts, WithAccounting(Accounting{NoRefund: true}))
+		opts = append(opts, WithAccounting(accounting.Policy{NoRefund: true}))
 	case 1:
-		opts = append(opts, WithAccounting(Accounting{Reserve: ReserveLarger}))
+		opts = append(opts, WithAccounting(accounting.Policy{Reserve: accounting.ReserveLarger}))
 	}
 	most := int64(90)
 	size := func() Usage {

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/llmqueue/llmqueue/accounting"
 	"github.com/llmqueue/llmqueue/internal/line"
 )
 
@@ -346,10 +347,10 @@ func (q *Queue[P, T]) share(estimate Usage) float64 {
 func (q *Queue[P, T]) reservation(e *endpoint, estimate Usage) Usage {
 	if estimate.isZero() {
 		estimate = e.capped(q.sizes.mean())
-	} else if e.accounting == (Accounting{}) {
+	} else if e.accounting == (accounting.Policy{}) {
 		return estimate
 	}
-	return e.accounting.reserved(estimate, q.sizes.mean())
+	return reserved(e.accounting, estimate, 1, q.sizes.mean())
 }
 
 // emit hands an event to the observers, in order.
