@@ -234,13 +234,13 @@ func TestACallEndsWithItsQueue(t *testing.T) {
 		for i := range 6 {
 			ids = append(ids, post(t, q, Request[int]{Params: 7 + i/3}))
 		}
-		infos := q.Requests(0)
+		infos := q.Requests(RequestFilter{})
 		require.Len(t, infos, 6)
 		for i, info := range infos {
 			assert.Equal(t, ids[i], info.ID)
 			assert.Equal(t, map[bool]int{true: 1}[i >= 3], info.Position)
 		}
-		require.Len(t, q.Requests(2), 2)
+		require.Len(t, q.Requests(RequestFilter{Limit: 2}), 2)
 		require.ErrorIs(t, q.Shutdown(ended()), context.Canceled)
 		for _, id := range ids {
 			assert.ErrorIs(t, status(t, q, id).Err, ErrQueueClosed)
@@ -343,7 +343,7 @@ func TestCoalescingStories(t *testing.T) {
 					_ = q.UpdateUsage(fmt.Sprint(rnd.IntN(i+1)), in(3))
 				}
 				addsUp(t, q)
-				q.Requests(0)
+				q.Requests(RequestFilter{})
 			}
 			time.Sleep(time.Hour)
 			mu.Lock()

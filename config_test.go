@@ -209,12 +209,12 @@ func TestOptionsOverrideOrAddUp(t *testing.T) {
 		info := q.Info()
 		require.Len(t, info.Limits, 2)
 		assert.Equal(t, RPM(7), info.Limits[0].Limit)
-		require.Len(t, info.Shared, 2, "a set given twice counts once")
+		require.Len(t, info.Endpoints[0].Shared, 2, "a set given twice counts once")
 		assert.EqualValues(t, 1, organisation.Info()[0].Used)
 		assert.EqualValues(t, 1, family.Info()[0].Used)
 		require.Len(t, other.Info().Limits, 1)
 		assert.Equal(t, RPM(1), other.Info().Limits[0].Limit)
-		assert.Len(t, other.Info().Shared, 1)
+		assert.Len(t, other.Info().Endpoints[0].Shared, 1)
 
 		order = nil
 		_, err = other.Do(t.Context(), 1)

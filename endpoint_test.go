@@ -173,7 +173,7 @@ func TestAPausedEndpointIsPassedOver(t *testing.T) {
 				assert.Equal(t, begin.Add(time.Hour), info.Endpoints[0].PausedUntil)
 				assert.Contains(t, info.Endpoints[0].PauseReason, string(says.Outcome))
 				assert.Equal(t, "eu", info.Endpoints[1].Name)
-				assert.Equal(t, "eu", q.Requests(1)[0].Endpoint)
+				assert.Equal(t, "eu", q.Requests(RequestFilter{Limit: 1})[0].Endpoint)
 				require.NoError(t, q.Shutdown(t.Context()))
 				var got []string
 				for _, e := range events {

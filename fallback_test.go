@@ -272,7 +272,7 @@ func TestARequestAtAFallback(t *testing.T) {
 			assert.Equal(t, "b", ids[1].ModelID)
 			i := addsUp(t, a)
 			assert.Equal(t, 2, i.Forwarded)
-			infos := a.Requests(0)
+			infos := a.Requests(RequestFilter{})
 			assert.Equal(t, "b", infos[0].ModelID)
 			require.ErrorIs(t, a.UpdateUsage(first, in(3)), ErrRequestNotFound)
 			_, err := b.Status(first)

@@ -110,8 +110,8 @@ func TestFaultHoldsWhileItWaits(t *testing.T) {
 		waiting := post(t, q, Request[int]{Estimate: in(90)}) // for tokens
 		i := q.Info()
 		assert.EqualValues(t, 1, i.Limits[1].Used, "no request is charged")
-		assert.EqualValues(t, 1, i.Shared[0].Used)
-		assert.Zero(t, i.Shared[1].Used, "nor is a slot taken")
+		assert.EqualValues(t, 1, i.Endpoints[0].Shared[0].Used)
+		assert.Zero(t, i.Endpoints[0].Shared[1].Used, "nor is a slot taken")
 		for range 5 {
 			resp, err := other.Submit(t.Context(), Request[int]{})
 			require.NoError(t, err)

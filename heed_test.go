@@ -50,7 +50,7 @@ func TestRateLimitedAnswerPausesTheQueue(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		i := q.Info()
 		assert.Equal(t, 89*time.Second, time.Until(i.PausedUntil))
-		assert.Contains(t, i.PauseReason, "rate_limit_exceeded")
+		assert.Contains(t, i.Endpoints[0].PauseReason, "rate_limit_exceeded")
 		resp, err := q.Wait(t.Context(), first)
 		require.NoError(t, err)
 		assert.Equal(t, 2, resp.Attempts)
@@ -176,7 +176,7 @@ func TestExhaustedQuotaFailsWhatWaits(t *testing.T) {
 		assert.ErrorIs(t, status(t, q, hit).Err, errBoom)
 		_, err := q.Submit(t.Context(), Request[int]{})
 		require.ErrorIs(t, err, ErrQuotaExhausted, "refused at once")
-		assert.Contains(t, q.Info().PauseReason, "insufficient_quota")
+		assert.Contains(t, q.Info().Endpoints[0].PauseReason, "insufficient_quota")
 		assert.Len(t, s.seconds(), 1, "one call, no hammering")
 
 		q.Resume()

@@ -82,7 +82,7 @@ func TestHistoryTTL(t *testing.T) {
 		assert.Equal(t, []string{"b"}, known(t, q, "a", "b"))
 		time.Sleep(time.Second)
 		assert.Empty(t, known(t, q, "a", "b"))
-		assert.Empty(t, q.Requests(0))
+		assert.Empty(t, q.Requests(RequestFilter{}))
 		assert.Zero(t, q.records.live, "nothing stays in memory")
 	})
 }

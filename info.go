@@ -1,7 +1,8 @@
 package llmqueue
 
 import (
-	"context"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -31,17 +32,15 @@ type QueueInfo struct {
 	// Attempts it is the mean. Worked is how long processors ran that returned.
 	Waited      time.Duration `json:"waited_ns"`
 	Worked      time.Duration `json:"worked_ns"`
-	Paused      bool          `json:"paused"`                 // by Pause
-	PausedUntil time.Time     `json:"paused_until,omitzero"`  // in the future; by the provider, when no endpoint may start before
-	PauseReason string        `json:"pause_reason,omitempty"` // what it said
-	Slots       int64         `json:"slots"`                  // processors that may run at present, on all endpoints
-	Closed      bool          `json:"closed"`                 // Shutdown was called
-	Dropped     int64         `json:"dropped_events"`         // events that observers were too slow for
-	Usage       Usage         `json:"usage"`                  // reported by all attempts so far
-	// Limits and Shared are those of the first endpoint, the only one unless
-	// AddEndpoint was called; concurrency comes last.
+	Paused      bool          `json:"paused"`                // by Pause
+	PausedUntil time.Time     `json:"paused_until,omitzero"` // in the future; by the provider, when no endpoint may start before
+	Slots       int64         `json:"slots"`                 // processors that may run at present, on all endpoints
+	Closed      bool          `json:"closed"`                // Shutdown was called
+	Dropped     int64         `json:"dropped_events"`        // events that observers were too slow for
+	Usage       Usage         `json:"usage"`                 // reported by all attempts so far
+	// Limits are the first endpoint's own, the only one's unless AddEndpoint was called;
+	// concurrency comes last. Shared limits, and why the provider paused, stand at Endpoints.
 	Limits    []LimitInfo    `json:"limits"`
-	Shared    []LimitInfo    `json:"shared_limits,omitempty"`
 	Endpoints []EndpointInfo `json:"endpoints"` // in the order in which they were added
 	// Since is when the queue was made: another one tells that the counts began anew,
 	// because the model was unregistered and registered again.
@@ -89,19 +88,44 @@ type RequestInfo struct {
 	Error          string    `json:"error,omitempty"`
 }
 
-// Inspector is the part of a Manager that is free of its type parameters: what a
-// dashboard, metrics or an admin command needs, for managers of any P and T.
+// RequestFilter says which requests to list. Its fields combine: a request has to pass all
+// of them. The zero value lets every request through, and lists at most 100.
+type RequestFilter struct {
+	// Limit bounds how many are listed. Defaults to 100, also when it is negative.
+	Limit int
+	// Statuses are those to list. Defaults to all.
+	Statuses []Status
+	// Tenant is whose requests to list. Defaults to everybody's.
+	Tenant string
+	// IDPrefix is what the ids of those to list begin with. Defaults to any.
+	IDPrefix string
+}
+
+// wants reports whether requests with this status may pass.
+func (f *RequestFilter) wants(s Status) bool {
+	return len(f.Statuses) == 0 || slices.Contains(f.Statuses, s)
+}
+
+// takes reports whether a request passes.
+func (f *RequestFilter) takes(id, tenant string, s Status) bool {
+	return f.wants(s) && (f.Tenant == "" || f.Tenant == tenant) && strings.HasPrefix(id, f.IDPrefix)
+}
+
+// Inspector is what a Manager of any P and T shows: what a dashboard or metrics need. It
+// changes nothing; see Controller. Implementations must be safe for concurrent use.
 type Inspector interface {
 	Models() []string
 	Info(modelID string) (QueueInfo, error)
 	InfoAll() []QueueInfo
-	Requests(modelID string, limit int) ([]RequestInfo, error)
-	Finished(modelID string, limit int, statuses ...Status) ([]RequestInfo, error)
-	Cancel(modelID, requestID string) error
-	UpdateUsage(modelID, requestID string, u Usage) error
-	SetLimits(modelID string, limits ...Limit) error
+	Requests(modelID string, f RequestFilter) ([]RequestInfo, error)
+}
+
+// Controller is what an operator may change at a Manager of any P and T: what a
+// dashboard's buttons or an admin command need. Implementations must be safe for
+// concurrent use.
+type Controller interface {
 	Pause(modelID string) error
 	Resume(modelID string) error
-	Unregister(ctx context.Context, modelID string) error
-	Shutdown(ctx context.Context) error
+	Cancel(modelID, requestID string) error
+	SetLimits(modelID string, limits ...Limit) error
 }

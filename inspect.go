@@ -25,11 +25,8 @@ func (q *Queue[P, T]) Info() QueueInfo {
 		info.Endpoints = append(info.Endpoints, i)
 		info.Slots += i.Slots
 	}
-	first := info.Endpoints[0]
-	info.Limits, info.Shared = first.Limits, first.Shared
-	info.Since = q.epoch
-	soonest := slices.MinFunc(info.Endpoints, func(a, b EndpointInfo) int { return a.PausedUntil.Compare(b.PausedUntil) })
-	info.PausedUntil, info.PauseReason = soonest.PausedUntil, soonest.PauseReason
+	info.Limits, info.Since = info.Endpoints[0].Limits, q.epoch
+	info.PausedUntil = slices.MinFunc(info.Endpoints, func(a, b EndpointInfo) int { return a.PausedUntil.Compare(b.PausedUntil) }).PausedUntil
 	return info
 }
 
@@ -50,10 +47,14 @@ func (q *Queue[P, T]) endpointInfo(now time.Time, e *endpoint) EndpointInfo {
 	return info
 }
 
-// Requests lists requests without their params and results: first what runs, longest
-// first, then what a fallback model has (ModelID says which), then what waits, in order, then what is between two attempts, then what
-// ended, latest first. At most limit of them; limit ≤ 0 means 100.
-func (q *Queue[P, T]) Requests(limit int) []RequestInfo {
+// Requests lists the requests that the filter lets through, without their params and
+// results: first what runs, longest first, then what a fallback model has (ModelID says
+// which), then what waits, in order, then what is between two attempts, then what ended,
+// latest first, as far back as the history goes (see WithHistory). The zero filter is all
+// of them, at most 100. Positions are those in the whole line, whatever the filter leaves
+// out. None is an empty list.
+func (q *Queue[P, T]) Requests(f RequestFilter) []RequestInfo {
+	limit := f.Limit
 	if limit <= 0 {
 		limit = 100
 	}
@@ -61,7 +62,7 @@ func (q *Queue[P, T]) Requests(limit int) []RequestInfo {
 	defer q.mu.Unlock()
 	now := time.Now()
 	q.expireHistory(q.since(now))
-	var infos []RequestInfo
+	infos := []RequestInfo{}
 	var add func(rec *record[P, T]) bool
 	add = func(rec *record[P, T]) bool {
 		switch {
@@ -69,58 +70,50 @@ func (q *Queue[P, T]) Requests(limit int) []RequestInfo {
 			for _, follower := range q.sharing(rec) {
 				add(follower)
 			}
-		case rec != nil && len(infos) < limit:
+		case rec != nil && len(infos) < limit && f.takes(rec.id, rec.tenant, q.statusOf(rec)):
 			infos = append(infos, q.requestInfo(now, rec))
 		}
 		return len(infos) < limit
 	}
-	for _, rec := range q.runningRecords() {
-		add(rec)
-	}
-	for _, rec := range q.awayNow() {
-		add(rec)
-	}
-	ahead := 0
-	for rec := range q.waiting() {
-		if len(infos) == limit {
-			break
+	if f.wants(StatusProcessing) {
+		for _, rec := range q.runningRecords() {
+			add(rec)
 		}
-		from := len(infos)
-		add(rec)
-		if ahead++; rec.state == stateInLine {
-			for i := range infos[from:] {
-				infos[from+i].Position = ahead
+	}
+	if f.wants(StatusPending) {
+		for _, rec := range q.awayNow() {
+			add(rec)
+		}
+		ahead := 0
+		for rec := range q.waiting() {
+			if len(infos) == limit {
+				break
+			}
+			from := len(infos)
+			add(rec)
+			if ahead++; rec.state == stateInLine {
+				for i := range infos[from:] {
+					infos[from+i].Position = ahead
+				}
 			}
 		}
 	}
-	for i := q.history.count - 1; i >= 0; i-- {
-		if !add(q.records.get(q.history.ring[(q.history.first+i)%len(q.history.ring)].ref)) {
-			break
+	if f.wants(StatusCompleted) || f.wants(StatusFailed) || f.wants(StatusCanceled) {
+		for i := q.history.count - 1; i >= 0; i-- {
+			if !add(q.records.get(q.history.ring[(q.history.first+i)%len(q.history.ring)].ref)) {
+				break
+			}
 		}
 	}
 	return infos
 }
 
-// Finished lists requests that ended, latest first, without their params and results:
-// those with one of the given final statuses, or all when none is given. At most limit
-// of them; limit ≤ 0 means 100. It reaches what Requests does not when many wait, and
-// goes back as far as the history does (see WithHistory).
-func (q *Queue[P, T]) Finished(limit int, statuses ...Status) []RequestInfo {
-	if limit <= 0 {
-		limit = 100
+// statusOf is rec's status; one that shares a call has the call's.
+func (q *Queue[P, T]) statusOf(rec *record[P, T]) Status {
+	if rec.state == stateFollowing {
+		rec = q.calls.byFollower[rec.ref()].rec
 	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	now := time.Now()
-	q.expireHistory(q.since(now))
-	var infos []RequestInfo
-	for i := q.history.count - 1; i >= 0 && len(infos) < limit; i-- {
-		rec := q.records.get(q.history.ring[(q.history.first+i)%len(q.history.ring)].ref)
-		if rec != nil && (len(statuses) == 0 || slices.Contains(statuses, rec.state.status())) {
-			infos = append(infos, q.requestInfo(now, rec))
-		}
-	}
-	return infos
+	return rec.state.status()
 }
 
 // runningRecords are the requests whose processor runs, longest first.

@@ -263,7 +263,7 @@ func TestAllOrNothing(t *testing.T) {
 			t.Helper()
 			i := q.Info()
 			var got []int64
-			for _, l := range append(i.Limits, i.Shared...) {
+			for _, l := range append(i.Limits, i.Endpoints[0].Shared...) {
 				got = append(got, l.Used)
 			}
 			assert.Equal(t, want, got)

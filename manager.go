@@ -251,21 +251,12 @@ func (m *Manager[P, T]) InfoAll() []QueueInfo {
 }
 
 // Requests is Queue.Requests.
-func (m *Manager[P, T]) Requests(modelID string, limit int) ([]RequestInfo, error) {
+func (m *Manager[P, T]) Requests(modelID string, f RequestFilter) ([]RequestInfo, error) {
 	q, err := m.queue(modelID)
 	if err != nil {
 		return nil, err
 	}
-	return q.Requests(limit), nil
-}
-
-// Finished is Queue.Finished.
-func (m *Manager[P, T]) Finished(modelID string, limit int, statuses ...Status) ([]RequestInfo, error) {
-	q, err := m.queue(modelID)
-	if err != nil {
-		return nil, err
-	}
-	return q.Finished(limit, statuses...), nil
+	return q.Requests(f), nil
 }
 
 // Pause is Queue.Pause.
@@ -306,4 +297,7 @@ func (m *Manager[P, T]) Shutdown(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-var _ Inspector = (*Manager[int, int])(nil)
+var (
+	_ Inspector  = (*Manager[int, int])(nil)
+	_ Controller = (*Manager[int, int])(nil)
+)

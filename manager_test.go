@@ -64,8 +64,7 @@ func TestManagerUnknownModel(t *testing.T) {
 			"UpdateUsage": func() error { return m.UpdateUsage(id, "x", Usage{}) },
 			"SetLimits":   func() error { return m.SetLimits(id, RPM(1)) },
 			"Info":        func() error { _, err := m.Info(id); return err },
-			"Requests":    func() error { _, err := m.Requests(id, 1); return err },
-			"Finished":    func() error { _, err := m.Finished(id, 1); return err },
+			"Requests":    func() error { _, err := m.Requests(id, RequestFilter{}); return err },
 			"Pause":       func() error { return m.Pause(id) },
 			"Resume":      func() error { return m.Resume(id) },
 			"Unregister":  func() error { return m.Unregister(t.Context(), id) },
@@ -103,7 +102,7 @@ func TestManagerPassesOn(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, 2, r.Position)
 		require.NoError(t, m.UpdateUsage("m", ids[2], Usage{InputTokens: 40}))
-		infos, err := m.Requests("m", 0)
+		infos, err := m.Requests("m", RequestFilter{})
 		require.NoError(t, err)
 		require.Len(t, infos, 3)
 		assert.Equal(t, []string{ids[0], ids[2], ids[1]}, []string{infos[0].ID, infos[1].ID, infos[2].ID}, "waiting in order, then finished")
@@ -266,51 +265,6 @@ func TestManagerShutdown(t *testing.T) {
 		assert.Equal(t, []string{"a", "b"}, m.Models())
 		require.NoError(t, m.Shutdown(t.Context()), "twice is fine: it waits for the processor that was left")
 		assert.Equal(t, time.Minute, time.Since(begin))
-	})
-}
-
-// Requests lists what runs, what waits in order, then what ended; never params or
-// results.
-func TestRequests(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := NewManager[string, string](WithLimits(Concurrent(1)))
-		_, err := m.Register("m", func(_ context.Context, r Request[string]) (string, error) {
-			time.Sleep(time.Second)
-			return "secret result", nil
-		})
-		require.NoError(t, err)
-		submit := func(r Request[string]) string {
-			r.ModelID, r.NoWait, r.Params = "m", true, "secret params"
-			resp, err := m.Submit(t.Context(), r)
-			require.NoError(t, err)
-			return resp.RequestID
-		}
-		var want []string
-		want = append(want, submit(Request[string]{}), submit(Request[string]{}))
-		time.Sleep(1500 * time.Millisecond) // the first ended, the second runs
-		low := submit(Request[string]{Tenant: "t"})
-		high := submit(Request[string]{Priority: 3})
-		infos, err := m.Requests("m", 0)
-		require.NoError(t, err)
-		ids := func(infos []RequestInfo) (out []string) {
-			for _, i := range infos {
-				out = append(out, i.ID)
-			}
-			return out
-		}
-		assert.Equal(t, []string{want[1], high, low, want[0]}, ids(infos))
-		assert.Equal(t, StatusProcessing, infos[0].Status)
-		assert.Equal(t, []int{0, 1, 2, 0}, []int{infos[0].Position, infos[1].Position, infos[2].Position, infos[3].Position})
-		assert.Equal(t, 3, infos[1].Priority)
-		assert.Equal(t, "t", infos[2].Tenant)
-		assert.Equal(t, StatusCompleted, infos[3].Status)
-		assert.NotContains(t, fmt.Sprintf("%+v", infos), "secret")
-		for n := 1; n <= 4; n++ {
-			some, err := m.Requests("m", n)
-			require.NoError(t, err)
-			assert.Equal(t, ids(infos)[:n], ids(some))
-		}
-		require.NoError(t, m.Shutdown(t.Context()))
 	})
 }
 

@@ -112,7 +112,7 @@ func TestCanceledAttemptSettles(t *testing.T) {
 				time.Sleep(5 * time.Second)
 				i := addsUp(t, q)
 				assert.EqualValues(t, 30, i.Limits[0].Used, "the refund is there")
-				assert.EqualValues(t, 30, i.Shared[0].Used, "also in the shared limits")
+				assert.EqualValues(t, 30, i.Endpoints[0].Shared[0].Used, "also in the shared limits")
 				assert.Equal(t, in(30), i.Usage)
 				if resp, err := q.Status("r"); err == nil {
 					assert.Equal(t, in(30), resp.Usage)

@@ -88,7 +88,7 @@ func TestSubmitAfterShutdown(t *testing.T) {
 	q.Resume()
 	require.NoError(t, q.SetLimits(RPM(1)))
 	assert.Zero(t, q.Len())
-	assert.Len(t, q.Requests(0), 1)
+	assert.Len(t, q.Requests(RequestFilter{}), 1)
 }
 
 func TestShutdownTwice(t *testing.T) {

@@ -157,7 +157,7 @@ func TestUnknownSizeGate(t *testing.T) {
 		post(t, q, Request[int]{ID: "known behind", Estimate: in(1)})
 		synctest.Wait()
 		running := func() (ids []string) {
-			for _, r := range q.Requests(0) {
+			for _, r := range q.Requests(RequestFilter{}) {
 				if r.Status == StatusProcessing {
 					ids = append(ids, r.ID)
 				}
@@ -294,7 +294,7 @@ func TestSettling(t *testing.T) {
 					assert.Zero(t, info.Limits[2].Used, "otpm")
 					assert.Equal(t, max(100-c.used[i], 0), info.Limits[0].Available)
 					if i%2 == 1 {
-						assert.Equal(t, c.used[i], info.Shared[0].Used, "shared at %v s", int(at))
+						assert.Equal(t, c.used[i], info.Endpoints[0].Shared[0].Used, "shared at %v s", int(at))
 					}
 				}
 			})
@@ -435,7 +435,7 @@ func TestUpdateUsage(t *testing.T) {
 			synctest.Wait()
 			i := q.Info()
 			assert.Equal(t, want, i.Limits[0].Used)
-			assert.Equal(t, want, i.Shared[0].Used)
+			assert.Equal(t, want, i.Endpoints[0].Shared[0].Used)
 		}
 		post(t, q, Request[int]{ID: "r", Params: 10, Estimate: in(50)})
 		post(t, q, Request[int]{ID: "next", Params: 10, Estimate: in(90)})
