@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -17,8 +18,12 @@ import (
 // quota is exhausted (unless WithWaitForQuota keeps the request), because its retries
 // are used up, or because the request could start only after its deadline or MaxWait.
 // An error that is not tried again, and output that was streamed, stay with this model. A
-// model that is not registered, or refuses the request, is passed over; a fallback's own
+// model that was unregistered, or refuses the request, is passed over; a fallback's own
 // fallbacks come before the next one.
+//
+// The models may be registered in any order. While one of them, or of their own fallbacks,
+// was never registered, Submit is refused with an error that is ErrInvalidConfiguration and
+// ErrModelNotRegistered and names both models. Manager.Check tells it before.
 //
 // The first queue keeps the request's id: Status, Wait and Cancel work there.
 // Response.ModelID is the model that answered, usage and attempts are those of all
@@ -153,7 +158,7 @@ func (q *Queue[P, T]) tryNext(r ref) (again bool) {
 	}
 	w := &waiter[T]{sink: homecoming[P, T]{q, r, a}}
 	at := place[P, T]{q: target}
-	key, err := target.prepare(ctx, &req)
+	key, err := target.prepareHere(ctx, &req)
 	if err == nil {
 		_, at.r, err = target.accept(ctx, &req, key, w)
 	}
@@ -349,4 +354,64 @@ func checkFallbacks[P, T any](queues map[string]*Queue[P, T]) error {
 		}
 	}
 	return nil
+}
+
+// noFallback is the error of a fallback that is not there.
+func noFallback(model, fallback string) error {
+	return fmt.Errorf("%w: model %q falls back to %q: %w: Register it too, or take it out of WithFallback",
+		ErrInvalidConfiguration, model, fallback, ErrModelNotRegistered)
+}
+
+// judge says to every queue whether it may take requests: not while a fallback that it
+// reaches was never registered. The manager's lock is held.
+func (m *Manager[P, T]) judge() {
+	for _, q := range m.queues {
+		q.unmet = slices.DeleteFunc(q.unmet, func(model string) bool { return m.queues[model] != nil })
+	}
+	for _, q := range m.queues {
+		if len(q.settings.fallback) == 0 {
+			continue
+		}
+		err := m.missingFrom(q, map[*Queue[P, T]]bool{})
+		if err == nil {
+			q.unready.Store(nil)
+		} else {
+			q.unready.Store(&err)
+		}
+	}
+}
+
+// missingFrom is the error of the first fallback that q reaches and that was never
+// registered, or nil.
+func (m *Manager[P, T]) missingFrom(q *Queue[P, T], seen map[*Queue[P, T]]bool) error {
+	if len(q.unmet) > 0 {
+		return noFallback(q.modelID, q.unmet[0])
+	}
+	seen[q] = true
+	for _, model := range q.settings.fallback {
+		if next := m.queues[model]; next != nil && !seen[next] {
+			if err := m.missingFrom(next, seen); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Check says what is wrong with the registered models together, for a program's start and
+// its tests: a fallback (see WithFallback) that is not registered, never was or is no
+// more. Each problem is an ErrInvalidConfiguration and an ErrModelNotRegistered that names
+// both models; several come joined, sorted by model. nil means that all is well.
+func (m *Manager[P, T]) Check() error {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	var problems []error
+	for _, id := range slices.Sorted(maps.Keys(m.queues)) {
+		for _, model := range m.queues[id].settings.fallback {
+			if m.queues[model] == nil {
+				problems = append(problems, noFallback(id, model))
+			}
+		}
+	}
+	return errors.Join(problems...)
 }

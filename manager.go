@@ -21,7 +21,8 @@ type Manager[P, T any] struct {
 	closed bool
 }
 
-// NewManager returns a manager whose options are the defaults of every queue.
+// NewManager returns a manager whose options are the defaults of every queue. What is wrong
+// with them is told by Register.
 func NewManager[P, T any](opts ...Option) *Manager[P, T] {
 	return &Manager[P, T]{options: slices.Clone(opts), queues: make(map[string]*Queue[P, T])}
 }
@@ -33,7 +34,7 @@ func (m *Manager[P, T]) Register(modelID string, process Processor[P, T], opts .
 	if _, ok := m.Queue(modelID); ok {
 		return nil, registered(modelID)
 	}
-	q, err := newQueueOf(modelID, process, slices.Concat(m.options, opts), m.queue)
+	q, err := newQueueOf(modelID, process, m.queue, m.options, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -68,11 +69,14 @@ func (m *Manager[P, T]) add(queues ...*Queue[P, T]) error {
 		return err
 	}
 	m.queues = all
+	m.judge()
 	return nil
 }
 
-// RegisterAll makes a queue for every model that has none yet: all of them or, on
-// an error, none. A model's own limits replace those of opts and of the manager.
+// RegisterAll makes a queue for every model of the list: all of them or, on an error,
+// none. A model that is registered already is ErrModelRegistered, one that stands twice in
+// the list ErrInvalidConfiguration; the other errors are Register's. A model's own limits
+// replace those of opts and of the manager.
 func (m *Manager[P, T]) RegisterAll(models []ModelConfig, process Processor[P, T], opts ...Option) error {
 	var made []*Queue[P, T]
 	undo := func(err error) error {
@@ -88,20 +92,20 @@ func (m *Manager[P, T]) RegisterAll(models []ModelConfig, process Processor[P, T
 		}
 		seen[c.ModelID] = true
 		if _, ok := m.Queue(c.ModelID); ok {
-			continue
+			return undo(fmt.Errorf("models[%d]: %w", i, registered(c.ModelID)))
 		}
-		all := slices.Concat(m.options, opts)
+		var own []Option
 		if len(c.Limits) > 0 {
-			all = append(all, WithLimits(c.Limits...))
+			own = append(own, WithLimits(c.Limits...))
 		}
 		if c.Accounting != "" {
 			policy, err := accountingByName(c.Accounting)
 			if err != nil {
 				return undo(fmt.Errorf("models[%d]: %w", i, err))
 			}
-			all = append(all, WithAccounting(policy))
+			own = append(own, WithAccounting(policy))
 		}
-		q, err := newQueueOf(c.ModelID, process, all, m.queue)
+		q, err := newQueueOf(c.ModelID, process, m.queue, m.options, opts, own)
 		if err != nil {
 			return undo(fmt.Errorf("models[%d]: %w", i, err))
 		}
@@ -114,11 +118,13 @@ func (m *Manager[P, T]) RegisterAll(models []ModelConfig, process Processor[P, T
 }
 
 // Unregister removes a model and drains its queue, as Queue.Shutdown does. The model
-// is removed also when ctx ends first.
+// is removed also when ctx ends first. Models that fall back to it pass it over from now
+// on, and Check says so.
 func (m *Manager[P, T]) Unregister(ctx context.Context, modelID string) error {
 	m.mu.Lock()
 	q, ok := m.queues[modelID]
 	delete(m.queues, modelID)
+	m.judge()
 	m.mu.Unlock()
 	if !ok {
 		return m.unknown(modelID)

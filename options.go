@@ -15,7 +15,7 @@ import (
 
 // Option configures a queue, or all queues of a manager. A queue's options
 // override its manager's and the last of a kind wins; middleware, observers and
-// shared limits add up.
+// shared limits add up, and limits stand once in a list (see WithLimits).
 type Option struct{ apply func(*settings) }
 
 // settings is what the options of one queue come to.
@@ -35,6 +35,10 @@ type endpointSettings struct {
 	learn      bool
 	breaker    func(endpoint string) Breaker
 	accounting accounting.Policy
+	// amounts is which of WithLimits and WithUnlimited the list at hand has; again is
+	// that one came that contradicts it, in any list.
+	amounts string
+	again   string
 }
 
 // queueSettings is what holds for a whole queue.
@@ -60,7 +64,9 @@ type queueSettings struct {
 	outstanding int
 }
 
-func newSettings(opts []Option) settings {
+// newSettings is what lists of options come to, where the later win: a manager's, and then
+// those of its queue.
+func newSettings(lists ...[]Option) settings {
 	s := settings{
 		endpointSettings: endpointSettings{margin: -1},
 		queueSettings: queueSettings{
@@ -68,12 +74,23 @@ func newSettings(opts []Option) settings {
 			grace: time.Second, outstanding: 4096,
 		},
 	}
-	for _, o := range opts {
-		if o.apply != nil {
-			o.apply(&s)
+	for _, opts := range lists {
+		s.amounts = ""
+		for _, o := range opts {
+			if o.apply != nil {
+				o.apply(&s)
+			}
 		}
 	}
 	return s
+}
+
+// setLimits takes in WithLimits or WithUnlimited, whose name is option.
+func (s *endpointSettings) setLimits(option string, limits []Limit, unlimited bool) {
+	if s.amounts != "" && s.again == "" && !(unlimited && s.unlimited) {
+		s.again = s.amounts + " and then " + option
+	}
+	s.amounts, s.limits, s.unlimited = option, limits, unlimited
 }
 
 // invalid is an ErrInvalidConfiguration that says what is wrong.
@@ -82,6 +99,9 @@ func invalid(format string, args ...any) error {
 }
 
 func (s *endpointSettings) validate() error {
+	if s.again != "" {
+		return invalid("%s in one list of options, the first would be lost: put all limits into one WithLimits", s.again)
+	}
 	if err := validateLimits(s.limits); err != nil {
 		return err
 	}
@@ -131,11 +151,14 @@ func (s *queueSettings) validate() error {
 	return nil
 }
 
-// WithLimits sets the queue's own limits, replacing earlier ones. A queue needs at
-// least one limit, own or shared, or WithUnlimited.
+// WithLimits sets the queue's own limits: all of them in one call. A queue's replace its
+// manager's. A second WithLimits in the same list of options, or WithUnlimited beside it,
+// is ErrInvalidConfiguration from NewQueue, AddEndpoint or, for the manager's list too,
+// Register: the first would be lost. A queue needs at least one limit, own or shared, or
+// WithUnlimited.
 func WithLimits(limits ...Limit) Option {
 	limits = slices.Clone(limits)
-	return Option{func(s *settings) { s.limits, s.unlimited = limits, false }}
+	return Option{func(s *settings) { s.setLimits("WithLimits", limits, false) }}
 }
 
 // WithLearnedLimits lets the provider's answers decide: limits that they state replace
@@ -160,9 +183,10 @@ func WithWaitForQuota() Option { return Option{func(s *settings) { s.keepOnQuota
 func WithoutDeadlineCheck() Option { return Option{func(s *settings) { s.hopeful = true }} }
 
 // WithUnlimited says that the queue has no limits of its own on purpose; the
-// default bound of 256 running processors still applies.
+// default bound of 256 running processors still applies. It replaces a manager's limits;
+// beside WithLimits in the same list of options it is ErrInvalidConfiguration.
 func WithUnlimited() Option {
-	return Option{func(s *settings) { s.limits, s.unlimited = nil, true }}
+	return Option{func(s *settings) { s.setLimits("WithUnlimited", nil, true) }}
 }
 
 // WithSharedLimits adds limits that several queues draw from. They are taken in

@@ -34,10 +34,12 @@ type Queue[P, T any] struct {
 	observers   []*observer
 	detach      []func() // of WithMonitor, until Shutdown is done
 	dropped     atomic.Int64
-	waiters     sync.Pool      // of *waiter[T]
-	timer       *time.Timer    // the only one; see arm
-	woken       atomic.Bool    // a shared limiter says: try again
-	crew        sync.WaitGroup // worker goroutines
+	unmet       []string              // fallbacks that were never registered; guarded by the manager's lock
+	unready     atomic.Pointer[error] // what Submit says because of such; nil while all were
+	waiters     sync.Pool             // of *waiter[T]
+	timer       *time.Timer           // the only one; see arm
+	woken       atomic.Bool           // a shared limiter says: try again
+	crew        sync.WaitGroup        // worker goroutines
 
 	// mu guards everything below, and is held for one decision at a time: no user
 	// code, no I/O and no channel operation that can block happens under it. What
@@ -92,12 +94,13 @@ type counters struct {
 // WithUnlimited. What is wrong with the options, or with a validate tag of P or T,
 // is ErrInvalidConfiguration.
 func NewQueue[P, T any](modelID string, process Processor[P, T], opts ...Option) (*Queue[P, T], error) {
-	return newQueueOf(modelID, process, opts, nil)
+	return newQueueOf(modelID, process, nil, opts)
 }
 
-// newQueueOf is NewQueue for a queue that finds its fallbacks by route.
-func newQueueOf[P, T any](modelID string, process Processor[P, T], opts []Option, route func(string) (*Queue[P, T], error)) (*Queue[P, T], error) {
-	q := &Queue[P, T]{modelID: modelID, route: route, settings: newSettings(opts), drained: make(chan struct{})}
+// newQueueOf is NewQueue for a queue that finds its fallbacks by route, with several lists
+// of options, where the later win.
+func newQueueOf[P, T any](modelID string, process Processor[P, T], route func(string) (*Queue[P, T], error), opts ...[]Option) (*Queue[P, T], error) {
+	q := &Queue[P, T]{modelID: modelID, route: route, settings: newSettings(opts...), drained: make(chan struct{})}
 	s := &q.settings
 	switch {
 	case modelID == "":
@@ -126,6 +129,7 @@ func newQueueOf[P, T any](modelID string, process Processor[P, T], opts []Option
 	if err != nil {
 		return nil, fmt.Errorf("model %q: %w", modelID, err)
 	}
+	q.unmet = slices.Clone(s.fallback)
 	s.retry = s.retry.withDefaults()
 	q.usageOf = usageReaderFor[T]()
 	q.waiters.New = func() any { return &waiter[T]{done: make(chan struct{}, 1)} }

@@ -26,6 +26,7 @@ type receiver[T any] interface{ put(w *waiter[T]) }
 // A refused request gives a zero Response and an error that wraps
 // ErrInvalidParams, ErrModelNotRegistered, ErrDuplicateRequest, ErrQueueFull,
 // ErrQueueClosed, ErrRequestTooLarge (it can never fit under a limit),
+// ErrInvalidConfiguration (a fallback was never registered: see WithFallback),
 // ErrQuotaExhausted, ErrQueueTimeout (a *DeadlineError: its deadline or MaxWait ends
 // before it could start) or ErrCanceled (ctx had already ended).
 //
@@ -83,6 +84,14 @@ func (q *Queue[P, T]) endAs(r ref, state recordState, err error) {
 // validation, estimator and coalescing, and fills the model in. key is that of the call
 // that the request may share, empty when it shares none.
 func (q *Queue[P, T]) prepare(ctx context.Context, req *Request[P]) (key string, err error) {
+	if unready := q.unready.Load(); unready != nil {
+		return "", *unready
+	}
+	return q.prepareHere(ctx, req)
+}
+
+// prepareHere is prepare whatever fallbacks there are.
+func (q *Queue[P, T]) prepareHere(ctx context.Context, req *Request[P]) (key string, err error) {
 	if err := q.check(ctx, req); err != nil || q.coalesce == nil {
 		return "", err
 	}
