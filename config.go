@@ -172,15 +172,19 @@ type settings struct {
 // endpointSettings is what holds for one endpoint: AddEndpoint takes these and no
 // others.
 type endpointSettings struct {
-	limits      []Limit
-	limitsGiven int // how often, in one list of options
-	unlimited   bool
-	shared      []SharedLimiter
-	margin      time.Duration // negative: the default
-	prior       iter.Seq2[time.Time, Usage]
-	learn       bool
-	breaker     func(endpoint string) Breaker
-	accounting  accounting.Policy
+	limits     []Limit
+	unlimited  bool
+	shared     []SharedLimiter
+	margin     time.Duration // negative: the default
+	prior      iter.Seq2[time.Time, Usage]
+	learn      bool
+	breaker    func(endpoint string) Breaker
+	accounting accounting.Policy
+
+	// amounts is which of WithLimits and WithUnlimited the list at hand has; again is
+	// that one came that contradicts it, in any list.
+	amounts string
+	again   string
 }
 
 // queueSettings is what holds for a whole queue.
@@ -206,7 +210,9 @@ type queueSettings struct {
 	outstanding     int
 }
 
-func newSettings(opts []Option) settings {
+// newSettings is what lists of options come to, where the later win: a manager's, and then
+// those of its queue.
+func newSettings(lists ...[]Option) settings {
 	s := settings{
 		endpointSettings: endpointSettings{margin: -1},
 		queueSettings: queueSettings{
@@ -214,31 +220,23 @@ func newSettings(opts []Option) settings {
 			grace: time.Second, outstanding: 4096,
 		},
 	}
-	for _, o := range opts {
-		if o.apply != nil {
-			o.apply(&s)
-		}
-	}
-	return s
-}
-
-// settingsOf is what lists of options come to, a later list overriding an earlier one. Limits
-// given twice in one list are an error.
-func settingsOf(lists ...[]Option) (settings, error) {
-	s := newSettings(nil)
 	for _, opts := range lists {
-		s.limitsGiven = 0
+		s.amounts = ""
 		for _, o := range opts {
 			if o.apply != nil {
 				o.apply(&s)
 			}
 		}
-		if s.limitsGiven > 1 {
-			return s, invalid("WithLimits or WithUnlimited stands %d times in one list of options, give all limits to one WithLimits", s.limitsGiven)
-		}
 	}
-	s.limitsGiven = 0
-	return s, nil
+	return s
+}
+
+// setLimits takes in WithLimits or WithUnlimited, whose name is option.
+func (s *endpointSettings) setLimits(option string, limits []Limit, unlimited bool) {
+	if s.amounts != "" && s.again == "" && !(unlimited && s.unlimited) {
+		s.again = s.amounts + " and then " + option
+	}
+	s.amounts, s.limits, s.unlimited = option, limits, unlimited
 }
 
 // inModel says in an error which model it is about.
@@ -250,6 +248,9 @@ func invalid(format string, args ...any) error {
 }
 
 func (s *endpointSettings) validate() error {
+	if s.again != "" {
+		return invalid("%s in one list of options, the first would be lost: put all limits into one WithLimits", s.again)
+	}
 	if err := validateLimits(s.limits); err != nil {
 		return err
 	}

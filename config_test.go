@@ -122,7 +122,11 @@ func TestInvalidConfiguration(t *testing.T) {
 	for name, opts := range map[string][]Option{
 		"nothing that limits":     nil,
 		"no limits":               {WithLimits()},
-		"limits withdrawn":        {WithUnlimited(), WithLimits()},
+		"limits twice":            {WithLimits(RPM(1)), WithLimits(TPM(1))},
+		"the same limits twice":   {WithLimits(RPM(1)), WithMargin(0), WithLimits(RPM(1))},
+		"limits in two bundles":   {WithOptions(WithLimits(RPM(1))), WithOptions(WithLimits(TPM(1)))},
+		"limits and none":         {WithLimits(RPM(1)), WithUnlimited()},
+		"none and limits":         {WithUnlimited(), WithLimits(RPM(1))},
 		"unknown kind":            {WithLimits(Limit{Kind: "rps", Amount: 1})},
 		"zero amount":             {WithLimits(RPM(0))},
 		"negative amount":         {WithLimits(TPM(-1))},
@@ -191,7 +195,7 @@ func TestOptionsOverrideOrAddUp(t *testing.T) {
 			WithMiddleware(layer("manager")), WithObserver(func(Event) { first++ }), WithSharedLimits(organisation),
 		)
 		q, err := m.Register("m", echo,
-			WithLimits(RPM(2)), WithLimits(RPM(7), Concurrent(2)), WithMaxQueued(4),
+			WithLimits(RPM(7), Concurrent(2)), WithMaxQueued(2), WithMaxQueued(4),
 			WithMiddleware(layer("outer"), layer("inner")), WithObserver(func(Event) { second++ }),
 			WithSharedLimits(family), WithSharedLimits(family),
 		)
@@ -283,4 +287,31 @@ func TestMarks(t *testing.T) {
 	assert.EqualValues(t, 7, after)
 	mark, _ = markOf(errors.Join(errors.New("other"), Retryable(base)))
 	assert.Equal(t, markRetryable, mark)
+}
+
+// Limits stand once in a list of options. Those of a later list replace an earlier one's.
+func TestLimitsOncePerList(t *testing.T) {
+	twice := []Option{WithLimits(RPM(1)), WithLimits(TPM(1))}
+	m := newManager[int, int](t, twice...)
+	_, err := m.Register("m", echo)
+	require.ErrorIs(t, err, ErrInvalidConfiguration, "of the manager's two, one was dropped silently")
+	assert.Contains(t, err.Error(), "WithLimits and then WithLimits")
+	_, err = m.Register("m", echo, WithLimits(RPM(2)))
+	require.ErrorIs(t, err, ErrInvalidConfiguration, "and so when the queue has limits of its own")
+
+	m = newManager[int, int](t, WithLimits(RPM(1)))
+	_, err = m.Register("m", echo, twice...)
+	require.ErrorIs(t, err, ErrInvalidConfiguration)
+	q, err := m.Register("own", echo, WithLimits(TPM(7)))
+	require.NoError(t, err, "a queue's limits replace its manager's")
+	assert.Equal(t, TPM(7), q.Info().Limits[0].Limit)
+	_, err = m.Register("none", echo, WithUnlimited(), WithUnlimited())
+	require.NoError(t, err, "nothing is lost by saying it twice")
+	require.NoError(t, m.RegisterAll([]ModelConfig{{ModelID: "file", Limits: []Limit{RPM(9)}}}, echo, WithLimits(RPM(3))), "nor by a file's limits")
+	info, err := m.Info("file")
+	require.NoError(t, err)
+	assert.Equal(t, RPM(9), info.Limits[0].Limit)
+
+	require.ErrorIs(t, q.AddEndpoint("b", echo, twice...), ErrInvalidConfiguration)
+	require.NoError(t, q.AddEndpoint("b", echo, WithLimits(RPM(1))))
 }

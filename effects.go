@@ -191,7 +191,7 @@ func (c *core) applyStart(e *engine.Effect) {
 	}
 	c.running[e.Attempt] = a
 	if len(c.observers) > 0 {
-		c.emitFor(e.Handle, Event{Type: EventStarted, Time: c.clock.at(job.Started), Waited: duration(e.Waited)})
+		c.emitFor(e.Handle, Event{Type: EventStarted, Time: c.clock.at(job.Started), Attempt: e.Count, Endpoint: c.wayOf(e.Endpoint).name, Waited: duration(e.Waited)})
 	}
 }
 
@@ -300,7 +300,8 @@ func (c *core) applyTold(ns int64, e *engine.Effect) {
 	case engine.Retry:
 		if len(c.observers) > 0 {
 			c.emitFor(e.Handle, Event{
-				Type: EventRetried, Time: now, Until: c.clock.at(e.At), Err: c.input.err, Took: duration(e.Took), Outcome: c.input.outcome,
+				Type: EventRetried, Time: now, Attempt: e.Count, Endpoint: c.wayOf(e.Endpoint).name,
+				Until: c.clock.at(e.At), Err: c.input.err, Took: duration(e.Took), Outcome: c.input.outcome,
 			})
 		}
 	case engine.NoUsage:

@@ -163,7 +163,7 @@ func TestAPausedEndpointIsPassedOver(t *testing.T) {
 				require.NoError(t, err)
 				require.NoError(t, q.AddEndpoint("eu", c.at("eu", time.Second), WithLimits(RPM(1000))))
 				begin := time.Now()
-				r, err := q.Submit(t.Context(), Request[int]{})
+				r, err := q.Submit(t.Context(), Request[int]{ID: "r"})
 				require.NoError(t, err)
 				assert.Equal(t, "eu", r.Result)
 				assert.Equal(t, 2, r.Attempts)

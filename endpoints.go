@@ -62,16 +62,14 @@ func (c *core) addEndpoint(name string, processor any, noProcessor bool, opts []
 	if !c.made {
 		return errNotMade
 	}
-	s, err := settingsOf(opts)
-	if err == nil {
-		err = s.endpointSettings.validate()
-	}
+	s := newSettings(opts)
+	err := s.endpointSettings.validate()
 	switch {
 	case name == "":
 		err = invalid("empty name, name the endpoint")
 	case noProcessor:
 		err = invalid("nil processor")
-	case err == nil && !reflect.DeepEqual(s.queueSettings, newSettings(nil).queueSettings):
+	case err == nil && !reflect.DeepEqual(s.queueSettings, newSettings().queueSettings):
 		err = invalid("an endpoint takes WithLimits, WithUnlimited, WithSharedLimits, WithLearnedLimits, WithMargin, WithPriorUsage, WithAccounting and WithBreaker; give other options to the queue")
 	}
 	var w *way

@@ -202,7 +202,7 @@ func (c *core) emit(e Event) {
 // emitFor is emit for a request; for a call it tells of the first that shares it.
 func (c *core) emitFor(h uint32, e Event) {
 	v := c.engine.View(h)
-	if v.Attempts > 0 {
+	if e.Attempt == 0 && e.Type != EventQueued && v.Attempts > 0 {
 		e.Attempt, e.Endpoint = v.Attempts, c.wayOf(v.Endpoint).name
 	}
 	if shared := c.shared[h]; shared != nil {

@@ -202,13 +202,13 @@ func TestEventsAtTheEnd(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var last Event
-				opts := append([]Option{WithLimits(Concurrent(1)), WithoutDeadlineCheck(), WithObserver(func(e Event) {
+				opts := append([]Option{WithoutDeadlineCheck(), WithObserver(func(e Event) {
 					if e.RequestID == "r" {
 						last = e
 						assert.Equal(t, "caller", e.Context.Value(key{}))
 					}
 				})}, c.opts...)
-				q, err := NewQueue("m", func(ctx context.Context, r Request[int]) (int, error) {
+				q, err := NewManager[int, int](WithLimits(Concurrent(1))).Register("m", func(ctx context.Context, r Request[int]) (int, error) {
 					if r.Params < 0 {
 						Observe(ctx, Observation{Outcome: OutcomeQuotaExhausted})
 						return 0, errBoom

@@ -166,7 +166,7 @@ func (q *Queue[P, T]) forward(h *hop) error {
 	w := &typedWaiter[T]{waiter: waiter{sink: h}}
 	w.typed = w
 	var in intake
-	if err := target.prepare(h.ctx, &req, &in); err != nil {
+	if err := target.prepareHere(h.ctx, &req, &in); err != nil {
 		return err
 	}
 	h.at = target.accept(&in, &req.Params, &w.waiter)

@@ -40,11 +40,14 @@ type served struct {
 
 func managerOf(t *testing.T, models ...served) *Manager[int, string] {
 	t.Helper()
-	m := NewManager[int, string](WithRetry(RetryPolicy{MaxAttempts: 2, BaseDelay: time.Millisecond, MaxDelay: time.Millisecond, Budget: -1}))
+	m := NewManager[int, string](WithUnlimited(), WithRetry(RetryPolicy{MaxAttempts: 2, BaseDelay: time.Millisecond, MaxDelay: time.Millisecond, Budget: -1}))
 	for _, c := range models {
-		_, err := m.Register(c.name, c.process, append([]Option{WithUnlimited()}, c.opts...)...)
+		_, err := m.Register(c.name, c.process, c.opts...)
 		require.NoError(t, err)
 	}
+	_, err := m.Register("missing", answering) // was there once
+	require.NoError(t, err)
+	require.NoError(t, m.Unregister(t.Context(), "missing"))
 	t.Cleanup(func() { require.NoError(t, m.Shutdown(context.Background())) })
 	return m
 }
@@ -471,4 +474,45 @@ func TestFallbackStories(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A fallback that was never registered is told by the first Submit and by Check, and not by
+// an outage. Registering it mends that.
+func TestFallbackThatWasNeverRegistered(t *testing.T) {
+	m := newManager[int, int](t, WithUnlimited())
+	require.NoError(t, m.Check())
+	a, err := m.Register("a", echo, WithFallback("b"))
+	require.NoError(t, err, "models may be registered in any order")
+	refused := func(err error, models ...string) {
+		t.Helper()
+		require.ErrorIs(t, err, ErrInvalidConfiguration)
+		require.ErrorIs(t, err, ErrModelNotRegistered)
+		for _, model := range models {
+			assert.Contains(t, err.Error(), `"`+model+`"`)
+		}
+	}
+	_, err = a.Submit(t.Context(), Request[int]{})
+	refused(err, "a", "b")
+	_, err = m.Submit(t.Context(), Request[int]{ModelID: "a", NoWait: true})
+	refused(err, "a", "b")
+	_, err = a.Forecast(t.Context(), Request[int]{})
+	refused(err, "a", "b")
+	refused(m.Check(), "a", "b")
+	assert.Zero(t, a.Info().Accepted)
+
+	_, err = m.Register("b", echo, WithFallback("c", "d"))
+	require.NoError(t, err)
+	_, err = a.Submit(t.Context(), Request[int]{})
+	refused(err, "b", "c") // what it falls back to would find out in an outage
+	refused(m.Check(), "b", "c", "d")
+
+	require.NoError(t, m.RegisterAll([]ModelConfig{{ModelID: "c"}, {ModelID: "d"}}, echo))
+	require.NoError(t, m.Check())
+	_, err = a.Submit(t.Context(), Request[int]{})
+	require.NoError(t, err)
+
+	require.NoError(t, m.Unregister(t.Context(), "d"))
+	refused(m.Check(), "b", "d")
+	_, err = a.Submit(t.Context(), Request[int]{})
+	require.NoError(t, err, "one that is gone is passed over, and the others go on")
 }

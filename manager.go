@@ -27,10 +27,12 @@ type registry struct {
 	// mu guards the rest; no queue's method is called while it is held.
 	mu     sync.RWMutex
 	queues map[string]*core // never changed in place
+	known  map[string]bool  // models that were ever registered
 	closed bool
 }
 
-// NewManager returns a manager whose options are the defaults of every queue.
+// NewManager returns a manager whose options are the defaults of every queue. What is wrong
+// with them is told by Register.
 func NewManager[P, T any](opts ...Option) *Manager[P, T] {
 	return &Manager[P, T]{registry{options: slices.Clone(opts), made: true, queues: make(map[string]*core)}}
 }
@@ -55,9 +57,10 @@ func (m *Manager[P, T]) Register(modelID string, process Processor[P, T], opts .
 	return q, nil
 }
 
-// RegisterAll makes a queue for every model: all of them or, on an error, none. A model that
-// is there already is ErrModelRegistered. A model's own limits replace those of opts and of
-// the manager.
+// RegisterAll makes a queue for every model of the list: all of them or, on an error, none. A
+// model that is registered already is ErrModelRegistered, one that stands twice in the list
+// ErrInvalidConfiguration; the other errors are Register's. A model's own limits replace those
+// of opts and of the manager.
 func (m *Manager[P, T]) RegisterAll(models []ModelConfig, process Processor[P, T], opts ...Option) error {
 	var made []*core
 	err := m.makeAll(models, opts, func(modelID string, own []Option) error {
@@ -208,12 +211,19 @@ func (r *registry) add(queues ...*core) error {
 		return err
 	}
 	r.queues = all
+	for _, c := range queues {
+		if r.known == nil {
+			r.known = make(map[string]bool)
+		}
+		r.known[c.modelID] = true
+	}
 	r.version.Add(1)
 	return nil
 }
 
 // Unregister removes a model and drains its queue, as Queue.Shutdown does. The model is removed
-// also when ctx ends first.
+// also when ctx ends first. Models that fall back to it pass it over from now on, and Check says
+// so.
 func (r *registry) Unregister(ctx context.Context, modelID string) error {
 	c, err := r.find(modelID)
 	if err != nil {
@@ -360,38 +370,58 @@ func (r *registry) Shutdown(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// Check says which queues name a fallback that is not registered, all of them joined, or nil.
-// Call it when all models are there: otherwise the first Submit finds out.
+// Check says what is wrong with the registered models together, for a program's start and its
+// tests: a fallback (see WithFallback) that is not registered, never was or is no more. Each
+// problem is an ErrInvalidConfiguration and an ErrModelNotRegistered that names both models;
+// several come joined, sorted by model. nil means that all is well.
 func (r *registry) Check() error {
 	if !r.made {
 		return errNoManager
 	}
-	var errs []error
+	var problems []error
 	for _, c := range r.all() {
-		errs = append(errs, r.checkFallbacks(c))
-	}
-	return errors.Join(errs...)
-}
-
-func (r *registry) checkFallbacks(c *core) error {
-	for _, model := range c.settings.fallback {
-		if _, err := r.find(model); err != nil {
-			return errorf(ErrModelNotRegistered, "model %q falls back to %q, which nobody registered: Register it, or take it out of WithFallback", c.modelID, model)
+		for _, model := range c.settings.fallback {
+			if _, err := r.find(model); err != nil {
+				problems = append(problems, fallbackMissing(c.modelID, model))
+			}
 		}
 	}
-	return nil
+	return errors.Join(problems...)
 }
 
-// checkFallbacksOf is checkFallbacks, once for each change of the registry.
-func (r *registry) checkFallbacksOf(c *core) error {
+func fallbackMissing(model, fallback string) error {
+	return fmt.Errorf("%w: model %q falls back to %q: %w: Register it too, or take it out of WithFallback",
+		ErrInvalidConfiguration, model, fallback, ErrModelNotRegistered)
+}
+
+// checkFallbacks says which fallback that c reaches was never registered, or nil. It looks once
+// for each change of the registry.
+func (r *registry) checkFallbacks(c *core) error {
 	version := r.version.Load()
 	if c.checked.Load() == version {
 		return nil
 	}
-	if err := r.checkFallbacks(c); err != nil {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if err := r.missingFrom(c, make(map[*core]bool)); err != nil {
 		return err
 	}
 	c.checked.Store(version)
+	return nil
+}
+
+func (r *registry) missingFrom(c *core, seen map[*core]bool) error {
+	seen[c] = true
+	for _, model := range c.settings.fallback {
+		if !r.known[model] {
+			return fallbackMissing(c.modelID, model)
+		}
+		if next := r.queues[model]; next != nil && !seen[next] {
+			if err := r.missingFrom(next, seen); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 

@@ -167,7 +167,13 @@ func TestRegisterAllIsAllOrNone(t *testing.T) {
 	require.ErrorIs(t, m.RegisterAll([]ModelConfig{good("a")}, nil), ErrInvalidConfiguration)
 	assert.Equal(t, []string{"there"}, m.Models())
 
-	require.NoError(t, m.RegisterAll([]ModelConfig{good("a"), good("there"), {ModelID: "bare"}}, echo, WithLimits(RPM(3))))
+	err = m.RegisterAll([]ModelConfig{good("a"), good("there")}, echo)
+	require.ErrorIs(t, err, ErrModelRegistered, "its limits would be ignored")
+	assert.Contains(t, err.Error(), `models[1]`)
+	assert.Contains(t, err.Error(), `"there"`)
+	assert.Equal(t, []string{"there"}, m.Models(), "a part of the list was registered")
+
+	require.NoError(t, m.RegisterAll([]ModelConfig{good("a"), {ModelID: "bare"}}, echo, WithLimits(RPM(3))))
 	assert.Equal(t, []string{"a", "bare", "there"}, m.Models())
 	limit := func(id string) Limit {
 		info, err := m.Info(id)
@@ -176,7 +182,7 @@ func TestRegisterAllIsAllOrNone(t *testing.T) {
 	}
 	assert.Equal(t, RPM(5), limit("a"), "a model's own limits win")
 	assert.Equal(t, RPM(3), limit("bare"), "without any, those given to RegisterAll")
-	assert.Equal(t, RPM(9), limit("there"), "a registered model is skipped")
+	assert.Equal(t, RPM(9), limit("there"), "a registered model stays as it was")
 	require.NoError(t, m.RegisterAll(nil, echo))
 }
 

@@ -17,14 +17,14 @@ import (
 // shared limits add up.
 type Option struct{ apply func(*settings) }
 
-// WithLimits sets the queue's own limits, replacing earlier ones. A queue needs at
-// least one limit, own or shared, or WithUnlimited.
+// WithLimits sets the queue's own limits: all of them in one call. A queue's replace its
+// manager's. A second WithLimits in the same list of options, or WithUnlimited beside it,
+// is ErrInvalidConfiguration from NewQueue, AddEndpoint or, for the manager's list too,
+// Register: the first would be lost. A queue needs at least one limit, own or shared, or
+// WithUnlimited.
 func WithLimits(limits ...Limit) Option {
 	limits = slices.Clone(limits)
-	return Option{func(s *settings) {
-		s.limits, s.unlimited = limits, false
-		s.limitsGiven++
-	}}
+	return Option{func(s *settings) { s.setLimits("WithLimits", limits, false) }}
 }
 
 // WithAccounting sets what the provider charges to its token limits, when a request arrives
@@ -58,12 +58,10 @@ func WithWaitForQuota() Option { return Option{func(s *settings) { s.keepOnQuota
 func WithoutDeadlineCheck() Option { return Option{func(s *settings) { s.noDeadlineCheck = true }} }
 
 // WithUnlimited says that the queue has no limits of its own on purpose; the
-// default bound of 256 running processors still applies.
+// default bound of 256 running processors still applies. It replaces a manager's limits;
+// beside WithLimits in the same list of options it is ErrInvalidConfiguration.
 func WithUnlimited() Option {
-	return Option{func(s *settings) {
-		s.limits, s.unlimited = nil, true
-		s.limitsGiven++
-	}}
+	return Option{func(s *settings) { s.setLimits("WithUnlimited", nil, true) }}
 }
 
 // WithSharedLimits adds limits that several queues draw from. They are taken in
@@ -230,8 +228,12 @@ func WithMaxOutstanding(n int) Option {
 // quota is exhausted (unless WithWaitForQuota keeps the request), because its retries
 // are used up, or because the request could start only after its deadline or MaxWait.
 // An error that is not tried again, and output that was streamed, stay with this model. A
-// model that is not registered, or refuses the request, is passed over; a fallback's own
+// model that was unregistered, or refuses the request, is passed over; a fallback's own
 // fallbacks come before the next one.
+//
+// The models may be registered in any order. While one of them, or of their own fallbacks,
+// was never registered, Submit is refused with an error that is ErrInvalidConfiguration and
+// ErrModelNotRegistered and names both models. Manager.Check tells it before.
 //
 // The first queue keeps the request's id: Status, Wait and Cancel work there.
 // Response.ModelID is the model that answered, usage and attempts are those of all

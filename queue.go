@@ -48,11 +48,8 @@ func NewQueue[P, T any](modelID string, process Processor[P, T], opts ...Option)
 // newQueueOf is NewQueue for the queue of a registry, unless that is nil.
 func newQueueOf[P, T any](modelID string, process Processor[P, T], r *registry, lists ...[]Option) (*Queue[P, T], error) {
 	q := new(Queue[P, T])
-	settings, err := settingsOf(lists...)
-	if err == nil {
-		q.settings = settings
-		err = q.bind()
-	}
+	q.settings = newSettings(lists...)
+	err := q.bind()
 	if err == nil {
 		err = q.core.make(modelID, process, process == nil, r, q)
 	}
@@ -246,11 +243,17 @@ func (q *Queue[P, T]) prepare(ctx context.Context, req *Request[P], in *intake) 
 	if !q.made {
 		return errNotMade
 	}
-	if q.registry != nil && len(q.settings.fallback) > 0 {
-		if err := q.registry.checkFallbacksOf(&q.core); err != nil {
+	if len(q.settings.fallback) > 0 {
+		if err := q.registry.checkFallbacks(&q.core); err != nil {
 			return err
 		}
 	}
+	return q.prepareHere(ctx, req, in)
+}
+
+// prepareHere is prepare for a request that another model hands on: what is wrong with the
+// fallbacks of this one must not hold it up.
+func (q *Queue[P, T]) prepareHere(ctx context.Context, req *Request[P], in *intake) error {
 	if err := q.check(ctx, req); err != nil {
 		return err
 	}

@@ -30,7 +30,7 @@ func (p *Page) control(w http.ResponseWriter, r *http.Request, action string) {
 		fail(w, http.StatusMethodNotAllowed, "use POST")
 		return
 	}
-	if !p.settings.controls {
+	if !p.settings.controls() {
 		fail(w, http.StatusForbidden, "the controls are off: the program did not call WithControls")
 		return
 	}
@@ -51,19 +51,23 @@ func (p *Page) control(w http.ResponseWriter, r *http.Request, action string) {
 		fail(w, http.StatusBadRequest, "the order cannot be read: "+err.Error())
 		return
 	}
-	in, ok := p.inspector(o.Manager)
-	if !ok {
+	if _, ok := p.inspector(o.Manager); !ok {
 		fail(w, http.StatusNotFound, "there is no such manager")
 		return
 	}
+	if !p.settings.controlled(o.Manager) {
+		fail(w, http.StatusForbidden, "the controls of this model are off: the program gave WithControls no controller for it")
+		return
+	}
+	c := p.settings.controllers[o.Manager]
 	var err error
 	switch action {
 	case "pause":
-		err = in.PauseModel(o.Model)
+		err = c.Pause(o.Model)
 	case "resume":
-		err = in.ResumeModel(o.Model)
+		err = c.Resume(o.Model)
 	default:
-		err = in.Cancel(o.Model, o.Request)
+		err = c.Cancel(o.Model, o.Request)
 	}
 	switch {
 	case err == nil:
@@ -86,7 +90,7 @@ const (
 // visit returns the visitor's token and gives the cookie to who has none. Without
 // controls there is no cookie and no token.
 func (p *Page) visit(w http.ResponseWriter, r *http.Request) (token string) {
-	if !p.settings.controls {
+	if !p.settings.controls() {
 		return ""
 	}
 	if c, err := r.Cookie(cookieName); err == nil && c.Value != "" {

@@ -54,9 +54,9 @@ const wholeModel = `{"manager":0,"model":"m"}`
 // An order that anybody but the page itself could have sent changes nothing.
 func TestForeignOrdersAreRefused(t *testing.T) {
 	m := newManager(t, "m", llmqueue.Concurrent(1))
-	p := Handler(m).WithControls()
+	p := Handler(m).WithControls(m)
 	v := visit(t, p)
-	stranger := visit(t, Handler(m).WithControls())
+	stranger := visit(t, Handler(m).WithControls(m))
 	header := func(name, value string) func(*http.Request) {
 		return func(r *http.Request) { r.Header.Set(name, value) }
 	}
@@ -111,7 +111,8 @@ func TestForeignOrdersAreRefused(t *testing.T) {
 
 // An order that names nothing that is there says so.
 func TestOrdersThatMissAreRefused(t *testing.T) {
-	v := visit(t, Handler(newManager(t, "m", llmqueue.Concurrent(1))).WithControls())
+	m := newManager(t, "m", llmqueue.Concurrent(1))
+	v := visit(t, Handler(m).WithControls(m))
 	for name, c := range map[string]struct {
 		action, body string
 		status       int
@@ -139,7 +140,7 @@ func TestOrdersThatMissAreRefused(t *testing.T) {
 func TestOrders(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, second := newManager(t, "m", llmqueue.Concurrent(1)), newManager(t, "m", llmqueue.Concurrent(1))
-		v := visit(t, Handler(m, second).WithControls())
+		v := visit(t, Handler(m, second).WithControls(m, second))
 		paused := func(m *manager) bool {
 			info, err := m.Info("m")
 			require.NoError(t, err)
@@ -177,7 +178,7 @@ func TestOrders(t *testing.T) {
 func TestToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newManager(t, "m", llmqueue.Concurrent(1))
-		p := Handler(m).WithControls()
+		p := Handler(m).WithControls(m)
 		var r reader
 		defer watch(t, p, &r)()
 		synctest.Wait()
@@ -204,4 +205,26 @@ func TestToken(t *testing.T) {
 		assert.Empty(t, hello.Token)
 		assert.Empty(t, off.header.Get("Set-Cookie"))
 	})
+}
+
+// Only the models of an inspector that has a controller can be ordered about.
+func TestControlsOfSomeManagers(t *testing.T) {
+	seen, ruled := newManager(t, "m", llmqueue.Concurrent(1)), newManager(t, "m", llmqueue.Concurrent(1))
+	p := Handler(seen, ruled).WithControls(nil, ruled)
+	v := visit(t, p)
+	w := v.order(t, "pause", `{"manager":0,"model":"m"}`, nil)
+	assert.Equal(t, http.StatusForbidden, w.Code)
+	assert.Contains(t, w.Body.String(), "no controller")
+	assert.Equal(t, http.StatusNoContent, v.order(t, "pause", `{"manager":1,"model":"m"}`, nil).Code)
+	info, err := seen.Info("m")
+	require.NoError(t, err)
+	assert.False(t, info.Paused, "the order reached the wrong manager")
+	info, err = ruled.Info("m")
+	require.NoError(t, err)
+	assert.True(t, info.Paused)
+	body := get(t, p, "/snapshot").Body.String()
+	assert.Equal(t, 1, strings.Count(body, `"controls":true`), "buttons for one of the two models")
+
+	assert.Panics(t, func() { Handler(seen, ruled).WithControls(ruled) }, "nobody knows whose controller it is")
+	assert.Panics(t, func() { Handler(seen).WithControls() })
 }

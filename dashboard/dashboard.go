@@ -26,8 +26,10 @@ import (
 	"embed"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"path"
+	"slices"
 	"time"
 
 	"github.com/llmqueue/llmqueue"
@@ -42,9 +44,19 @@ type Page struct {
 }
 
 type settings struct {
-	inspectors []llmqueue.Inspector
-	controls   bool
-	format     Formatter
+	inspectors  []llmqueue.Inspector
+	controllers []llmqueue.Controller // of the inspectors, by index; none: no buttons
+	format      Formatter
+}
+
+// controls reports whether the page has any buttons.
+func (s *settings) controls() bool {
+	return slices.ContainsFunc(s.controllers, func(c llmqueue.Controller) bool { return c != nil })
+}
+
+// controlled reports whether the models of an inspector have buttons.
+func (s *settings) controlled(inspector int) bool {
+	return inspector < len(s.controllers) && s.controllers[inspector] != nil
 }
 
 // Handler returns a page that shows all models of the inspectors, which are managers
@@ -54,12 +66,23 @@ func Handler(inspectors ...llmqueue.Inspector) *Page {
 }
 
 // WithControls returns a page like p that also has buttons to pause and resume a model
-// and to cancel a request. Defaults to none. An order has to come from the page itself:
-// it is a POST that passes http.CrossOriginProtection and carries a token that only the
-// page can read. Who may open the page may use the buttons.
-func (p *Page) WithControls() *Page {
+// and to cancel a request. It takes one controller for each of Handler's inspectors, in
+// the same order, mostly the same managers:
+//
+//	page := dashboard.Handler(manager).WithControls(manager)
+//
+// A nil controller leaves the models of its inspector without buttons. Another number of
+// controllers panics, because an order would reach the wrong manager. Defaults to no
+// buttons. An order has to come from the page itself: it is a POST that passes
+// http.CrossOriginProtection and carries a token that only the page can read. Who may
+// open the page may use the buttons.
+func (p *Page) WithControls(controllers ...llmqueue.Controller) *Page {
 	s := p.settings
-	s.controls = true
+	if len(controllers) != len(s.inspectors) {
+		panic(fmt.Sprintf("dashboard: WithControls got %d controllers, the page has %d inspectors: give one for each, in the same order",
+			len(controllers), len(s.inspectors)))
+	}
+	s.controllers = slices.Clone(controllers)
 	return newPage(s)
 }
 
@@ -78,7 +101,7 @@ func (p *Page) WithFormatter(format Formatter) *Page {
 }
 
 func newPage(s settings) *Page {
-	p := &Page{settings: s, feed: newFeed(s.inspectors), secret: make([]byte, 32)}
+	p := &Page{settings: s, feed: newFeed(&s), secret: make([]byte, 32)}
 	rand.Read(p.secret) // never fails
 	return p
 }
@@ -158,7 +181,7 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 
 // snapshot answers with what the page shows now, once.
 func (p *Page) snapshot(w http.ResponseWriter) {
-	writeJSON(w, http.StatusOK, collect(p.settings.inspectors, time.Now()))
+	writeJSON(w, http.StatusOK, collect(&p.settings, time.Now()))
 }
 
 // detail answers with what the formatter says about one request.
@@ -216,7 +239,7 @@ func (p *Page) stream(w http.ResponseWriter, r *http.Request) {
 	viewer, past := p.feed.join()
 	defer p.feed.leave(viewer)
 	hello, _ := json.Marshal(helloJSON{
-		Controls: p.settings.controls, Details: p.settings.format != nil, Token: token, History: past,
+		Controls: p.settings.controls(), Details: p.settings.format != nil, Token: token, History: past,
 	})
 	if send("hello", hello) != nil {
 		return

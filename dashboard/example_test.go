@@ -22,7 +22,7 @@ func ExampleHandler() {
 // The buttons, and the results that may be seen.
 func ExamplePage_WithFormatter() {
 	manager := llmqueue.NewManager[string, string]()
-	page := dashboard.Handler(manager).WithControls().WithFormatter(
+	page := dashboard.Handler(manager).WithControls(manager).WithFormatter(
 		func(_ context.Context, _ llmqueue.Inspector, modelID, requestID string) string {
 			resp, err := manager.Status(modelID, requestID)
 			if err != nil {

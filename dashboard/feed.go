@@ -4,8 +4,6 @@ import (
 	"encoding/json"
 	"sync"
 	"time"
-
-	"github.com/llmqueue/llmqueue"
 )
 
 // tick is how often a snapshot is taken while somebody watches.
@@ -17,7 +15,7 @@ type viewer chan []byte
 // feed takes snapshots for all viewers, on one goroutine that runs only while there
 // are any.
 type feed struct {
-	inspectors []llmqueue.Inspector
+	settings *settings
 
 	mu      sync.Mutex // guards what follows; no inspector is asked under it
 	viewers map[viewer]bool
@@ -26,8 +24,8 @@ type feed struct {
 	past    map[key]*past
 }
 
-func newFeed(inspectors []llmqueue.Inspector) *feed {
-	return &feed{inspectors: inspectors, viewers: map[viewer]bool{}, past: map[key]*past{}}
+func newFeed(s *settings) *feed {
+	return &feed{settings: s, viewers: map[viewer]bool{}, past: map[key]*past{}}
 }
 
 // join returns a new viewer and the history so far.
@@ -75,7 +73,7 @@ func (f *feed) run(wake <-chan struct{}) {
 	defer ticker.Stop()
 	for sample := true; f.watched(); {
 		now := time.Now()
-		s := collect(f.inspectors, now)
+		s := collect(f.settings, now)
 		f.record(s, now, sample)
 		data, _ := json.Marshal(s)
 		f.publish(data)

@@ -184,7 +184,7 @@ func TestHistory(t *testing.T) {
 		assert.Equal(t, h.Wait[20], last.Wait)
 
 		// Paused, nothing starts: the wait is that of the next one, and grows.
-		require.NoError(t, m.PauseModel("m"))
+		require.NoError(t, m.Pause("m"))
 		time.Sleep(15 * time.Second)
 		_, snapshots = first.events(t)
 		last = snapshots[len(snapshots)-1].Models[0]

@@ -26,6 +26,7 @@ type snapshotJSON struct {
 type modelJSON struct {
 	Manager      int            `json:"manager"`
 	Model        string         `json:"model"`
+	Controls     bool           `json:"controls"` // there are buttons for it
 	Paused       bool           `json:"paused"`
 	PausedUntil  int64          `json:"paused_until"`
 	Closed       bool           `json:"closed"`
@@ -95,22 +96,29 @@ type key struct {
 	model   string
 }
 
+// What a snapshot lists.
+var (
+	live   = []llmqueue.Status{llmqueue.StatusProcessing, llmqueue.StatusPending}
+	failed = []llmqueue.Status{llmqueue.StatusFailed}
+)
+
 // collect asks all inspectors. A model that goes away meanwhile is left out.
-func collect(inspectors []llmqueue.Inspector, now time.Time) *snapshotJSON {
+func collect(of *settings, now time.Time) *snapshotJSON {
 	s := &snapshotJSON{Time: now.UnixMilli(), Models: []*modelJSON{}}
-	for i, in := range inspectors {
+	for i, in := range of.inspectors {
 		for _, info := range in.InfoAll() {
 			// What runs is listed first; some more may have started since.
-			live, err := in.Requests(info.ModelID, info.Processing+maxListed)
+			requests, err := in.Requests(info.ModelID, llmqueue.RequestFilter{Limit: info.Processing + maxListed, Statuses: live})
 			if err != nil {
 				continue
 			}
-			failed, err := in.Finished(info.ModelID, maxFailures, llmqueue.StatusFailed)
+			failures, err := in.Requests(info.ModelID, llmqueue.RequestFilter{Limit: maxFailures, Statuses: failed})
 			if err != nil {
 				continue
 			}
 			m := model(i, info)
-			m.list(live, failed)
+			m.Controls = of.controlled(i)
+			m.list(requests, failures)
 			s.Models = append(s.Models, m)
 		}
 	}

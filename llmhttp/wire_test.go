@@ -73,8 +73,8 @@ type (
 // newQueue makes a queue whose processor is use.
 func newQueue(t testing.TB, use func(context.Context) (string, error), opts ...llmqueue.Option) *queue {
 	t.Helper()
-	q, err := llmqueue.NewQueue("m", func(ctx context.Context, _ llmqueue.Request[string]) (string, error) { return use(ctx) },
-		append([]llmqueue.Option{llmqueue.WithUnlimited()}, opts...)...)
+	m := llmqueue.NewManager[string, string](llmqueue.WithUnlimited()) // unless opts have limits
+	q, err := m.Register("m", func(ctx context.Context, _ llmqueue.Request[string]) (string, error) { return use(ctx) }, opts...)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, q.Shutdown(context.Background())) })
 	return q

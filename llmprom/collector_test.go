@@ -108,9 +108,9 @@ func TestShowsWhatAQueueIs(t *testing.T) {
 			`llmqueue_processing_seconds_count{endpoint="gpt",model="gpt",outcome="unexplained"}`: 1,
 		}, gather(t, reg).with("llmqueue_processing_seconds_count"), "only one attempt has ended")
 
-		require.NoError(t, m.PauseModel("gpt"))
+		require.NoError(t, m.Pause("gpt"))
 		assert.Equal(t, 1.0, gather(t, reg)[`llmqueue_paused{model="gpt"}`])
-		require.NoError(t, m.ResumeModel("gpt"))
+		require.NoError(t, m.Resume("gpt"))
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		got = gather(t, reg)
@@ -188,7 +188,7 @@ func TestShowsPausesByTheProvider(t *testing.T) {
 func TestCountersNeverGoDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		metrics := llmprom.New()
-		m := newManager(t, "gpt")
+		m := newManager(t, "gpt", llmqueue.WithUnlimited())
 		require.NoError(t, metrics.Add(m))
 		reg := registered(t, metrics)
 		const completed = `llmqueue_finished_requests_total{model="gpt",status="completed"}`
@@ -237,7 +237,7 @@ func TestCountersNeverGoDown(t *testing.T) {
 func TestCountersKnowHowAQueueEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		metrics := llmprom.New()
-		m := newManager(t, "gpt", metrics.Observe())
+		m := newManager(t, "gpt", metrics.Observe(), llmqueue.WithUnlimited())
 		require.NoError(t, metrics.Add(m))
 		reg := registered(t, metrics)
 		const completed = `llmqueue_finished_requests_total{model="gpt",status="completed"}`
@@ -297,7 +297,7 @@ func TestASourceOfItsOwn(t *testing.T) {
 
 func TestMisuseIsOneClearError(t *testing.T) {
 	metrics := llmprom.New()
-	a, b := newManager(t, "gpt"), newManager(t, "gpt")
+	a, b := newManager(t, "gpt", llmqueue.WithUnlimited()), newManager(t, "gpt", llmqueue.WithUnlimited())
 	var none *manager
 	require.NoError(t, metrics.Add(a))
 	q, err := llmqueue.NewQueue("lone", process, llmqueue.WithUnlimited())
@@ -337,7 +337,7 @@ func TestSameModelInTwoManagers(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
 	for _, name := range []string{"chat", "batch"} {
 		metrics := llmprom.New()
-		m := newManager(t, "gpt", metrics.Observe())
+		m := newManager(t, "gpt", metrics.Observe(), llmqueue.WithUnlimited())
 		require.NoError(t, metrics.Add(m))
 		require.NoError(t, prometheus.WrapRegistererWith(prometheus.Labels{"manager": name}, reg).Register(metrics))
 		do(t, m, "gpt", 0)
@@ -359,7 +359,7 @@ var hostile = []string{
 func TestNoNameBreaksTheScrape(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		metrics := llmprom.New(llmprom.WithTenants(100))
-		m := newManager(t, "fine", metrics.Observe())
+		m := newManager(t, "fine", metrics.Observe(), llmqueue.WithUnlimited())
 		require.NoError(t, metrics.Add(m))
 		reg := registered(t, metrics)
 		for _, model := range hostile {
@@ -390,7 +390,7 @@ func TestNoNameBreaksTheScrape(t *testing.T) {
 func TestTenantsOnlyOnDemandAndBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		without, with := llmprom.New(), llmprom.New(llmprom.WithTenants(2))
-		m := newManager(t, "gpt", without.Observe(), with.Observe())
+		m := newManager(t, "gpt", without.Observe(), with.Observe(), llmqueue.WithUnlimited())
 		require.NoError(t, without.Add(m))
 		require.NoError(t, with.Add(m))
 		for _, tenant := range []string{"", "a", "b", "c", "d", "a", "d"} {

@@ -38,7 +38,7 @@ func process(ctx context.Context, r job) (string, error) {
 // newManager has one model with the limits given.
 func newManager(t *testing.T, model string, opts ...llmqueue.Option) *manager {
 	t.Helper()
-	m := llmqueue.NewManager[time.Duration, string](append([]llmqueue.Option{llmqueue.WithMargin(0), llmqueue.WithUnlimited()}, opts...)...)
+	m := llmqueue.NewManager[time.Duration, string](append([]llmqueue.Option{llmqueue.WithMargin(0)}, opts...)...)
 	register(t, m, model)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithCancel(context.Background())

@@ -103,7 +103,7 @@ func TestRefusals(t *testing.T) {
 		}
 		refused(llmqueue.ErrModelNotRegistered, req{})
 		refused(llmqueue.ErrModelNotRegistered, req{ModelID: "unknown"})
-		refused(llmqueue.ErrRateLimitExceeded, req{ModelID: model, Estimate: llmqueue.Usage{InputTokens: 5000}})
+		refused(llmqueue.ErrRequestTooLarge, req{ModelID: model, Estimate: llmqueue.Usage{InputTokens: 5000}})
 		refused(llmqueue.ErrInvalidParams, req{ModelID: model, MaxWait: -1})
 		refused(llmqueue.ErrInvalidParams, req{ModelID: model, ID: "zero\x00byte"})
 		refused(llmqueue.ErrInvalidParams, req{ModelID: model, ID: "x"}, llmriver.Unique())

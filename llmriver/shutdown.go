@@ -80,7 +80,7 @@ func (j *Jobs[P, T]) stopWork(ctx context.Context) error {
 	}
 }
 
-// giveBack withdraws what waits in the manager's lines.
+// giveBack reclaims what waits in the manager's lines.
 func (j *Jobs[P, T]) giveBack() {
 	type waiting struct{ model, id string }
 	var all []waiting
@@ -93,7 +93,7 @@ func (j *Jobs[P, T]) giveBack() {
 	j.mu.Unlock()
 	for _, w := range all {
 		if q, ok := j.manager.Queue(w.model); ok {
-			_, _ = q.Withdraw(w.id, errHandBack) // one that is not there yet is, the next time
+			_, _ = q.Reclaim(w.id, errHandBack) // one that is not there yet is, the next time
 		}
 	}
 }

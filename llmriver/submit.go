@@ -117,8 +117,8 @@ func (j *Jobs[P, T]) prepare(ctx context.Context, req *llmqueue.Request[P], opts
 		}
 		asked := *req
 		asked.ID, asked.MaxWait, asked.NoWait = "", 0, true
-		_, err := q.Estimate(ctx, asked)
-		if errors.Is(err, llmqueue.ErrInvalidParams) || errors.Is(err, llmqueue.ErrRateLimitExceeded) {
+		_, err := q.Forecast(ctx, asked)
+		if errors.Is(err, llmqueue.ErrInvalidParams) || errors.Is(err, llmqueue.ErrRequestTooLarge) {
 			return envelope{}, err
 		}
 	}

@@ -5,7 +5,7 @@ import {Rows, clone, count, duration, element, rate, text} from './rows.js';
 
 const byId = (id) => document.getElementById(id);
 
-const state = {controls: false, details: false, token: ''};
+const state = {details: false, token: ''};
 const views = new Map(); // by model, see keyOf
 let history = new Map();
 let latest = null;
@@ -101,7 +101,7 @@ function actionsCell(view, request, cancelable) {
   };
   if (!request.inexact) {
     if (state.details) button('Show', () => show(order()));
-    if (state.controls && cancelable) button('Cancel', () => askToCancel(order()));
+    if (view.model.controls && cancelable) button('Cancel', () => askToCancel(order()));
   }
   return node;
 }
@@ -247,7 +247,7 @@ class ModelView {
       {name: 'n', value: (r, now) => duration(now - r.finished)},
     ], false);
 
-    this.node.querySelector('.head .buttons').hidden = !state.controls;
+    this.node.querySelector('.head .buttons').hidden = !m.controls;
     for (const action of ['pause', 'resume']) {
       const button = this.node.querySelector('.' + action);
       button.setAttribute('aria-label', (action === 'pause' ? 'Pause ' : 'Resume ') + m.model);
@@ -378,7 +378,7 @@ function connect() {
     const hello = JSON.parse(event.data);
     alive();
     wait = 1000;
-    Object.assign(state, {controls: hello.controls, details: hello.details, token: hello.token ?? ''});
+    Object.assign(state, {details: hello.details, token: hello.token ?? ''});
     history = new Map(hello.history.map((past) => [keyOf(past), past]));
     // The program may be another one now: everything is built anew.
     for (const view of views.values()) view.remove();

@@ -159,7 +159,7 @@ func TestFiguresEqualInfo(t *testing.T) {
 	close(stop)
 	load.Wait()
 	for _, model := range m.Models() {
-		if err := m.PauseModel(model); err != nil {
+		if err := m.Pause(model); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -197,7 +197,7 @@ func TestPauseStopsStarts(t *testing.T) {
 	for range 2000 {
 		post(t, m, request{ModelID: "m"})
 	}
-	url := serve(t, dashboard.Handler(m).WithControls())
+	url := serve(t, dashboard.Handler(m).WithControls(m))
 	b := newTab(t, 1280, 900)
 	b.open(url)
 
@@ -242,7 +242,7 @@ func TestCancelEndsARequest(t *testing.T) {
 	for _, id := range []string{"runs", "waits", "stays"} {
 		post(t, m, request{ModelID: "m", ID: id})
 	}
-	url := serve(t, dashboard.Handler(m).WithControls())
+	url := serve(t, dashboard.Handler(m).WithControls(m))
 	b := newTab(t, 1280, 900)
 	b.open(url)
 
@@ -282,7 +282,7 @@ func TestManyWaitingStayFluid(t *testing.T) {
 	for i := range 10_600 {
 		post(t, m, request{ModelID: "m", Tenant: "tenant " + strconv.Itoa(i%7)})
 	}
-	url := serve(t, dashboard.Handler(m).WithControls())
+	url := serve(t, dashboard.Handler(m).WithControls(m))
 	b := newTab(t, 1280, 900)
 	b.open(url)
 	if n := b.shown("m")["pending"]; n < 10_000 {
@@ -372,7 +372,7 @@ func TestHostileText(t *testing.T) {
 			}
 		}
 	}
-	page := dashboard.Handler(m).WithControls().WithFormatter(func(_ context.Context, _ llmqueue.Inspector, _, id string) string {
+	page := dashboard.Handler(m).WithControls(m).WithFormatter(func(_ context.Context, _ llmqueue.Inspector, _, id string) string {
 		return "formatted " + id
 	})
 	url := serve(t, page)
@@ -444,7 +444,7 @@ func TestReconnectsAfterARestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	addr := listener.Addr().String()
-	stop := serveOn(listener, dashboard.Handler(first).WithControls())
+	stop := serveOn(listener, dashboard.Handler(first).WithControls(first))
 	b := newTab(t, 1280, 900)
 	b.open("http://" + addr + "/debug/llmqueue/")
 	stop()
@@ -455,7 +455,7 @@ func TestReconnectsAfterARestart(t *testing.T) {
 	if listener, err = net.Listen("tcp", addr); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(serveOn(listener, dashboard.Handler(second).WithControls()))
+	t.Cleanup(serveOn(listener, dashboard.Handler(second).WithControls(second)))
 	b.until("it is live again", `document.querySelector('#status').textContent === 'live'`)
 	b.until("it shows the new program's model and no other", `document.querySelectorAll('.model').length === 1 && document.querySelector('h2 bdi').textContent === 'after'`)
 	b.run(chromedp.Click(chromedp.CSS(".pause")))
@@ -475,7 +475,7 @@ func TestLightDarkAndNarrow(t *testing.T) {
 			post(t, m, request{ModelID: model, ID: strings.Repeat("long-id-", 8) + strconv.Itoa(i), Tenant: "a tenant of some length", Priority: i % 3})
 		}
 	}
-	url := serve(t, dashboard.Handler(m).WithControls())
+	url := serve(t, dashboard.Handler(m).WithControls(m))
 	b := newTab(t, 400, 900)
 	b.run(scheme("light"))
 	b.open(url)

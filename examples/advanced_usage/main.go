@@ -160,8 +160,8 @@ func explain(res llmqueue.Response[string], err error) string {
 		return how + ": ErrModelNotRegistered"
 	case errors.Is(err, llmqueue.ErrInvalidParams):
 		return how + ": ErrInvalidParams"
-	case errors.Is(err, llmqueue.ErrRateLimitExceeded):
-		return how + ": ErrRateLimitExceeded"
+	case errors.Is(err, llmqueue.ErrRequestTooLarge):
+		return how + ": ErrRequestTooLarge"
 	case errors.Is(err, llmqueue.ErrQueueTimeout):
 		return how + ": ErrQueueTimeout"
 	case errors.Is(err, llmqueue.ErrCanceled) && errors.Is(err, context.DeadlineExceeded):

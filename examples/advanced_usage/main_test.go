@@ -17,7 +17,7 @@ func TestRun(t *testing.T) {
 			`slow   completed: "greeting by slow"`,
 			"an unknown model            refused: ErrModelNotRegistered",
 			"params without a name       refused: ErrInvalidParams",
-			"more tokens than the limit  refused: ErrRateLimitExceeded",
+			"more tokens than the limit  refused: ErrRequestTooLarge",
 			"ErrQueueTimeout",
 			"the caller gives up         canceled: ErrCanceled, context.DeadlineExceeded",
 			"the processor fails         failed: ProcessingError on attempt 1, the content was refused",

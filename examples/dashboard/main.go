@@ -45,7 +45,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	// One page for all managers, whatever their types.
 	page := dashboard.Handler(models.chat, models.summaries)
 	if *controls {
-		page = page.WithControls()
+		page = page.WithControls(models.chat, models.summaries)
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/debug/llmqueue/", page)

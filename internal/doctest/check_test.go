@@ -25,6 +25,7 @@ import (
 	// The library is read through its export data. Importing it makes go test run
 	// these tests again when it changes, instead of reporting a cached result.
 	_ "github.com/llmqueue/llmqueue"
+	_ "github.com/llmqueue/llmqueue/accounting"
 	_ "github.com/llmqueue/llmqueue/dashboard"
 	_ "github.com/llmqueue/llmqueue/llmtest"
 )
@@ -57,7 +58,7 @@ var known = map[string]string{
 	"synctest": "testing/synctest", "testing": "testing", "time": "time",
 	"validator": "github.com/go-playground/validator/v10",
 	"llmqueue":  "github.com/llmqueue/llmqueue", "llmtest": "github.com/llmqueue/llmqueue/llmtest",
-	"llmhttp": "github.com/llmqueue/llmqueue/llmhttp", "dashboard": "github.com/llmqueue/llmqueue/dashboard",
+	"accounting": "github.com/llmqueue/llmqueue/accounting", "llmhttp": "github.com/llmqueue/llmqueue/llmhttp", "dashboard": "github.com/llmqueue/llmqueue/dashboard",
 	"llmprom": "github.com/llmqueue/llmqueue/llmprom", "prometheus": "github.com/prometheus/client_golang/prometheus",
 	"llmriver": "github.com/llmqueue/llmqueue/llmriver",
 	"llmredis": "github.com/llmqueue/llmqueue/llmredis", "redis": "github.com/redis/go-redis/v9",

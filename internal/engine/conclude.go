@@ -172,7 +172,9 @@ func (q *Engine) decide(h uint32, r *record, a *attempt, e *Ending, delay, took 
 		q.rejoin(h, r)
 		until = q.pausesEnd()
 	}
-	q.Effects = append(q.Effects, Effect{Kind: Retry, Handle: h, Attempt: r.attempt - 1, At: until, Took: took})
+	q.Effects = append(q.Effects, Effect{
+		Kind: Retry, Handle: h, Attempt: r.attempt - 1, Count: int(a.count), Endpoint: a.lease.Endpoint, At: until, Took: took,
+	})
 }
 
 // pausesEnd is when some endpoint is not paused by its provider any more, now when one is

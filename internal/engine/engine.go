@@ -97,14 +97,16 @@ func New(cfg Config) *Engine {
 type Effect struct {
 	Kind      EffectKind
 	Code      Code
-	State     State  // of End
-	Unserved  bool   // of End: another model may yet serve the request
-	Handle    uint32 // of the request, or the call
-	Attempt   uint32 // the number of the attempt: of Start, Cut, and Retry
-	At        int64  // of Retry: the next attempt starts no earlier
-	Waited    int64  // for the attempt that starts, or until a request left the line without one
-	Took      int64  // how long the attempt ran that ended with this
-	PageFreed bool   // of Gone: nothing else is in the page of the handle
+	State     State              // of End
+	Unserved  bool               // of End: another model may yet serve the request
+	Handle    uint32             // of the request, or the call
+	Attempt   uint32             // the number of the attempt: of Start, Cut, and Retry
+	Count     int                // of the request\'s attempts so far: of Start and Retry
+	Endpoint  *endpoint.Endpoint // of the attempt: of Start and Retry
+	At        int64              // of Retry: the next attempt starts no earlier
+	Waited    int64              // for the attempt that starts, or until a request left the line without one
+	Took      int64              // how long the attempt ran that ended with this
+	PageFreed bool               // of Gone: nothing else is in the page of the handle
 	Event     *endpoint.Event
 }
 

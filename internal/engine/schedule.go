@@ -156,7 +156,7 @@ func (q *Engine) start(h uint32, r *record) {
 	q.counts.Waited += waited
 	r.flags |= flagStarted
 	q.move(h, r, Running)
-	q.Effects = append(q.Effects, Effect{Kind: Start, Handle: h, Attempt: number, Waited: waited})
+	q.Effects = append(q.Effects, Effect{Kind: Start, Handle: h, Attempt: number, Count: int(a.count), Endpoint: a.lease.Endpoint, Waited: waited})
 }
 
 // returnRetries puts requests whose backoff is over back in their place in line.

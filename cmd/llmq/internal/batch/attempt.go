@@ -205,7 +205,7 @@ func (r *run) failure(err error) (caller.Reply, *results.Error) {
 	failed := (*attemptError)(nil)
 	if !errors.As(err, &failed) {
 		switch {
-		case errors.Is(err, llmqueue.ErrRateLimitExceeded):
+		case errors.Is(err, llmqueue.ErrRequestTooLarge):
 			problem.Code = "larger_than_limit"
 		case caller.Unreachable(err):
 			problem.Code = "unreachable"

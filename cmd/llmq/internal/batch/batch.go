@@ -222,7 +222,7 @@ func (r *run) stop(reason Reason, err error) {
 		go func() {
 			defer close(r.stopped)
 			for _, model := range r.manager.Models() {
-				_ = r.manager.PauseModel(model) // a paused queue that is shut down fails what waits
+				_ = r.manager.Pause(model) // a paused queue that is shut down fails what waits
 			}
 			_ = r.manager.Shutdown(r.hard)
 		}()

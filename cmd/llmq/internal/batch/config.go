@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/llmqueue/llmqueue"
+	"github.com/llmqueue/llmqueue/accounting"
 	"github.com/llmqueue/llmqueue/cmd/llmq/internal/caller"
 	"github.com/llmqueue/llmqueue/cmd/llmq/internal/prices"
 	"github.com/llmqueue/llmqueue/cmd/llmq/internal/requests"
@@ -24,7 +25,7 @@ type Config struct {
 	Caller       caller.Config
 	Limits       func(model string) []llmqueue.Limit // without concurrency; empty: to be learned
 	Learn        func(model string) bool             // the provider's answers may raise limits, too
-	Accounting   func(model string) llmqueue.Accounting
+	Accounting   func(model string) accounting.Policy
 	Margin       time.Duration // negative: the default
 	Concurrency  int64
 	Attempts     int

@@ -36,10 +36,10 @@ func (r *run) snapshot() Snapshot {
 		switch {
 		case info.PausedUntil.After(now):
 			if s.Until.IsZero() || info.PausedUntil.Before(s.Until) {
-				s.Until, s.Paused = info.PausedUntil, info.PauseReason
+				s.Until, s.Paused = info.PausedUntil, pauseReason(info)
 			}
 		case info.Pending > 0 && s.Paused == "" && s.WaitsFor == "":
-			if next, err := r.manager.Requests(model, 1); err == nil && len(next) > 0 {
+			if next, err := r.manager.Requests(model, llmqueue.RequestFilter{Limit: 1}); err == nil && len(next) > 0 {
 				s.WaitsFor, s.Until = next[0].WaitsFor, next[0].EstimatedStart
 			}
 		}
@@ -73,4 +73,14 @@ func (r *run) eta(now time.Time, s *Snapshot) time.Duration {
 	}
 	left := r.load.requests - ran
 	return time.Duration(float64(now.Sub(r.begin)) / float64(ran) * float64(max(left, 0)))
+}
+
+// pauseReason is why the endpoint that is to go on first is paused.
+func pauseReason(info llmqueue.QueueInfo) string {
+	for _, e := range info.Endpoints {
+		if e.PausedUntil.Equal(info.PausedUntil) {
+			return e.PauseReason
+		}
+	}
+	return ""
 }

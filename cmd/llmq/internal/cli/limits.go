@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/llmqueue/llmqueue"
+	"github.com/llmqueue/llmqueue/accounting"
 )
 
 // limitsOf are the limits of a model: its own by the config file, else those of the flags.
@@ -74,12 +75,12 @@ func (f *runFlags) learns(model string) bool {
 }
 
 // accountings are those of the models.
-func (f *runFlags) accountings(p provider) (func(model string) llmqueue.Accounting, error) {
+func (f *runFlags) accountings(p provider) (func(model string) accounting.Policy, error) {
 	all, err := accountingOf(f.accounting, p)
 	if err != nil {
 		return nil, err
 	}
-	own := map[string]llmqueue.Accounting{}
+	own := map[string]accounting.Policy{}
 	for model, m := range f.models {
 		if m.Accounting != "" {
 			if own[model], err = accountingOf(m.Accounting, p); err != nil {
@@ -87,7 +88,7 @@ func (f *runFlags) accountings(p provider) (func(model string) llmqueue.Accounti
 			}
 		}
 	}
-	return func(model string) llmqueue.Accounting {
+	return func(model string) accounting.Policy {
 		if a, ok := own[model]; ok {
 			return a
 		}

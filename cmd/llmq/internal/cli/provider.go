@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/term"
 
-	"github.com/llmqueue/llmqueue"
+	"github.com/llmqueue/llmqueue/accounting"
 )
 
 func isTTY(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
@@ -21,7 +21,7 @@ type provider struct {
 	suffix     string // of the host
 	keyEnv     string
 	auth       string
-	accounting string // documented: see llmqueue.AccountingFor
+	accounting string // documented: see accounting.ByName
 	maxTokens  string // what it calls the bound of a chat's answer
 }
 
@@ -113,16 +113,16 @@ func readHeader(list []string) (http.Header, error) {
 }
 
 // accountingOf reads a name of --accounting: empty, "auto" and "estimate" among them.
-func accountingOf(name string, p provider) (llmqueue.Accounting, error) {
+func accountingOf(name string, p provider) (accounting.Policy, error) {
 	switch name {
 	case "", "auto":
-		return llmqueue.AccountingFor(p.accounting)
+		return accounting.ByName(p.accounting)
 	case "estimate":
-		return llmqueue.Accounting{}, nil
+		return accounting.Policy{}, nil
 	}
-	a, err := llmqueue.AccountingFor(name)
+	a, err := accounting.ByName(name)
 	if err != nil {
-		return a, fmt.Errorf("--accounting: %s", strings.TrimPrefix(err.Error(), "llmqueue: invalid configuration: "))
+		return a, fmt.Errorf("--accounting: %w", err)
 	}
 	return a, nil
 }
