@@ -77,6 +77,7 @@ type way struct {
 	processor any // a Processor[P, T]
 	endpoint  *endpoint.Endpoint
 	shared    []SharedMember
+	left      bool          // it has left them
 	pausedBy  error         // what its provider said
 	drained   chan struct{} // of a removed one: closed when nothing runs there any more
 }
@@ -466,10 +467,13 @@ func (c *core) retire(w *way) {
 
 // leave ends the membership in shared limits.
 func (w *way) leave() {
+	if w.left {
+		return
+	}
+	w.left = true
 	for _, m := range w.shared {
 		m.Leave()
 	}
-	w.shared = nil
 }
 
 // Shutdown takes no new requests and returns when what waits and what runs has finished; a

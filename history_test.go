@@ -170,7 +170,9 @@ func TestAssignedIDsAreUnique(t *testing.T) {
 	q := newQueue(t, echo, WithUnlimited(), WithHistory(3, time.Minute))
 	seen := map[string]bool{}
 	for range 2000 {
-		resp, err := q.Submit(t.Context(), Request[int]{})
+		resp, err := q.Submit(t.Context(), Request[int]{NoWait: true})
+		require.NoError(t, err)
+		_, err = q.Wait(t.Context(), resp.RequestID)
 		require.NoError(t, err)
 		require.NotEmpty(t, resp.RequestID)
 		require.False(t, seen[resp.RequestID], "%s was used twice", resp.RequestID)

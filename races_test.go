@@ -213,7 +213,11 @@ func TestSubmitRacesShutdown(t *testing.T) {
 					switch {
 					case err == nil:
 						accepted.Add(1)
-						ids.Store(resp.RequestID, true)
+						if i%2 == 0 {
+							ids.Store(resp.RequestID, true)
+						} else {
+							assert.Equal(t, StatusCompleted, resp.Status)
+						}
 					case errors.Is(err, ErrQueueClosed):
 						refused.Add(1)
 						assert.Zero(t, resp)

@@ -516,7 +516,7 @@ func TestUpdateUsageOfCanceled(t *testing.T) {
 func TestUpdateUsageTeachesTheMean(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(t, echo, WithLimits(TPM(100)), WithMargin(0))
-		resp, err := q.Submit(t.Context(), Request[int]{})
+		resp, err := q.Submit(t.Context(), Request[int]{ID: "r"})
 		require.NoError(t, err)
 		require.NoError(t, q.UpdateUsage(resp.RequestID, in(70)))
 		require.NoError(t, q.UpdateUsage(resp.RequestID, in(40))) // it replaces
