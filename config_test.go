@@ -280,13 +280,9 @@ func TestMarks(t *testing.T) {
 		assert.ErrorIs(t, err, base)
 		assert.EqualError(t, err, "base")
 	}
-	mark, _ := markOf(Permanent(RateLimited(base, 7)))
-	assert.Equal(t, markPermanent, mark, "the outermost mark wins")
-	mark, after := markOf(RateLimited(Permanent(base), 7))
-	assert.Equal(t, markRateLimited, mark)
-	assert.EqualValues(t, 7, after)
-	mark, _ = markOf(errors.Join(errors.New("other"), Retryable(base)))
-	assert.Equal(t, markRetryable, mark)
+	assert.Equal(t, OutcomeFatal, OutcomeOf(t.Context(), Permanent(RateLimited(base, 7))), "the outermost mark wins")
+	assert.Equal(t, OutcomeRateLimited, OutcomeOf(t.Context(), RateLimited(Permanent(base), 7)))
+	assert.Equal(t, OutcomeRetryable, OutcomeOf(t.Context(), errors.Join(errors.New("other"), Retryable(base))))
 }
 
 // Limits stand once in a list of options. Those of a later list replace an earlier one's.
