@@ -34,6 +34,15 @@ type Contender struct {
 // All are the contenders; the first is what the others are compared with.
 var All = []Contender{handoff, llmqueueQueue, pondResults, pondPlain, antsPool, failsafePolicies, rateLimiters}
 
+// Ants are those that fire and forget is measured with when ants, the first, is what
+// they are compared with.
+var Ants = []Contender{antsPool, handoff, llmqueueQueue}
+
+// Permits give leave to do a job in the caller's own goroutine; the bare hand-off, the
+// first, is what they are compared with. The semaphore and two buckets stand for
+// what a caller builds by hand.
+var Permits = []Contender{handoff, rateLimiters}
+
 // Gate starts jobs as a rate limit allows.
 type Gate interface {
 	// Do calls job, in any goroutine, once the limit allows it, and returns after
