@@ -39,15 +39,15 @@ func BenchmarkGrowth(b *testing.B) {
 		{
 			name: "list 20,000 of 20,000 against 200", few: 200, many: 20_000,
 			each:       func(int) llmqueue.Request[int] { return llmqueue.Request[int]{Estimate: sized} },
-			measure:    func(t testing.TB, q queue) { require.Len(t, q.Requests(20_000), 20_000) },
-			measureFew: func(t testing.TB, q queue) { require.Len(t, q.Requests(200), 200) },
+			measure:    func(t testing.TB, q queue) { require.Len(t, q.Requests(llmqueue.RequestFilter{Limit: 20_000}), 20_000) },
+			measureFew: func(t testing.TB, q queue) { require.Len(t, q.Requests(llmqueue.RequestFilter{Limit: 200}), 200) },
 		},
 		{
 			name: "page of 200 with 100,000 tenants against 200", few: 200, many: 100_000,
 			each: func(i int) llmqueue.Request[int] {
 				return llmqueue.Request[int]{Tenant: strconv.Itoa(i), Estimate: sized}
 			},
-			measure: func(t testing.TB, q queue) { require.Len(t, q.Requests(200), 200) },
+			measure: func(t testing.TB, q queue) { require.Len(t, q.Requests(llmqueue.RequestFilter{Limit: 200}), 200) },
 		},
 		{
 			name: "Status at place 10,000 against place 10", few: 10_000, many: 10_000,

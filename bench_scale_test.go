@@ -16,7 +16,9 @@ import (
 // waiting, in turns, and the ratio of the two is its metric.
 
 // firstPage is one page of what a queue holds.
-func firstPage[P, T any](q *Queue[P, T], limit int) []RequestInfo { return q.Requests(limit) }
+func firstPage[P, T any](q *Queue[P, T], limit int) []RequestInfo {
+	return q.Requests(RequestFilter{Limit: limit})
+}
 
 // blocked is a queue with one slot, which a first request holds until the benchmark ends:
 // everything else waits.

@@ -47,7 +47,7 @@ func allocated(f func()) float64 {
 func TestPageCostsNoMoreWithMoreTenants(t *testing.T) {
 	few, many := crowd(t, 500), crowd(t, 20_000)
 	page := func(q *llmqueue.Queue[int, int]) func() {
-		return func() { require.Len(t, q.Requests(200), 200) }
+		return func() { require.Len(t, q.Requests(llmqueue.RequestFilter{Limit: 200}), 200) }
 	}
 	assert.LessOrEqual(t, allocated(page(many)), 2*allocated(page(few)),
 		"bytes allocated for a page of 200, with 20,000 tenants waiting against 500")

@@ -479,7 +479,7 @@ var tellApart = []struct {
 	{"not registered", llmqueue.ErrModelNotRegistered}, {"invalid configuration", llmqueue.ErrInvalidConfiguration},
 	{"invalid params", llmqueue.ErrInvalidParams}, {"invalid result", llmqueue.ErrInvalidResult},
 	{"duplicate", llmqueue.ErrDuplicateRequest}, {"full", llmqueue.ErrQueueFull}, {"closed", llmqueue.ErrQueueClosed},
-	{"waited too long", llmqueue.ErrQueueTimeout}, {"too large", llmqueue.ErrRateLimitExceeded}, {"canceled", llmqueue.ErrCanceled},
+	{"waited too long", llmqueue.ErrQueueTimeout}, {"too large", llmqueue.ErrRequestTooLarge}, {"canceled", llmqueue.ErrCanceled},
 	{"quota", llmqueue.ErrQuotaExhausted}, {"context", context.Canceled}, {"deadline", context.DeadlineExceeded},
 }
 

@@ -48,8 +48,7 @@ func TestErrorsMayAskTheQueue(t *testing.T) {
 			require.NoError(t, err)
 			returns(t, "a call that fails with such an error", func() { _, _ = q.Do(t.Context(), 1) })
 			returns(t, "Info", func() { q.Info() })
-			returns(t, "Requests", func() { q.Requests(10) })
-			returns(t, "Finished", func() { q.Finished(10) })
+			returns(t, "Requests", func() { q.Requests(llmqueue.RequestFilter{Limit: 10}) })
 			returns(t, "Shutdown", func() { assert.NoError(t, q.Shutdown(t.Context())) })
 		})
 	}
@@ -90,7 +89,7 @@ func TestContextsMayAskTheQueue(t *testing.T) {
 				assert.ErrorIs(t, err, errStory)
 			})
 			returns(t, "a forecast with such a context", func() {
-				_, _ = q.Estimate(build(t.Context(), func() { q.Len() }), llmqueue.Request[int]{})
+				_, _ = q.Forecast(build(t.Context(), func() { q.Len() }), llmqueue.Request[int]{})
 			})
 			returns(t, "Shutdown", func() { assert.NoError(t, q.Shutdown(t.Context())) })
 		})
