@@ -75,7 +75,7 @@ func (c *core) applyCallEnd(e *engine.Effect, err error) {
 		delete(c.calls, shared.key)
 	}
 	v := c.engine.View(e.Handle)
-	shared.state, shared.err, shared.outcome = e.State, err, c.input.outcome
+	shared.state, shared.err, shared.outcome = e.State, err, c.outcomeOf(e.Handle)
 	shared.usage, shared.hand = c.usageOf(&v), c.forwardings[e.Handle]
 	if e.Unserved {
 		shared.unserved = c.unservedBy(shared.hand)
@@ -118,7 +118,7 @@ func (c *core) finishFollower(ns int64, shared *call, h uint32) {
 	}
 	c.input = input{err: err}
 	if first {
-		c.input.outcome = shared.outcome
+		c.input.outcome, c.input.ended = shared.outcome, c.ref(h)
 	}
 	if hand := shared.hand; hand != nil {
 		own := &forwarding{modelID: hand.modelID, attempts: hand.attempts, started: hand.started, tried: hand.tried}

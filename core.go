@@ -86,6 +86,8 @@ type way struct {
 type input struct {
 	err     error   // of the attempt that ended, what its provider said, or why something is canceled
 	outcome Outcome // of the attempt
+	ended   ref     // the request whose attempt ended
+	ignored []error // what is wrong with limits that an answer stated, in order
 	left    error   // the caller's context had ended when the attempt did: the error of that
 	worker  *worker // whose attempt ended
 }
@@ -160,6 +162,7 @@ type intake struct {
 	id       string
 	metadata map[string]string
 	key      string // of the call that it may share; empty: none
+	hop      *hop   // that brings it here from another model, or nil
 	err      error  // why it is refused
 	work     uint32 // where take put what has to run: the request, or its call
 	params   bool   // and its params belong there
@@ -199,6 +202,9 @@ func (c *core) take(ns int64, in *intake, w *waiter) (h uint32, err error) {
 func (c *core) mayTake(ns int64, in *intake) error {
 	if c.closed {
 		return errorf(ErrQueueClosed, "model %q was shut down, submit elsewhere", c.modelID)
+	}
+	if in.hop != nil && in.hop.ended.Load() {
+		return errRecalled
 	}
 	if in.id != "" {
 		c.expireHistory(ns)

@@ -333,6 +333,9 @@ func (c *core) applyEndpointEvent(ns int64, e *endpoint.Event) {
 		ev.Type = EventClosed
 	case endpoint.NoLimits:
 		ev.Type = EventNoLimits
+	case endpoint.LimitIgnored:
+		ev.Type, ev.Err = EventLimitIgnored, c.input.ignored[0]
+		c.input.ignored = c.input.ignored[1:]
 	case endpoint.LimitsLearned:
 		ev.Type, ev.Limits = EventLimitLearned, fromEngineLimits(e.Limits)
 		if e.Refused {

@@ -228,9 +228,7 @@ func (c *core) emitEnd(h uint32, end *engine.Effect, err error, usage Usage, han
 	case engine.CanceledState:
 		e.Type = EventCanceled
 	}
-	if end.Took > 0 || end.Code <= engine.InvalidResult {
-		e.Outcome = c.input.outcome
-	}
+	e.Outcome = c.outcomeOf(h)
 	if hand != nil {
 		hand.overlay(&e.Usage, new(int), &e.Fallback, new(int64))
 		e.Waited, e.Took = max(e.Waited, duration(hand.waited)), max(e.Took, duration(hand.took))
@@ -240,6 +238,15 @@ func (c *core) emitEnd(h uint32, end *engine.Effect, err error, usage Usage, han
 		hand.waited, hand.took, hand.outcome = 0, 0, ""
 	}
 	c.emitFor(h, e)
+}
+
+// outcomeOf is what the attempt of a request came to, when it is that whose end is being
+// decided.
+func (c *core) outcomeOf(h uint32) Outcome {
+	if r := c.input.ended; r.seq != 0 && r.handle == h {
+		return c.input.outcome
+	}
+	return ""
 }
 
 func duration(ns int64) time.Duration { return time.Duration(ns) }

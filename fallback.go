@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/llmqueue/llmqueue/internal/engine"
@@ -41,6 +42,7 @@ type hop struct {
 	at      ref  // in target, once it has arrived
 	arrived bool // guarded by from's lock, like back
 	back    bool
+	ended   atomic.Bool // the request ended in from: the target must not take it any more
 
 	// The request, for the target.
 	ctx     context.Context
@@ -69,7 +71,7 @@ func (c *core) keepForwarding(h uint32, hand *forwarding) {
 func (c *core) applyHandoff(e *engine.Effect) {
 	c.keepForwarding(e.Handle, &forwarding{
 		reason: c.reason(e.Handle, e.Code), tried: []string{c.modelID},
-		waited: e.Waited, took: e.Took, outcome: c.input.outcome,
+		waited: e.Waited, took: e.Took, outcome: c.outcomeOf(e.Handle),
 	})
 	more := c.todo.more()
 	more.forwardings = append(more.forwardings, c.ref(e.Handle))
@@ -169,6 +171,7 @@ func (q *Queue[P, T]) forward(h *hop) error {
 	if err := target.prepareHere(h.ctx, &req, &in); err != nil {
 		return err
 	}
+	in.hop = h
 	h.at = target.accept(&in, &req.Params, &w.waiter)
 	if errors.Is(in.err, ErrDuplicateRequest) {
 		in.id = "" // it keeps its id here
@@ -246,6 +249,7 @@ func (c *core) comeBack(h *hop, w *waiter) {
 func (c *core) recall(hand *forwarding) {
 	if h := hand.hop; h != nil {
 		hand.hop = nil
+		h.ended.Store(true)
 		if h.arrived && !h.back {
 			more := c.todo.more()
 			more.recalls = append(more.recalls, place{h.target, h.at})

@@ -354,6 +354,9 @@ func (r *registry) Call(ctx context.Context, claim Claim, f func(ctx context.Con
 // errors joined. The models stay registered, so that what ended can still be looked up; new
 // ones are refused with ErrQueueClosed.
 func (r *registry) Shutdown(ctx context.Context) error {
+	if !r.made {
+		return errNoManager
+	}
 	r.mu.Lock()
 	r.closed = true
 	r.mu.Unlock()

@@ -68,11 +68,7 @@ func (c *core) observe(a *attempt, o Observation) {
 	if c.running[a.number] != a {
 		return
 	}
-	c.input.err = o.err()
-	way := c.wayOf(c.engine.EndpointOf(a.number))
-	for _, err := range ignored {
-		c.emit(Event{Type: EventLimitIgnored, Time: c.clock.at(ns), Endpoint: way.name, Err: err})
-	}
+	c.input.err, c.input.ignored = o.err(), ignored
 	c.engine.Observe(ns, a.number, &in)
 }
 

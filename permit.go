@@ -216,7 +216,7 @@ func (p *Permit) conclude(err, left error) error {
 	}
 	cut := a.finish()
 	ending := a.judge(err, cut, false)
-	in := input{err: err, left: left}
+	in := input{err: err, left: left, ended: p.ref}
 	if len(c.settings.observers) > 0 || c.settings.logger != nil {
 		in.outcome = a.outcome(err)
 	}

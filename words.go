@@ -270,6 +270,7 @@ func (c *core) toEngineObservation(o Observation) (out endpoint.Observation, ign
 		l, err := seen.limit()
 		if err != nil {
 			ignored = append(ignored, fmt.Errorf("limit %s %d: %w", seen.Kind, seen.Amount, err))
+			out.Limits = append(out.Limits, endpoint.Stated{Limit: endpoint.Limit{Amount: seen.Amount}, Remaining: seen.Remaining, Senseless: true})
 			continue
 		}
 		out.Limits = append(out.Limits, endpoint.Stated{Limit: toEngineLimit(l), Remaining: seen.Remaining, Reset: int64(seen.Reset)})

@@ -83,7 +83,7 @@ func (c *core) conclude(w *worker, err error) (busy, retired bool) {
 	a := w.attempt
 	cut := a.finish()
 	ending := a.judge(err, cut, w.invalid)
-	in := input{err: err, worker: w}
+	in := input{err: err, worker: w, ended: w.ref}
 	if len(c.settings.observers) > 0 || c.settings.logger != nil {
 		in.outcome = a.outcome(err)
 	}

@@ -71,6 +71,7 @@ const (
 	Opened                         // its breaker lets no call through before Until
 	Closed                         // it lets calls through again
 	LimitsLearned                  // an answer changed the limits in force
+	LimitIgnored                   // an answer stated one that makes no sense
 	NoLimits                       // limits were to be learned, but answers state none
 )
 

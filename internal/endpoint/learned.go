@@ -36,8 +36,9 @@ type Observation struct {
 	Limits  []Stated
 }
 
-// Stated is one limit as an answer states it, validated.
+// Stated is one limit as an answer states it.
 type Stated struct {
+	Senseless bool // it cannot be: it is told, and ignored
 	Limit     Limit
 	Remaining int64 // negative: it did not say
 	Reset     int64 // until Remaining is Amount again; 0: it did not say
@@ -149,6 +150,10 @@ func (e *Endpoint) learnFrom(now int64, l *Lease, o *Observation) (lowered bool)
 	changed, sent := false, o.sent(l)
 	first := e.ignorant()
 	for _, s := range o.Limits {
+		if s.Senseless {
+			e.emit(Event{Kind: LimitIgnored, Endpoint: e})
+			continue
+		}
 		stated := s.Limit
 		switch i := indexLike(e.learned.limits, stated); {
 		case indexLike(e.configured, stated) < 0 && e.learnShared(now, sent, s):
@@ -177,7 +182,7 @@ func (e *Endpoint) learnFrom(now int64, l *Lease, o *Observation) (lowered bool)
 		}
 	}
 	for _, s := range o.Limits {
-		if s.Remaining >= 0 && s.Remaining <= s.Limit.Amount {
+		if !s.Senseless && s.Remaining >= 0 && s.Remaining <= s.Limit.Amount {
 			e.compare(now, l, o, s)
 		}
 	}

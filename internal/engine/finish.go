@@ -150,7 +150,7 @@ const (
 // for longer than a slice takes.
 type sweep struct {
 	kind sweepKind
-	next uint32 // handle
+	next uint32 // the handle to look at next
 }
 
 // sweepSlice is how many records a slice looks at.
@@ -184,48 +184,73 @@ func (q *Engine) Sweep(now int64) {
 	q.pump()
 }
 
-// slice looks at the next records, and reports whether there are more.
+// slice goes on with a sweep, and reports whether there is more.
 func (q *Engine) slice(s *sweep) (more bool) {
 	switch {
+	case s.kind == sweepTooLarge:
+		return q.eachRecord(s, sweepSlice, func(h uint32, r *record) {
+			if (r.state == InLine || r.state == BackingOff) && r.sized() && q.tooLarge(r.estimate) != nil {
+				q.end(h, r, Failed, TooLarge)
+			}
+		})
 	case s.kind == sweepQuota && !q.exhausted(), s.kind == sweepBreakers && !q.allOpen():
 		return false // renewed meanwhile
 	}
-	end := min(s.next+sweepSlice, uint32(len(q.records.pages)*PageSize))
-	for h := s.next; h < end; h++ {
-		r := q.records.get(h)
-		if r == nil {
-			continue
+	n := 0
+	for ; n < sweepSlice; n++ {
+		h, waits := q.nextWaiting()
+		if !waits {
+			break
 		}
-		waits := r.state == InLine || r.state == BackingOff
-		switch s.kind {
-		case sweepTooLarge:
-			if waits && r.sized() && q.tooLarge(r.estimate) != nil {
-				q.end(h, r, Failed, TooLarge)
-			}
-		case sweepQuota, sweepBreakers:
-			code := QuotaExhausted
-			if s.kind == sweepBreakers {
-				code = BreakersOpen
-			}
-			if waits {
-				waited, _ := q.takeOut(h, r, code)
-				if !q.handOff(h, r, code, 0) {
-					q.finish(h, r, Failed, code, waited, 0)
-					q.Effects[len(q.Effects)-1].Unserved = true
-				}
-			}
-		case sweepShutDown, sweepCutOff:
-			switch {
-			case waits:
-				q.end(h, r, Failed, ShutDown)
-			case s.kind == sweepShutDown:
-			case r.state == Running:
-				q.end(h, r, Failed, ShutDownRunning)
-			case r.state == HandedOff:
-				q.end(h, r, Failed, ShutDownElsewhere)
-			}
+		q.sweepOut(h, q.records.at(h), s.kind)
+	}
+	if n == sweepSlice || s.kind != sweepCutOff {
+		return n == sweepSlice
+	}
+	return q.eachRecord(s, sweepSlice-n, func(h uint32, r *record) {
+		switch r.state {
+		case Running:
+			q.end(h, r, Failed, ShutDownRunning)
+		case HandedOff:
+			q.end(h, r, Failed, ShutDownElsewhere)
+		}
+	})
+}
+
+// nextWaiting is the request that goes first: in line, and then between two attempts.
+func (q *Engine) nextWaiting() (h uint32, ok bool) {
+	if h, ok = q.line.Head(); ok {
+		return h, true
+	}
+	h, _, ok = q.backoff.First()
+	return h, ok
+}
+
+// sweepOut ends a waiting request, or hands it off.
+func (q *Engine) sweepOut(h uint32, r *record, kind sweepKind) {
+	code := QuotaExhausted
+	switch kind {
+	case sweepShutDown, sweepCutOff:
+		q.end(h, r, Failed, ShutDown)
+		return
+	case sweepBreakers:
+		code = BreakersOpen
+	}
+	waited, _ := q.takeOut(h, r, code)
+	if !q.handOff(h, r, code, 0) {
+		q.finish(h, r, Failed, code, waited, 0)
+		q.Effects[len(q.Effects)-1].Unserved = true
+	}
+}
+
+// eachRecord looks at the next n records, and reports whether there are more.
+func (q *Engine) eachRecord(s *sweep, n int, f func(h uint32, r *record)) (more bool) {
+	all := uint32(len(q.records.pages) * PageSize)
+	end := min(s.next+uint32(n), all)
+	for ; s.next < end; s.next++ {
+		if r := q.records.get(s.next); r != nil {
+			f(s.next, r)
 		}
 	}
-	s.next = end
-	return end < uint32(len(q.records.pages)*PageSize)
+	return end < all
 }

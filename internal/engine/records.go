@@ -328,8 +328,3 @@ func (q *Engine) Job(number uint32, j *Job) {
 		Since: a.since, Started: a.lease.Started, Reserved: a.lease.Reserved, Endpoint: a.lease.Endpoint,
 	}
 }
-
-// EndpointOf is where an attempt that was started runs.
-func (q *Engine) EndpointOf(number uint32) *endpoint.Endpoint {
-	return q.attempts[number].lease.Endpoint
-}
