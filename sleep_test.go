@@ -12,19 +12,19 @@ import (
 )
 
 // The tests of this file were seen to fail with arm looking again in an hour instead of a
-// minute, without wakeFromSleep, and without its call in pauseUntil.
+// minute, and without the engine's Adjust.
 
 // sleepThrough lets the machine sleep: the wall clock goes on, while timers and the
 // monotonic clock, which q's instants count on, stand still.
 func sleepThrough[P, T any](q *Queue[P, T], d time.Duration) {
 	q.mu.Lock()
 	armed := q.armed != 0 && q.timer.Stop()
-	left := time.Duration(q.armed - q.since(time.Now()))
+	left := time.Duration(q.armed - q.clock.since(time.Now()))
 	q.mu.Unlock()
 	time.Sleep(d)
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.epoch = q.epoch.Add(d)
+	q.clock.epoch = q.clock.epoch.Add(d)
 	if armed {
 		q.timer.Reset(left)
 	}
@@ -86,4 +86,31 @@ func TestAPauseGoesOnWhileTheMachineSleeps(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What a response and an event say of one instant is the same, also after a sleep.
+func TestDatesFollowTheWallClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var events []Event
+		q := newQueue(t, sleeper, WithLimits(Concurrent(1)), WithObserver(func(e Event) { events = append(events, e) }))
+		first := post(t, q, Request[int]{Params: 1})
+		r, err := q.Wait(t.Context(), first)
+		require.NoError(t, err)
+		created := r.CreatedAt
+		sleepThrough(q, 3*time.Hour)
+		before := time.Now()
+		second := post(t, q, Request[int]{Params: 1})
+		s, err := q.Wait(t.Context(), second)
+		require.NoError(t, err)
+		synctest.Wait()
+		assert.True(t, s.CreatedAt.Equal(before), "created at %v, and the clock said %v", s.CreatedAt, before)
+		assert.True(t, s.StartedAt.Equal(before))
+		assert.Equal(t, time.Second, s.FinishedAt.Sub(s.StartedAt))
+		assert.True(t, status(t, q, first).CreatedAt.Equal(created), "what was before the sleep stays where it was")
+		for _, e := range events {
+			if e.RequestID == second && e.Type == EventStarted {
+				assert.True(t, e.Time.Equal(s.StartedAt), "the event says %v, the response %v", e.Time, s.StartedAt)
+			}
+		}
+	})
 }
