@@ -352,7 +352,7 @@ func TestSetLimits(t *testing.T) {
 	run("the same identity keeps its charges", []Limit{RPM(10), TPM(100)}, []Limit{TPM(500), RPM(1)}, 60, 2)
 	run("a longer period starts from the longest window", []Limit{RPM(10), RPM(100).Per(30 * time.Second)}, []Limit{RPM(10).Per(time.Hour)}, 2)
 	run("a shorter period, too", []Limit{RPM(10), RPM(100).Per(time.Hour)}, []Limit{RPM(10).Per(30 * time.Second), RPM(9).Per(time.Hour)}, 1, 3)
-	run("a new kind starts empty", []Limit{RPM(10)}, []Limit{RPM(10), TPM(100), ITPM(5)}, 2, 0, 0)
+	run("a new kind starts from what the others know", []Limit{RPM(10)}, []Limit{RPM(10), TPM(100), ITPM(5)}, 2, 60, 20)
 	run("a limit left out is gone", []Limit{RPM(10), TPM(100)}, []Limit{TPM(100)}, 60)
 }
 
