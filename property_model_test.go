@@ -1,6 +1,8 @@
 package llmqueue
 
 import (
+	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,12 +41,17 @@ type modelLimit struct {
 	hold    time.Duration
 	charges []*modelCharge
 	counted map[*modelAttempt]bool
+	since   time.Duration // it knows nothing from before
 }
 
+// modelCharge is what every limit keeps of an attempt, of all kinds: another limit may start
+// from it.
 type modelCharge struct {
-	by *modelAttempt // nil for an overrun of a charge that had left
-	at time.Duration
-	n  int64
+	by    *modelAttempt // nil for an overrun of a charge that had left
+	at    time.Duration
+	u     Usage
+	total int64
+	calls int64
 }
 
 type modelRequest struct {
@@ -98,13 +105,33 @@ func (l *modelLimit) of(u Usage) int64 {
 func (l *modelLimit) used(now time.Duration) (sum int64) {
 	l.charges = slices.DeleteFunc(l.charges, func(c *modelCharge) bool { return now-c.at >= l.hold })
 	for _, c := range l.charges {
-		sum += c.n
+		switch l.Kind {
+		case KindRPM:
+			sum += c.calls
+		case KindITPM:
+			sum += c.u.InputTokens
+		case KindOTPM:
+			sum += c.u.OutputTokens
+		default:
+			sum += c.total
+		}
 	}
 	return sum
 }
 
+// knows is since when l knows all charges.
+func (l *modelLimit) knows(now time.Duration) time.Duration { return max(l.since, now-l.hold) }
+
+// setLimits replaces the limits. One of the same kind and period goes on with its charges; any
+// other starts from what the limit knows whose past is longest, whatever that counts.
 func (m *model) setLimits(limits []Limit) {
 	old := m.limits
+	var longest *modelLimit
+	for _, o := range old {
+		if longest == nil || m.now-o.knows(m.now) > m.now-longest.knows(m.now) {
+			longest = o
+		}
+	}
 	m.limits, m.slots = nil, 256
 	for _, l := range limits {
 		if l.Kind == KindConcurrent {
@@ -115,26 +142,21 @@ func (m *model) setLimits(limits []Limit) {
 		if margin < 0 {
 			margin = min(l.period()/50, 250*time.Millisecond)
 		}
-		n := &modelLimit{Limit: l, hold: l.period() + margin, counted: map[*modelAttempt]bool{}}
-		var from *modelLimit
+		n := &modelLimit{Limit: l, hold: l.period() + margin, counted: map[*modelAttempt]bool{}, since: math.MinInt64}
+		from := longest
 		for _, o := range old {
-			switch {
-			case counts(o.Kind) != counts(l.Kind): // tpm and tpd count the same
-			case o.period() == l.period():
-				from = o
-			case from == nil || from.period() != l.period() && o.period() > from.period():
+			if counts(o.Kind) == counts(l.Kind) && o.period() == l.period() { // tpm and tpd count the same
 				from = o
 			}
 		}
 		if from != nil {
-			from.used(m.now)
+			n.since = from.knows(m.now)
 			for _, c := range from.charges {
 				same := *c
 				n.charges = append(n.charges, &same)
 			}
-			for a := range from.counted {
-				n.counted[a] = true
-			}
+			n.used(m.now)
+			maps.Copy(n.counted, from.counted)
 		}
 		m.limits = append(m.limits, n)
 	}
@@ -306,7 +328,7 @@ func (m *model) start(r *modelRequest, u Usage) {
 	r.state, r.last = "running", a
 	m.running = append(m.running, a)
 	for _, l := range m.limits {
-		l.charges = append(l.charges, &modelCharge{a, m.now, l.of(u)})
+		l.charges = append(l.charges, &modelCharge{a, m.now, u, u.Total(), 1})
 		l.counted[a] = true
 	}
 	m.booked += u.Total()
@@ -335,20 +357,14 @@ func (m *model) settle(a *modelAttempt, used Usage) {
 	over := Usage{InputTokens: max(used.InputTokens-a.high.InputTokens, 0), OutputTokens: max(used.OutputTokens-a.high.OutputTokens, 0)}
 	overTotal := max(used.Total()-a.total, 0)
 	for _, l := range m.limits {
-		if !l.counted[a] || l.Kind == KindRPM {
+		if !l.counted[a] {
 			continue
 		}
 		l.used(m.now)
 		if i := slices.IndexFunc(l.charges, func(c *modelCharge) bool { return c.by == a }); i >= 0 {
-			l.charges[i].n += l.of(used) - l.of(a.booked)
-			continue
-		}
-		late := l.of(over)
-		if l.Kind == KindTPM || l.Kind == KindTPD {
-			late = overTotal
-		}
-		if late > 0 {
-			l.charges = append(l.charges, &modelCharge{nil, m.now, late})
+			l.charges[i].u, l.charges[i].total = used, used.Total()
+		} else if over != (Usage{}) || overTotal > 0 {
+			l.charges = append(l.charges, &modelCharge{nil, m.now, over, overTotal, 0})
 		}
 	}
 	a.booked = used

@@ -74,7 +74,7 @@ import (
 //   - a limit of the same identity starts empty
 //   - a new period starts empty
 //   - a new period starts from the shortest window of its kind
-//   - a new kind settles charges it never counted
+//   - a new kind starts empty
 //   - the entry looked for is the next one
 //   - a ring that grows keeps the slots of the old one
 //
