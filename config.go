@@ -7,6 +7,7 @@ import (
 	"iter"
 	"log/slog"
 	"math"
+	"reflect"
 	"slices"
 	"sort"
 	"strings"
@@ -15,6 +16,9 @@ import (
 	"github.com/go-playground/validator/v10"
 
 	"github.com/llmqueue/llmqueue/accounting"
+	"github.com/llmqueue/llmqueue/internal/bridge"
+	"github.com/llmqueue/llmqueue/internal/endpoint"
+	"github.com/llmqueue/llmqueue/internal/engine"
 )
 
 // ModelConfig describes one model for Manager.RegisterAll, as it comes out of a
@@ -298,6 +302,43 @@ func (s *queueSettings) validate() error {
 		}
 	}
 	return nil
+}
+
+// engineConfig is what the settings, which are valid, come to for the engine.
+func (s *queueSettings) engineConfig(seed uint64) engine.Config {
+	return engine.Config{
+		MaxAttempts: s.retry.MaxAttempts, BaseDelay: int64(s.retry.BaseDelay), MaxDelay: int64(s.retry.MaxDelay), RetryBudget: s.retry.Budget,
+		Timeout: int64(s.timeout), MaxQueued: s.maxQueued, Backfill: s.backfill, WaitForQuota: s.keepOnQuota,
+		NoDeadlineCheck: s.noDeadlineCheck, Fallback: len(s.fallback) > 0, Seed: seed,
+	}
+}
+
+func init() {
+	bridge.PlanOf = func(now time.Time, opts any) (bridge.Plan, error) { return planOf(now, opts.([]Option)) }
+	bridge.CheckUsage = func(u endpoint.Usage, what string) error { return fromEngineUsage(u).validate(what) }
+}
+
+// planOf is what options come to for a plan, which package plan plays.
+func planOf(now time.Time, opts []Option) (p bridge.Plan, err error) {
+	s, err := settingsOf(opts)
+	if err != nil {
+		return p, err
+	}
+	plain := newSettings(nil).queueSettings
+	plain.backfill = s.backfill
+	if len(s.shared) > 0 || s.learn || s.breaker != nil || !reflect.DeepEqual(s.queueSettings, plain) {
+		return p, invalid("a plan takes WithLimits, WithUnlimited, WithMargin, WithPriorUsage, WithAccounting and WithBackfill, leave other options out")
+	}
+	if err := s.endpointSettings.validate(); err != nil {
+		return p, err
+	}
+	s.retry = s.retry.withDefaults()
+	c := newClock(now)
+	p = bridge.Plan{Engine: s.engineConfig(0), Endpoint: s.endpointConfig(&c), Epoch: c.epoch}
+	for _, l := range s.limits {
+		p.Limits = append(p.Limits, l.String())
+	}
+	return p, nil
 }
 
 // accountingByName is accounting.ByName with the error of a configuration.

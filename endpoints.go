@@ -11,19 +11,14 @@ import (
 // newWay makes an endpoint with validated settings, and joins its shared limits.
 func (c *core) newWay(ns int64, name string, processor any, s *endpointSettings) (*way, error) {
 	w := &way{name: name, processor: processor}
-	config := endpoint.Config{
-		Limits: toEngineLimits(s.limits), Margin: s.margin, Learn: s.learn, Unlimited: s.unlimited,
-		Accounting: newCharging(s.accounting), Ticket: func() uint64 { return tickets.Add(1) }, Emit: c.engine.Emit,
-	}
+	config := s.endpointConfig(&c.clock)
+	config.Emit = c.engine.Emit
 	if s.breaker != nil {
 		b := s.breaker(name)
 		if b == nil {
 			return nil, invalid("WithBreaker gave a nil breaker for endpoint %q", name)
 		}
 		config.Breaker = b
-	}
-	if s.prior != nil {
-		config.Prior = c.priorCharges(s)
 	}
 	for _, limiter := range s.shared {
 		m, err := limiter.Join(c.modelID, c.wakeUp)
@@ -38,11 +33,23 @@ func (c *core) newWay(ns int64, name string, processor any, s *endpointSettings)
 	return w, nil
 }
 
+// endpointConfig is what the settings come to for the engine, a breaker and shared limits
+// excepted.
+func (s *endpointSettings) endpointConfig(c *clock) endpoint.Config {
+	return endpoint.Config{
+		Limits: toEngineLimits(s.limits), Margin: s.margin, Learn: s.learn, Unlimited: s.unlimited,
+		Accounting: newCharging(s.accounting), Ticket: func() uint64 { return tickets.Add(1) }, Prior: s.priorCharges(c),
+	}
+}
+
 // priorCharges are the attempts that started before this process. Those of the same instant are
 // one charge: a day's can be given to the second, in little memory.
-func (c *core) priorCharges(s *endpointSettings) (prior []endpoint.Prior) {
+func (s *endpointSettings) priorCharges(c *clock) (prior []endpoint.Prior) {
+	if s.prior == nil {
+		return nil
+	}
 	for at, u := range s.prior {
-		p := endpoint.Prior{At: c.clock.since(at), Requests: 1, Charged: toEngineUsage(u.clamped())}
+		p := endpoint.Prior{At: c.since(at), Requests: 1, Charged: toEngineUsage(u.clamped())}
 		if charging := newCharging(s.accounting); charging != nil {
 			p.Charged = charging.Settled(endpoint.Usage{}, p.Charged)
 		}

@@ -117,11 +117,7 @@ func (c *core) make(modelID string, process any, noProcess bool, r *registry, t 
 	c.timer.Stop()
 	var seed [8]byte
 	_, _ = rand.Read(seed[:])
-	c.engine = engine.New(engine.Config{
-		MaxAttempts: s.retry.MaxAttempts, BaseDelay: int64(s.retry.BaseDelay), MaxDelay: int64(s.retry.MaxDelay), RetryBudget: s.retry.Budget,
-		Timeout: int64(s.timeout), MaxQueued: s.maxQueued, Backfill: s.backfill, WaitForQuota: s.keepOnQuota,
-		NoDeadlineCheck: s.noDeadlineCheck, Fallback: len(s.fallback) > 0, Seed: binary.LittleEndian.Uint64(seed[:]),
-	})
+	c.engine = engine.New(s.engineConfig(binary.LittleEndian.Uint64(seed[:])))
 	w, err := c.newWay(1, modelID, process, &s.endpointSettings)
 	if err != nil {
 		return err

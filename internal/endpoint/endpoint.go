@@ -291,11 +291,16 @@ type Wait struct {
 	Guessed bool  // it rests on means of what was seen, not on limits and sizes alone
 }
 
+// Ends is what is known of when attempts end.
+type Ends struct {
+	Mean float64 // how long the attempts so far took, ns; 0 while none has ended
+	Next int64   // when the next one ends, exactly; 0 when that is not known
+}
+
 // Check says when a request with this estimate may start behind the load ahead of it,
 // and what holds it longest. It is the one answer for the timer, forecasts, plans and
-// what is shown; mean and duration are those of the attempts so far, duration 0 while
-// none has ended.
-func (e *Endpoint) Check(now int64, ahead Load, estimate Usage, sized bool, mean Usage, duration float64) Wait {
+// what is shown; mean is that of the attempts so far.
+func (e *Endpoint) Check(now int64, ahead Load, estimate Usage, sized bool, mean Usage, ends Ends) Wait {
 	w := Wait{At: now}
 	u := e.Reservation(estimate, sized, mean)
 	load := Usage{Input: ahead.Input, Output: ahead.Output}
@@ -334,8 +339,12 @@ func (e *Endpoint) Check(now int64, ahead Load, estimate Usage, sized bool, mean
 	}
 	if late := e.running + ahead.Requests - e.slots + 1; late > 0 {
 		switch {
-		case duration > 0:
-			if at := now + int64(duration*float64(late)/float64(e.slots)); at > w.At {
+		case ends.Next != 0 && late == 1:
+			if ends.Next >= w.At {
+				return Wait{At: ends.Next, Cause: Slot, Guessed: w.Guessed}
+			}
+		case ends.Mean > 0:
+			if at := now + int64(ends.Mean*float64(late)/float64(e.slots)); at > w.At {
 				return Wait{At: at, Cause: Slot, Guessed: true}
 			}
 		case w.At <= now:

@@ -20,7 +20,7 @@ func times(l line.Size, part float64) line.Size {
 
 // Forecast says when a request would start if it came now and nothing else did.
 func (q *Engine) Forecast(r *Request) endpoint.Wait {
-	w := q.check(r.Estimate, r.Sized, q.line.Ahead(r.Priority))
+	w := q.check(r.Estimate, r.Sized, q.line.Ahead(r.Priority), 0)
 	w.Guessed = w.Guessed || !r.Sized && q.tokens
 	return w
 }
@@ -37,7 +37,7 @@ func (q *Engine) ForecastLast(h uint32) (rank int, w endpoint.Wait) {
 		Requests: ahead.Requests - 1, Input: ahead.Input - own.Input,
 		Output: ahead.Output - own.Output, Unsized: ahead.Unsized - own.Unsized,
 	}
-	return q.line.Rank(h), q.check(r.estimate, r.sized(), ahead)
+	return q.line.Rank(h), q.check(r.estimate, r.sized(), ahead, 0)
 }
 
 // exactForecast bounds how far the line is walked for one forecast; the requests ahead
@@ -62,20 +62,24 @@ func (q *Engine) ForecastOf(h uint32) (rank int, w endpoint.Wait) {
 		ahead = times(all, float64(rank-1)/float64(all.Requests))
 		ahead.Requests = int64(rank - 1)
 	}
-	return rank, q.check(r.estimate, r.sized(), ahead)
+	return rank, q.check(r.estimate, r.sized(), ahead, 0)
 }
 
 func sum(a, b line.Size) line.Size {
 	return line.Size{Requests: a.Requests + b.Requests, Input: a.Input + b.Input, Output: a.Output + b.Output, Unsized: a.Unsized + b.Unsized}
 }
 
-// Head says what the request waits for that starts next, and since when nothing held it.
-func (q *Engine) Head() (h uint32, w endpoint.Wait, waits bool) {
+// Head says what the request waits for that starts next. slot is when the next attempt
+// ends, where the owner of a single endpoint knows that; 0 lets a mean stand for it.
+func (q *Engine) Head(slot int64) (h uint32, w endpoint.Wait, waits bool) {
 	if h, waits = q.line.Head(); !waits {
 		return 0, w, false
 	}
 	r := q.records.at(h)
-	return h, q.check(r.estimate, r.sized(), line.Size{}), true
+	if !q.paused && q.mustLearnSize(r) {
+		return h, endpoint.Wait{At: endpoint.Never, Cause: endpoint.UnknownSize}, true
+	}
+	return h, q.check(r.estimate, r.sized(), line.Size{}, slot), true
 }
 
 // InLine gives what waits in line, in order, with its rank and forecast. Nothing may be
@@ -86,7 +90,7 @@ func (q *Engine) InLine() iter.Seq2[uint32, func() (rank int, w endpoint.Wait)] 
 		for h := range q.line.All() {
 			r := q.records.at(h)
 			if !yield(h, func() (int, endpoint.Wait) {
-				return int(ahead.Requests) + 1, q.check(r.estimate, r.sized(), ahead)
+				return int(ahead.Requests) + 1, q.check(r.estimate, r.sized(), ahead, 0)
 			}) {
 				return
 			}
@@ -127,15 +131,16 @@ func (q *Engine) UnderWay() []uint32 {
 }
 
 // check is the one answer to whether a request may start, and if not, why and until when:
-// on the endpoint that is soonest, when all take their share of what is ahead.
-func (q *Engine) check(estimate endpoint.Usage, sized bool, ahead line.Size) (w endpoint.Wait) {
+// on the endpoint that is soonest, when all take their share of what is ahead. slot is when
+// the next attempt ends, 0 when that is not known.
+func (q *Engine) check(estimate endpoint.Usage, sized bool, ahead line.Size, slot int64) (w endpoint.Wait) {
 	if q.paused {
 		return endpoint.Wait{At: endpoint.Never, Cause: endpoint.ManualPause}
 	}
 	mean := q.sizes.mean()
-	duration := q.duration.value
+	ends := endpoint.Ends{Mean: q.duration.value, Next: slot}
 	if len(q.endpoints) == 1 {
-		return q.endpoints[0].Check(q.now, endpoint.Load(ahead), estimate, sized, mean, duration)
+		return q.endpoints[0].Check(q.now, endpoint.Load(ahead), estimate, sized, mean, ends)
 	}
 	rates, all := make([]float64, len(q.endpoints)), 0.0
 	for _, held := range []bool{false, true} { // those that are held back count when all are
@@ -155,7 +160,7 @@ func (q *Engine) check(estimate endpoint.Usage, sized bool, ahead line.Size) (w 
 		if rates[i] == 0 {
 			continue
 		}
-		g := e.Check(q.now, endpoint.Load(times(ahead, rates[i]/all)), estimate, sized, mean, duration)
+		g := e.Check(q.now, endpoint.Load(times(ahead, rates[i]/all)), estimate, sized, mean, ends)
 		if first || g.At < w.At {
 			w, first = g, false
 		}
