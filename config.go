@@ -320,11 +320,8 @@ func init() {
 
 // planOf is what options come to for a plan, which package plan plays.
 func planOf(now time.Time, opts []Option) (p bridge.Plan, err error) {
-	s, err := settingsOf(opts)
-	if err != nil {
-		return p, err
-	}
-	plain := newSettings(nil).queueSettings
+	s := newSettings(opts)
+	plain := newSettings().queueSettings
 	plain.backfill = s.backfill
 	if len(s.shared) > 0 || s.learn || s.breaker != nil || !reflect.DeepEqual(s.queueSettings, plain) {
 		return p, invalid("a plan takes WithLimits, WithUnlimited, WithMargin, WithPriorUsage, WithAccounting and WithBackfill, leave other options out")
