@@ -292,10 +292,13 @@ func (q *Queue[P, T]) check(ctx context.Context, req *Request[P]) error {
 		}
 	}
 	if q.checkParams != nil {
-		return q.checkParams(&req.Params)
+		return q.checkCopy(req.Params)
 	}
 	return nil
 }
+
+// checkCopy spares requests that have nothing to check a place on the heap.
+func (q *Queue[P, T]) checkCopy(params P) error { return q.checkParams(&params) }
 
 // accept puts a prepared request in line and starts what may start. Why it is refused stands
 // in in.err.
@@ -446,30 +449,21 @@ func (q *Queue[P, T]) process(w *worker) error {
 		Priority: w.job.Priority, Tenant: w.entry.tenant, Estimate: fromEngineUsage(w.job.Reserved),
 		MaxWait: time.Duration(w.job.MaxWait), Metadata: w.entry.metadata,
 	}
+	var err error
 	if len(q.settings.middleware) == 0 {
-		result, err := process(w.attempt, req)
-		if err != nil {
-			return err
-		}
-		return q.keepResult(w, s, &result)
+		s.result, err = process(w.attempt, req)
+	} else {
+		s.result, err = q.processThrough(w, process, req)
 	}
-	result, err := q.processThrough(w, process, &req)
 	if err != nil {
 		return err
 	}
-	return q.keepResult(w, s, &result)
-}
-
-func (q *Queue[P, T]) keepResult(w *worker, s *slot[P, T], result *T) (err error) {
-	q.reportResult(w.attempt, result)
+	q.reportResult(w.attempt, &s.result)
 	if q.checkResult != nil {
-		if err = q.checkResult(result); err != nil {
-			w.invalid = true
-			return err
-		}
+		err = q.checkResult(&s.result)
+		w.invalid = err != nil
 	}
-	s.result = *result
-	return nil
+	return err
 }
 
 // reportResult is what a result says that its call used.
@@ -483,14 +477,14 @@ func (q *Queue[P, T]) reportResult(a *attempt, result *T) {
 
 // processThrough runs a processor inside the middleware. The result is of the latest success:
 // a middleware may call next again, on other goroutines, and late.
-func (q *Queue[P, T]) processThrough(w *worker, process Processor[P, T], req *Request[P]) (result T, err error) {
+func (q *Queue[P, T]) processThrough(w *worker, process Processor[P, T], req Request[P]) (result T, err error) {
 	var mu sync.Mutex // guards the next two, until the middleware has returned
 	var latest T
 	var succeeded bool
-	a, r := w.attempt, *req
+	a := w.attempt
 	about := q.attemptInfo(&w.job, w.way, w.id, w.entry, w.tag)
 	err = q.through(a, &about, func(ctx context.Context) error {
-		got, err := process(ctx, r)
+		got, err := process(ctx, req)
 		if err == nil {
 			q.reportResult(a, &got) // here, so that ReportedUsage tells the middleware
 		}

@@ -21,14 +21,17 @@ func (p *pages[R]) at(h uint32) *R { return &(*p.table.Load())[h/engine.PageSize
 
 // grow makes the page of a handle, unless it is there.
 func (p *pages[R]) grow(h uint32) {
+	if !p.has(h) {
+		p.add(h)
+	}
+}
+
+func (p *pages[R]) add(h uint32) {
 	var table []*[engine.PageSize]R
 	if t := p.table.Load(); t != nil {
 		table = *t
 	}
 	i := int(h / engine.PageSize)
-	if i < len(table) && table[i] != nil {
-		return
-	}
 	for len(table) <= i {
 		table = append(table, nil)
 	}
