@@ -1,6 +1,7 @@
 package llmqueue
 
 import (
+	"context"
 	"reflect"
 	"slices"
 	"time"
@@ -102,4 +103,108 @@ func (c *core) addEndpoint(name string, processor any, noProcessor bool, opts []
 	}
 	w.leave()
 	return err
+}
+
+// SetLimits replaces the limits of the queue's first endpoint, which is the only one unless
+// AddEndpoint was called: see SetEndpointLimits. A limit is the same one when kind and period
+// are: its charges carry over. A new period of a kind, and a new kind, start from what the
+// longest window knows, and reservations in flight stand. A waiting request that can no
+// longer ever start fails with ErrRequestTooLarge. Leaving out Concurrent restores its
+// default of 256.
+func (c *core) SetLimits(limits ...Limit) error { return c.SetEndpointLimits("", limits...) }
+
+// SetEndpointLimits is SetLimits for the endpoint of that name; an unknown one is
+// ErrInvalidConfiguration.
+func (c *core) SetEndpointLimits(name string, limits ...Limit) error {
+	if !c.made {
+		return errNotMade
+	}
+	if err := validateLimits(limits); err != nil {
+		return err
+	}
+	ns := c.lock()
+	defer c.unlock(ns)
+	e := c.engine.Endpoints()[0]
+	if name != "" {
+		w := c.way(name)
+		if w == nil {
+			return invalid("model %q has no endpoint %q", c.modelID, name)
+		}
+		e = w.endpoint
+	}
+	if len(limits) == 0 && e.NeedsLimit() {
+		return invalid("SetLimits without a limit, give at least one")
+	}
+	c.engine.SetLimits(ns, e, toEngineLimits(limits))
+	return nil
+}
+
+// way finds an endpoint by name, nil when there is none.
+func (c *core) way(name string) *way {
+	for _, w := range c.ways {
+		if w.name == name && !w.endpoint.Removed() {
+			return w
+		}
+	}
+	return nil
+}
+
+// RemoveEndpoint starts nothing more on an endpoint and returns when what runs there has
+// ended, or with the cause of ctx when that ends first; what runs goes on then. A waiting
+// request that fits no other endpoint fails with ErrRequestTooLarge. An unknown name and the
+// last endpoint are ErrInvalidConfiguration.
+func (c *core) RemoveEndpoint(ctx context.Context, name string) error {
+	drained, err := c.removeEndpoint(name)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-drained:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (c *core) removeEndpoint(name string) (drained <-chan struct{}, err error) {
+	if !c.made {
+		return nil, errNotMade
+	}
+	ns := c.lock()
+	defer c.unlock(ns)
+	w := c.way(name)
+	switch {
+	case w == nil:
+		return nil, invalid("model %q has no endpoint %q", c.modelID, name)
+	case len(c.engine.Endpoints()) == 1:
+		return nil, invalid("%q is the last endpoint of model %q, shut the queue down instead", name, c.modelID)
+	}
+	w.drained = make(chan struct{})
+	c.engine.RemoveEndpoint(ns, w.endpoint)
+	w.leave()
+	c.limitsChanged()
+	c.retire(w)
+	return w.drained, nil
+}
+
+// retire tells who removed an endpoint when nothing runs there any more.
+func (c *core) retire(w *way) {
+	if w.drained != nil && w.endpoint.Running() == 0 {
+		select {
+		case <-w.drained:
+		default:
+			close(w.drained)
+		}
+	}
+}
+
+// leave ends the membership in shared limits.
+func (w *way) leave() {
+	if w.left {
+		return
+	}
+	w.left = true
+	for _, m := range w.shared {
+		m.Leave()
+	}
 }

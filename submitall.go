@@ -274,3 +274,15 @@ func (b *batch) mayTake() bool {
 		return false
 	}
 }
+
+// awaitRoom gives a channel that is closed when there may be room, nil when there is.
+func (c *core) awaitRoom() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || c.engine.Waiting() < c.settings.maxQueued {
+		return nil
+	}
+	r := make(chan struct{})
+	c.room = append(c.room, r)
+	return r
+}
