@@ -41,7 +41,7 @@ var Ants = []Contender{antsPool, handoff, llmqueueQueue}
 // Permits give leave to do a job in the caller's own goroutine; the bare hand-off, the
 // first, is what they are compared with. The semaphore and two buckets stand for
 // what a caller builds by hand.
-var Permits = []Contender{handoff, rateLimiters}
+var Permits = []Contender{handoff, rateLimiters, llmqueuePermits}
 
 // Gate starts jobs as a rate limit allows.
 type Gate interface {
