@@ -84,10 +84,12 @@ type attempt struct {
 
 // PageSize is how many handles a page has. A page whose handles are all free may be given
 // back: see Forget.
-const PageSize = 128
+//
+// Its size makes pages of the records of engine and owner fit the allocator's classes.
+const PageSize = 256
 
 type page struct {
-	records [PageSize]record
+	records *[PageSize]record // apart, so that they fill a size class of the allocator
 	free    []uint8
 }
 
@@ -133,7 +135,7 @@ func (s *records) add() (h uint32, r *record) {
 }
 
 func (s *records) addPage() {
-	p := &page{free: make([]uint8, PageSize)}
+	p := &page{records: new([PageSize]record), free: make([]uint8, PageSize)}
 	for i := range p.free {
 		p.free[i] = uint8(PageSize - 1 - i)
 	}
