@@ -137,7 +137,7 @@ type headOf struct {
 //   - the queue does not wake for who fits before the head
 func TestBackfillNeverPutsTheHeadOff(t *testing.T) {
 	seeds := 1500
-	if testing.Short() {
+	if testing.Short() || raceEnabled {
 		seeds = 150
 	}
 	passed := 0

@@ -184,14 +184,15 @@ func TestRunRefuses(t *testing.T) {
 	}
 	none := alike(0, fine)
 	for name, opts := range map[string][]llmqueue.Option{
-		"no limits":   nil,
-		"a bad limit": {llmqueue.WithLimits(llmqueue.RPM(0))},
-		"shared":      {llmqueue.WithSharedLimits(llmqueue.NewSharedLimits(llmqueue.RPM(1)))},
-		"learned":     {llmqueue.WithLearnedLimits()},
-		"a breaker":   {llmqueue.WithLimits(llmqueue.RPM(1)), llmqueue.WithBreaker(func(string) llmqueue.Breaker { return nil })},
-		"a timeout":   {llmqueue.WithLimits(llmqueue.RPM(1)), llmqueue.WithTimeout(1)},
-		"an observer": {llmqueue.WithLimits(llmqueue.RPM(1)), llmqueue.WithObserver(func(llmqueue.Event) {})},
-		"a retry":     {llmqueue.WithLimits(llmqueue.RPM(1)), llmqueue.WithRetry(llmqueue.RetryPolicy{MaxAttempts: 2})},
+		"no limits":    nil,
+		"a bad limit":  {llmqueue.WithLimits(llmqueue.RPM(0))},
+		"shared":       {llmqueue.WithSharedLimits(llmqueue.NewSharedLimits(llmqueue.RPM(1)))},
+		"learned":      {llmqueue.WithLearnedLimits()},
+		"a breaker":    {llmqueue.WithLimits(llmqueue.RPM(1)), llmqueue.WithBreaker(func(string) llmqueue.Breaker { return nil })},
+		"a timeout":    {llmqueue.WithLimits(llmqueue.RPM(1)), llmqueue.WithTimeout(1)},
+		"an observer":  {llmqueue.WithLimits(llmqueue.RPM(1)), llmqueue.WithObserver(func(llmqueue.Event) {})},
+		"limits twice": {llmqueue.WithLimits(llmqueue.RPM(1)), llmqueue.WithUnlimited()},
+		"a retry":      {llmqueue.WithLimits(llmqueue.RPM(1)), llmqueue.WithRetry(llmqueue.RetryPolicy{MaxAttempts: 2})},
 	} {
 		_, err := plan.Run(none, opts...)
 		assert.ErrorIs(t, err, llmqueue.ErrInvalidConfiguration, name)
@@ -201,8 +202,9 @@ func TestRunRefuses(t *testing.T) {
 
 	// The mean of what others used can outgrow a limit for one that names no output.
 	load := []plan.Request{{Estimate: in(60), Used: llmqueue.Usage{InputTokens: 10, OutputTokens: 60}, Duration: 1}, {Estimate: in(50)}}
-	_, err = plan.Run(slices.Values(load), llmqueue.WithLimits(llmqueue.TPM(100)), llmqueue.WithAccounting(accounting.Policy{Reserve: accounting.ReserveMean}))
+	got, err := plan.Run(slices.Values(load), llmqueue.WithLimits(llmqueue.TPM(100)), llmqueue.WithAccounting(accounting.Policy{Reserve: accounting.ReserveMean}))
 	assert.ErrorIs(t, err, llmqueue.ErrRequestTooLarge)
+	assert.Equal(t, plan.Result{}, got)
 }
 
 func TestRunStopsPullingWhenItRefuses(t *testing.T) {

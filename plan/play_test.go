@@ -168,7 +168,7 @@ func queued(t *testing.T, load []Request, opts ...llmqueue.Option) []time.Durati
 // than their windows, pacing. Every request must start at the same nanosecond.
 func TestRunStartsWhatAQueueStarts(t *testing.T) {
 	seeds := 300
-	if testing.Short() {
+	if testing.Short() || raceEnabled {
 		seeds = 60
 	}
 	for seed := range uint64(seeds) {
