@@ -27,6 +27,7 @@ import (
 	_ "github.com/llmqueue/llmqueue"
 	_ "github.com/llmqueue/llmqueue/dashboard"
 	_ "github.com/llmqueue/llmqueue/llmtest"
+	_ "github.com/llmqueue/llmqueue/plan"
 )
 
 // prelude is what a fragment may use without declaring it. A fragment that declares
@@ -57,7 +58,7 @@ var known = map[string]string{
 	"synctest": "testing/synctest", "testing": "testing", "time": "time",
 	"validator": "github.com/go-playground/validator/v10",
 	"llmqueue":  "github.com/llmqueue/llmqueue", "llmtest": "github.com/llmqueue/llmqueue/llmtest",
-	"llmhttp": "github.com/llmqueue/llmqueue/llmhttp", "dashboard": "github.com/llmqueue/llmqueue/dashboard",
+	"llmhttp": "github.com/llmqueue/llmqueue/llmhttp", "plan": "github.com/llmqueue/llmqueue/plan", "dashboard": "github.com/llmqueue/llmqueue/dashboard",
 	"llmprom": "github.com/llmqueue/llmqueue/llmprom", "prometheus": "github.com/prometheus/client_golang/prometheus",
 	"llmriver": "github.com/llmqueue/llmqueue/llmriver",
 	"llmredis": "github.com/llmqueue/llmqueue/llmredis", "redis": "github.com/redis/go-redis/v9",
