@@ -58,11 +58,12 @@ var known = map[string]string{
 	"synctest": "testing/synctest", "testing": "testing", "time": "time",
 	"validator": "github.com/go-playground/validator/v10",
 	"llmqueue":  "github.com/llmqueue/llmqueue", "llmtest": "github.com/llmqueue/llmqueue/llmtest",
-	"llmhttp": "github.com/llmqueue/llmqueue/llmhttp", "plan": "github.com/llmqueue/llmqueue/plan", "dashboard": "github.com/llmqueue/llmqueue/dashboard",
+	"llmhttp": "github.com/llmqueue/llmqueue/llmhttp", "dashboard": "github.com/llmqueue/llmqueue/dashboard",
 	"llmprom": "github.com/llmqueue/llmqueue/llmprom", "prometheus": "github.com/prometheus/client_golang/prometheus",
 	"llmriver": "github.com/llmqueue/llmqueue/llmriver",
 	"llmredis": "github.com/llmqueue/llmqueue/llmredis", "redis": "github.com/redis/go-redis/v9",
 	"llmotel": "github.com/llmqueue/llmqueue/llmotel",
+	"plan":    "github.com/llmqueue/llmqueue/plan",
 }
 
 // library finds the export data of compiled packages, by import path.
