@@ -45,8 +45,8 @@
 //
 // A model may have several endpoints, each with limits of its own ([Queue.AddEndpoint]), a
 // circuit breaker for each ([WithBreaker]), and other models that take over what it cannot
-// serve ([WithFallback]). Identical requests may share a call ([WithCoalescing]). [Plan]
-// says how long a load will take.
+// serve ([WithFallback]). Identical requests may share a call ([WithCoalescing]). Package
+// plan says how long a load will take.
 //
 // # The end
 //

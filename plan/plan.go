@@ -115,7 +115,7 @@ func (p *player) check(r *Request) error {
 		return fmt.Errorf("%w: At is %v, after a request that arrives at %v: sort the load by At",
 			llmqueue.ErrInvalidParams, r.At, time.Duration(p.now-begin))
 	}
-	if no := p.engine.Refuse(p.now, request(r), false); no != nil {
+	if no := p.engine.Refuse(p.now, p.request(r), false); no != nil {
 		return fmt.Errorf("%w: %s allows less than the %d input and %d output tokens that it reserves, make it smaller or raise the limit",
 			llmqueue.ErrRequestTooLarge, p.name(no.Limit), no.Usage.Input, no.Usage.Output)
 	}

@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"container/heap"
 	"math"
 	"slices"
 	"time"
@@ -10,6 +9,7 @@ import (
 	"github.com/llmqueue/llmqueue/internal/bridge"
 	"github.com/llmqueue/llmqueue/internal/endpoint"
 	"github.com/llmqueue/llmqueue/internal/engine"
+	"github.com/llmqueue/llmqueue/internal/timeline"
 )
 
 // What the head of the line waits for, besides a limit of a period.
@@ -29,10 +29,10 @@ type player struct {
 	settings bridge.Plan
 	engine   *engine.Engine
 	endpoint *endpoint.Endpoint
-	now      int64 // ns since the epoch
-	jobs     []job // of what waits, by handle
-	running  endings
-	begun    int
+	now      int64             // ns since the epoch
+	in       engine.Request    // what arrives, for reuse
+	jobs     []job             // of what waits and runs, by handle
+	running  timeline.Timeline // when attempts end, by number
 	arrived  int
 	first    int64 // arrival
 	last     int64 // start
@@ -67,17 +67,18 @@ func newPlayer(opts []llmqueue.Option) (*player, error) {
 	return p, nil
 }
 
-// request is r in the words of the engine.
-func request(r *Request) *engine.Request {
-	return &engine.Request{Estimate: fromUsage(r.Estimate), Sized: r.Estimate != llmqueue.Usage{}, Priority: r.Priority, Tenant: r.Tenant}
+// request is r in the words of the engine, until the next call.
+func (p *player) request(r *Request) *engine.Request {
+	p.in = engine.Request{Estimate: fromUsage(r.Estimate), Sized: r.Estimate != llmqueue.Usage{}, Priority: r.Priority, Tenant: r.Tenant}
+	return &p.in
 }
 
 // step moves on to the next instant at which anything happens and lets one thing happen,
 // unless it lies beyond until: then it moves there and returns false.
 func (p *player) step(until int64) bool {
 	next, ends := p.engine.Next(), false
-	if len(p.running) > 0 && (next == 0 || p.running[0].at <= next) {
-		next, ends = p.running[0].at, true
+	if _, at, runs := p.running.First(); runs && (next == 0 || at <= next) {
+		next, ends = at, true
 	}
 	if next > until || next == 0 {
 		if until < math.MaxInt64 {
@@ -87,7 +88,8 @@ func (p *player) step(until int64) bool {
 	}
 	p.moveTo(next)
 	if ends {
-		p.end(heap.Pop(&p.running).(ending))
+		attempt, _, _ := p.running.Pop()
+		p.end(attempt)
 	} else {
 		p.engine.Wake(p.now)
 	}
@@ -108,10 +110,7 @@ func (p *player) moveTo(at int64) {
 
 // holds is what the head of the line waits for longest; empty when there is none.
 func (p *player) holds() string {
-	slot := int64(0)
-	if len(p.running) > 0 {
-		slot = p.running[0].at
-	}
+	_, slot, _ := p.running.First()
 	_, wait, _ := p.engine.Head(slot)
 	switch wait.Cause {
 	case endpoint.WindowLimit:
@@ -139,7 +138,7 @@ func (p *player) arrive(r *Request) {
 		j.used = fromUsage(r.Estimate)
 	}
 	p.arrived++
-	h := p.engine.Submit(p.now, request(r), nil)
+	h := p.engine.Submit(p.now, p.request(r), nil)
 	if grow := int(h) + 1 - len(p.jobs); grow > 0 {
 		p.jobs = append(p.jobs, make([]job, grow)...)
 	}
@@ -152,11 +151,9 @@ func (p *player) carryOut() {
 	for i := range p.engine.Effects {
 		switch e := &p.engine.Effects[i]; e.Kind {
 		case engine.Start:
-			j := p.jobs[e.Handle]
-			p.begun++
 			p.last = p.now
 			p.waited.add(e.Waited)
-			heap.Push(&p.running, ending{endpoint.After(p.now, j.duration), p.begun, e.Attempt, j})
+			p.running.Set(e.Attempt, endpoint.After(p.now, p.jobs[e.Handle].duration))
 		case engine.End:
 			p.engine.Forget(e.Handle)
 		}
@@ -165,22 +162,23 @@ func (p *player) carryOut() {
 }
 
 // end is the end of an attempt.
-func (p *player) end(e ending) {
+func (p *player) end(attempt uint32) {
 	var started engine.Job
-	p.engine.Job(e.attempt, &started)
-	charged, reported := started.Reserved, e.job.used != endpoint.Usage{}
+	p.engine.Job(attempt, &started)
+	job := p.jobs[started.Handle]
+	charged, reported := started.Reserved, job.used != endpoint.Usage{}
 	if reported {
-		charged = p.endpoint.Settled(charged, e.job.used)
+		charged = p.endpoint.Settled(charged, job.used)
 	}
 	for i, l := range p.settings.Endpoint.Limits {
 		if l.Kind != endpoint.Concurrent {
 			p.charged[i] += float64(l.Takes(charged))
 		}
 	}
-	p.used = p.used.Plus(e.job.used)
-	p.busy += float64(e.job.duration)
+	p.used = p.used.Plus(job.used)
+	p.busy += float64(job.duration)
 	p.ended = p.now
-	p.engine.Conclude(p.now, e.attempt, &engine.Ending{Reported: reported, Used: e.job.used})
+	p.engine.Conclude(p.now, attempt, &engine.Ending{Reported: reported, Used: job.used})
 }
 
 func (p *player) result() Result {
@@ -217,28 +215,4 @@ func (p *player) periods(l endpoint.Limit) int64 {
 		return day(p.last) - day(p.first) + 1
 	}
 	return (p.last-p.first)/int64(l.Hold(p.endpoint.Margin())) + 1
-}
-
-// ending is when an attempt ends.
-type ending struct {
-	at      int64
-	order   int // of starting, which decides at one instant
-	attempt uint32
-	job     job
-}
-
-// endings is a heap, the next one first.
-type endings []ending
-
-func (e endings) Len() int { return len(e) }
-func (e endings) Less(i, j int) bool {
-	return e[i].at < e[j].at || e[i].at == e[j].at && e[i].order < e[j].order
-}
-func (e endings) Swap(i, j int) { e[i], e[j] = e[j], e[i] }
-func (e *endings) Push(x any)   { *e = append(*e, x.(ending)) }
-func (e *endings) Pop() any {
-	last := len(*e) - 1
-	x := (*e)[last]
-	*e = (*e)[:last]
-	return x
 }

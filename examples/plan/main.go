@@ -15,6 +15,7 @@ import (
 
 	"github.com/llmqueue/llmqueue"
 	"github.com/llmqueue/llmqueue/examples/internal/program"
+	"github.com/llmqueue/llmqueue/plan"
 )
 
 func main() { program.Main("plan", run) }
@@ -45,7 +46,7 @@ func run(_ context.Context, args []string, stdout io.Writer) error {
 		{"twice both", []llmqueue.Option{limits(2**rpm, 2**tpm, *slots)}},
 		{"twice all", []llmqueue.Option{limits(2**rpm, 2**tpm, 2**slots)}},
 	} {
-		r, err := llmqueue.Plan(load(*n), s.opts...)
+		r, err := plan.Run(load(*n), s.opts...)
 		if err != nil {
 			return err
 		}
@@ -57,15 +58,15 @@ func run(_ context.Context, args []string, stdout io.Writer) error {
 }
 
 // load is n requests of mixed size, the same ones each time; one in ten has a long document.
-func load(n int) iter.Seq[llmqueue.PlannedRequest] {
-	return func(yield func(llmqueue.PlannedRequest) bool) {
+func load(n int) iter.Seq[plan.Request] {
+	return func(yield func(plan.Request) bool) {
 		r := rand.New(rand.NewPCG(1, 2))
 		for range n {
 			used := llmqueue.Usage{InputTokens: 300 + r.Int64N(600), OutputTokens: 50 + r.Int64N(400)}
 			if r.IntN(10) == 0 {
 				used.InputTokens += 10_000
 			}
-			request := llmqueue.PlannedRequest{
+			request := plan.Request{
 				Estimate: llmqueue.Usage{InputTokens: used.InputTokens, OutputTokens: 450},
 				Used:     used,
 				Duration: time.Second + time.Duration(used.OutputTokens)*20*time.Millisecond,

@@ -28,6 +28,7 @@ import (
 	_ "github.com/llmqueue/llmqueue/accounting"
 	_ "github.com/llmqueue/llmqueue/dashboard"
 	_ "github.com/llmqueue/llmqueue/llmtest"
+	_ "github.com/llmqueue/llmqueue/plan"
 )
 
 // prelude is what a fragment may use without declaring it. A fragment that declares
@@ -63,6 +64,7 @@ var known = map[string]string{
 	"llmriver": "github.com/llmqueue/llmqueue/llmriver",
 	"llmredis": "github.com/llmqueue/llmqueue/llmredis", "redis": "github.com/redis/go-redis/v9",
 	"llmotel": "github.com/llmqueue/llmqueue/llmotel",
+	"plan":    "github.com/llmqueue/llmqueue/plan",
 }
 
 // library finds the export data of compiled packages, by import path.

@@ -13,6 +13,7 @@ import (
 	"github.com/llmqueue/llmqueue/cmd/llmq/internal/idset"
 	"github.com/llmqueue/llmqueue/cmd/llmq/internal/requests"
 	"github.com/llmqueue/llmqueue/cmd/llmq/internal/results"
+	"github.com/llmqueue/llmqueue/plan"
 )
 
 // Estimate is what a run would do.
@@ -128,9 +129,9 @@ func (r *run) atLeast(model string, n int64, sum llmqueue.Usage) (time.Duration,
 	}
 	play := min(n, planned)
 	mean := llmqueue.Usage{InputTokens: (sum.InputTokens + n - 1) / n, OutputTokens: (sum.OutputTokens + n - 1) / n}
-	plan, err := llmqueue.Plan(func(yield func(llmqueue.PlannedRequest) bool) {
+	played, err := plan.Run(func(yield func(plan.Request) bool) {
 		for range play {
-			if !yield(llmqueue.PlannedRequest{Estimate: mean, Duration: assumedLatency}) {
+			if !yield(plan.Request{Estimate: mean, Duration: assumedLatency}) {
 				return
 			}
 		}
@@ -138,5 +139,5 @@ func (r *run) atLeast(model string, n int64, sum llmqueue.Usage) (time.Duration,
 	if err != nil {
 		return 0, "", fmt.Errorf("model %s: %w", model, err)
 	}
-	return time.Duration(float64(plan.Makespan) * float64(n) / float64(play)), plan.Limits[0].Limit, nil
+	return time.Duration(float64(played.Makespan) * float64(n) / float64(play)), played.Limits[0].Limit, nil
 }

@@ -1,0 +1,6 @@
+//go:build race
+
+package plan
+
+// raceEnabled shrinks what the race detector makes slow.
+const raceEnabled = true
