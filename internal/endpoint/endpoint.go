@@ -222,6 +222,7 @@ func (e *Endpoint) Admit(now int64, u Usage, l *Lease) Admission {
 		return NotNow
 	}
 	l.charge, l.shared = charge, grants
+	e.ticket = 0 // not before: what the breaker refused has its places in line again
 	e.start(now, u, l)
 	return Admitted
 }

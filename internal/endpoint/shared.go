@@ -56,7 +56,6 @@ func (e *Endpoint) reserveShared(now int64, u Usage) (grants []Grant, at int64, 
 		}
 		grants = append(grants, g)
 	}
-	e.ticket = 0
 	return grants, 0, true
 }
 
