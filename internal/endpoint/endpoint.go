@@ -94,6 +94,7 @@ type Endpoint struct {
 
 	shared   []Shared
 	patience []int64 // by shared set: see reserveShared
+	refuser  int     // the shared set that refused last
 	ticket   uint64  // the place in the lines of the shared sets, 0: none
 	numbers  func() uint64
 

@@ -13,6 +13,7 @@ type lineOf struct {
 	full    bool
 	waiting uint64 // the ticket in line, 0: nobody
 	granted int
+	asked   int
 }
 
 type grantOf struct {
@@ -21,6 +22,7 @@ type grantOf struct {
 }
 
 func (s *lineOf) Reserve(now int64, _ Usage, ticket uint64) (Grant, int64) {
+	s.asked++
 	if s.full {
 		s.waiting = ticket
 		return nil, now + 1
@@ -83,4 +85,26 @@ func TestBreakerRefusesWhoWaitedForASharedSet(t *testing.T) {
 	require.Equal(t, Admitted, e.Admit(4, Usage{}, &l))
 	assert.Equal(t, 1, s.granted)
 	assert.EqualValues(t, 2, tickets)
+}
+
+// What one set gives and gets back, because another one refuses, wakes who waits there next.
+// When that is done with every look, two endpoints of a queue wake it for good.
+func TestSetThatRefusedIsAskedFirst(t *testing.T) {
+	busy, idle := &lineOf{full: true}, &lineOf{}
+	e := New(0, time.Unix(0, 0), Config{Shared: []Shared{idle, busy}, Emit: func(Event) {}, Ticket: func() uint64 { return 1 }})
+	var l Lease
+	for now := range int64(5) {
+		e.Reset()
+		require.Equal(t, NotNow, e.Admit(now, Usage{}, &l))
+		assert.Equal(t, now+1, e.Next(now))
+	}
+	assert.Equal(t, 1, idle.asked, "a set has to do with a request that another one holds")
+	assert.Equal(t, 5, busy.asked)
+	busy.full = false
+	e.Reset()
+	require.Equal(t, Admitted, e.Admit(5, Usage{}, &l))
+	assert.Equal(t, 1, idle.granted)
+	assert.Equal(t, 1, busy.granted)
+	l.Release(6)
+	assert.Zero(t, idle.granted+busy.granted)
 }
