@@ -170,7 +170,11 @@ func (e *Endpoint) Reservation(estimate Usage, sized bool, mean Usage) Usage {
 	if e.accounting == nil {
 		return estimate
 	}
-	return e.accounting.Reserved(estimate, 1, mean.Output)
+	u := e.accounting.Reserved(estimate, 1, mean.Output)
+	if !sized {
+		u = e.Capped(u) // again: it would never start
+	}
+	return u
 }
 
 // Admission is what Admit found.
