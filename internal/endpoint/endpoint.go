@@ -95,6 +95,7 @@ type Endpoint struct {
 
 	shared   []Shared
 	patience []int64 // by shared set: see reserveShared
+	refuser  int     // the shared set that refused last
 	ticket   uint64  // the place in the lines of the shared sets, 0: none
 	numbers  func() uint64
 
@@ -170,7 +171,11 @@ func (e *Endpoint) Reservation(estimate Usage, sized bool, mean Usage) Usage {
 	if e.accounting == nil {
 		return estimate
 	}
-	return e.accounting.Reserved(estimate, 1, mean.Output)
+	u := e.accounting.Reserved(estimate, 1, mean.Output)
+	if !sized {
+		u = e.Capped(u) // again: it would never start
+	}
+	return u
 }
 
 // Admission is what Admit found.
@@ -223,6 +228,7 @@ func (e *Endpoint) Admit(now int64, u Usage, l *Lease) Admission {
 		return NotNow
 	}
 	l.charge, l.shared = charge, grants
+	e.ticket = 0 // not before: what the breaker refused has its places in line again
 	e.start(now, u, l)
 	return Admitted
 }

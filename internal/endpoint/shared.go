@@ -36,14 +36,20 @@ type Grant interface {
 // What it waits for in one set must not idle the others: it leaves their lines, unless it
 // knows to be back within their shortest period. Were it always to leave, two busy sets
 // could starve it, each full whenever the other has room.
+//
+// The set that refused last is asked first. What another one gives and gets back wakes who
+// waits there next, and where that is an endpoint of the same owner, it would wake itself
+// again and again until there is room.
 func (e *Endpoint) reserveShared(now int64, u Usage) (grants []Grant, at int64, ok bool) {
 	if e.ticket == 0 {
 		e.ticket = e.numbers()
 	}
 	grants = make([]Grant, 0, len(e.shared))
-	for i, s := range e.shared {
-		g, at := s.Reserve(now, u, e.ticket)
+	for k := range e.shared {
+		i := (e.refuser + k) % len(e.shared)
+		g, at := e.shared[i].Reserve(now, u, e.ticket)
 		if g == nil {
+			e.refuser = i
 			for _, g := range slices.Backward(grants) {
 				g.Undo(now)
 			}
@@ -56,7 +62,6 @@ func (e *Endpoint) reserveShared(now int64, u Usage) (grants []Grant, at int64, 
 		}
 		grants = append(grants, g)
 	}
-	e.ticket = 0
 	return grants, 0, true
 }
 

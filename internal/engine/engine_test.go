@@ -1,0 +1,440 @@
+package engine
+
+import (
+	"fmt"
+	"math"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/llmqueue/llmqueue/internal/endpoint"
+	"github.com/llmqueue/llmqueue/internal/line"
+)
+
+const second = int64(time.Second)
+
+// bench is an engine with one endpoint, and short words for what its owner does.
+type bench struct {
+	*Engine
+	t   *testing.T
+	way *endpoint.Endpoint
+	now int64
+}
+
+func newBench(t *testing.T, cfg Config, ec endpoint.Config) *bench {
+	if cfg.MaxAttempts == 0 {
+		cfg.MaxAttempts = 3
+	}
+	b := &bench{Engine: New(cfg), t: t}
+	ec.Emit, ec.Margin = b.Emit, 0
+	b.way = endpoint.New(0, time.Unix(0, 0), ec)
+	b.AddEndpoint(0, b.way)
+	return b
+}
+
+func limited(limits ...endpoint.Limit) endpoint.Config { return endpoint.Config{Limits: limits} }
+
+func concurrent(n int64) endpoint.Limit { return endpoint.Limit{Kind: endpoint.Concurrent, Amount: n} }
+
+// submit takes in a request that is served here if at all.
+func (b *bench) submit(r Request) uint32 {
+	b.t.Helper()
+	require.Nil(b.t, b.Refuse(b.now, &r, false))
+	require.Nil(b.t, b.Unserved(&r))
+	return b.Submit(b.now, &r, nil)
+}
+
+// ends concludes the attempt under way of a request.
+func (b *bench) ends(h uint32, e Ending) {
+	b.t.Helper()
+	v := b.View(h)
+	require.True(b.t, v.UnderWay, "an attempt of %d is under way", h)
+	b.Conclude(b.now, v.Attempt, &e)
+}
+
+// effects are those since the last call, without what endpoints tell.
+func (b *bench) effects() (all []Effect) {
+	for _, e := range b.Effects {
+		if e.Kind != EndpointEvent {
+			all = append(all, e)
+		}
+	}
+	b.Effects = b.Effects[:0]
+	return all
+}
+
+// count is how many effects of that kind there were since the last call.
+func (b *bench) count(kind EffectKind) (n int) {
+	for _, e := range b.effects() {
+		if e.Kind == kind {
+			n++
+		}
+	}
+	return n
+}
+
+// Full jitter: a retry waits for anything between nothing and the backoff, so that requests
+// that failed together do not come back together.
+func TestRetryDelaysAreSpreadOverTheBackoff(t *testing.T) {
+	const base, most = int64(500 * time.Millisecond), int64(time.Minute)
+	q := New(Config{BaseDelay: base, MaxDelay: most, Seed: 1})
+	for n := 1; n < 200; n++ {
+		ceiling := most
+		if n < 8 {
+			ceiling = min(most, base<<(n-1))
+		}
+		lowest, highest := int64(math.MaxInt64), int64(0)
+		for range 300 {
+			d := q.delay(n)
+			lowest, highest = min(lowest, d), max(highest, d)
+		}
+		assert.GreaterOrEqual(t, lowest, int64(0))
+		assert.LessOrEqual(t, highest, ceiling, "attempt %d waits too long", n)
+		assert.Less(t, lowest, ceiling/10, "attempt %d always waits for long", n)
+		assert.Greater(t, highest, ceiling-ceiling/10, "attempt %d never waits for long", n)
+	}
+	assert.LessOrEqual(t, New(Config{BaseDelay: 2 * most, MaxDelay: most}).delay(1), most, "the first is within MaxDelay too")
+	assert.Zero(t, New(Config{}).delay(5))
+	a, b := New(Config{BaseDelay: base, MaxDelay: most, Seed: 7}), New(Config{BaseDelay: base, MaxDelay: most, Seed: 7})
+	for n := range 20 {
+		assert.Equal(t, a.delay(n+1), b.delay(n+1), "the seed decides")
+	}
+}
+
+// waiting5000 is an engine in which one request runs and 5,000 wait.
+func waiting5000(t *testing.T, cfg Config) *bench {
+	b := newBench(t, cfg, limited(concurrent(1)))
+	for range 5001 {
+		b.submit(Request{Sized: true, Estimate: endpoint.Usage{Input: 10}})
+	}
+	require.Equal(t, 5000, b.Waiting())
+	b.effects()
+	return b
+}
+
+// What ends thousands of requests does so in slices, between which others have the lock.
+func TestSweepsEndWhatWaitsInSlices(t *testing.T) {
+	for name, begin := range map[string]func(b *bench){
+		"cut off":           func(b *bench) { b.CutOff(b.now) },
+		"closed and paused": func(b *bench) { b.Pause(b.now); b.Close(b.now) },
+		"paused and closed": func(b *bench) { b.Close(b.now); b.Pause(b.now) },
+		"too large": func(b *bench) {
+			b.SetLimits(b.now, b.way, []endpoint.Limit{{Kind: endpoint.TPM, Amount: 5}, concurrent(1)})
+		},
+		"quota": func(b *bench) {
+			b.Observe(b.now, 0, &endpoint.Observation{Outcome: endpoint.QuotaExhausted, Delay: second})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := waiting5000(t, Config{})
+			begin(b)
+			ended := b.count(End)
+			assert.Positive(t, ended)
+			assert.LessOrEqual(t, ended, 1024, "the lock was held for all of them")
+			for slices := 1; b.Sweeping(); slices++ {
+				require.Less(t, slices, 7, "it never ends")
+				assert.Positive(t, b.Next(), "there is more to do")
+				assert.LessOrEqual(t, b.Next(), max(b.now, 1), "and at once")
+				b.Sweep(b.now)
+				n := b.count(End)
+				assert.LessOrEqual(t, n, 1024)
+				ended += n
+			}
+			assert.GreaterOrEqual(t, ended, 5000)
+			assert.Zero(t, b.Waiting())
+		})
+	}
+}
+
+func TestResumeStopsASweepForAnExhaustedQuota(t *testing.T) {
+	b := waiting5000(t, Config{})
+	b.Observe(0, 0, &endpoint.Observation{Outcome: endpoint.QuotaExhausted, Delay: 60 * second})
+	ended := b.count(End)
+	require.True(t, b.Sweeping())
+	b.Resume(0)
+	for b.Sweeping() {
+		b.Sweep(0)
+	}
+	assert.Zero(t, b.count(End), "the quota is renewed, and requests fail for it")
+	assert.Equal(t, 5000-ended, b.Waiting())
+}
+
+// Where a quota is waited for, nothing fails when it is used up.
+func TestWaitForQuotaFailsNothing(t *testing.T) {
+	b := newBench(t, Config{WaitForQuota: true}, limited(concurrent(1)))
+	first, second := b.submit(Request{Sized: true}), b.submit(Request{Sized: true})
+	b.Observe(0, b.View(first).Attempt, &endpoint.Observation{Outcome: endpoint.QuotaExhausted, Delay: 100})
+	b.ends(first, Ending{Verdict: Exhausted})
+	assert.Zero(t, b.count(End))
+	assert.EqualValues(t, 100, b.Next())
+	b.Wake(100)
+	assert.Equal(t, Running, b.State(first), "it comes back to where it was")
+	assert.Equal(t, InLine, b.State(second))
+}
+
+// A request that is forgotten while its attempt goes on keeps its handle, and the page that
+// is in, until that is over.
+func TestForgetWhileAnAttemptIsUnderWay(t *testing.T) {
+	b := newBench(t, Config{}, limited(concurrent(500)))
+	var all []uint32
+	for range PageSize + 1 {
+		all = append(all, b.submit(Request{Sized: true}))
+	}
+	late, elsewhere := all[0], all[PageSize]
+	require.NotEqual(t, late/PageSize, elsewhere/PageSize)
+	for _, h := range all[1:PageSize] {
+		b.ends(h, Ending{})
+	}
+	require.True(t, b.Cancel(0, late, CanceledState, Canceled))
+	assert.Equal(t, 1, b.Counts().Abandoned)
+	gone, freed := b.Forget(late)
+	assert.False(t, gone, "its attempt is under way")
+	assert.False(t, freed)
+	assert.Zero(t, b.Seq(late), "nobody finds it")
+	for _, h := range all[1:PageSize] {
+		gone, freed := b.Forget(h)
+		assert.True(t, gone)
+		assert.False(t, freed, "the page is given back, and an attempt under way is in it")
+	}
+	b.effects()
+	b.ends(late, Ending{})
+	assert.Equal(t, []Effect{{Kind: Gone, Handle: late, PageFreed: true}}, b.effects())
+	assert.Zero(t, b.Counts().Abandoned)
+	b.ends(elsewhere, Ending{})
+	gone, freed = b.Forget(elsewhere)
+	assert.True(t, gone)
+	assert.False(t, freed, "one page is kept")
+	assert.Zero(t, b.Live())
+}
+
+// A follower's MaxWait is looked after also while a fallback has the call.
+func TestMaxWaitOfAFollowerWhoseCallIsElsewhere(t *testing.T) {
+	b := newBench(t, Config{Fallback: true}, limited(concurrent(1)))
+	b.submit(Request{Sized: true})
+	h := b.Submit(0, &Request{Call: true, Sized: true}, nil)
+	patient := b.Join(0, h, &Request{Sized: true}, true)
+	hasty := b.Join(0, h, &Request{Sized: true, MaxWait: 100}, false)
+	other := b.Join(0, h, &Request{Sized: true, MaxWait: 200}, false)
+	b.Observe(0, 0, &endpoint.Observation{Outcome: endpoint.QuotaExhausted, Delay: 10_000})
+	require.Equal(t, HandedOff, b.State(h))
+	assert.Equal(t, 3, b.Counts().Forwarded)
+	b.effects()
+	require.EqualValues(t, 100, b.Next())
+	b.Wake(99)
+	assert.Empty(t, b.effects())
+	b.Wake(100)
+	assert.Equal(t, []Effect{{Kind: AskElsewhere, Handle: hasty}}, b.effects())
+	assert.Equal(t, Following, b.State(hasty), "it may have started there")
+	b.ExpireElsewhere(101, hasty)
+	ends := b.effects()
+	require.Len(t, ends, 1)
+	assert.Equal(t, Effect{Kind: End, Handle: hasty, State: Failed, Code: WaitedTooLong}, ends[0])
+	assert.Equal(t, HandedOff, b.State(h), "others wait for the call")
+	b.ExpireElsewhere(102, hasty)
+	assert.Empty(t, b.effects(), "it ended already")
+
+	b.Wake(200)
+	assert.Equal(t, []Effect{{Kind: AskElsewhere, Handle: other}}, b.effects()) // it had started there
+	b.Finish(300, h, Completed, false)
+	b.FinishFollower(300, patient, true, false, endpoint.Usage{})
+	b.FinishFollower(300, other, false, false, endpoint.Usage{})
+	b.Drop(h)
+	assert.Equal(t, Completed, b.State(other))
+	counts := b.Counts()
+	assert.EqualValues(t, 2, counts.Completed)
+	assert.EqualValues(t, 1, counts.Failed)
+	assert.Zero(t, counts.Forwarded)
+}
+
+// Retries beyond a share of the traffic wait: 20 may come at once, one a second always may,
+// and first attempts add their share.
+func TestRetryBudget(t *testing.T) {
+	const many = 60
+	run := func(share float64) (b *bench, all []uint32) {
+		b = newBench(t, Config{RetryBudget: share, MaxAttempts: 100}, limited(concurrent(1000)))
+		for range many {
+			all = append(all, b.submit(Request{Sized: true}))
+		}
+		for _, h := range all {
+			b.ends(h, Ending{Verdict: PassingFault})
+		}
+		b.effects()
+		b.Wake(b.now)
+		return b, all
+	}
+
+	b, _ := run(0)
+	assert.EqualValues(t, 20, b.Counts().Retries, "at once")
+	for s := range int64(5) {
+		require.Equal(t, (s+1)*second, b.Next(), "the next may in a second")
+		b.Wake(b.Next() - 1)
+		assert.EqualValues(t, 20+s, b.Counts().Retries)
+		b.Wake((s + 1) * second)
+		assert.EqualValues(t, 21+s, b.Counts().Retries)
+	}
+
+	b, _ = run(-1)
+	assert.EqualValues(t, many, b.Counts().Retries, "there is no budget")
+
+	b, _ = run(0.5)
+	assert.EqualValues(t, 20, b.Counts().Retries, "what was left over adds nothing beyond 20")
+	for range 10 {
+		b.submit(Request{Sized: true})
+	}
+	b.Wake(0)
+	assert.EqualValues(t, 25, b.Counts().Retries, "half a retry for each first attempt")
+	b.Wake(100 * second)
+	assert.EqualValues(t, 45, b.Counts().Retries, "a calm time saves up 20 at most")
+}
+
+// What is said of the request that starts next is what is said of one that comes now with
+// nothing ahead, whatever holds it.
+func TestOneAnswerToWhyARequestWaits(t *testing.T) {
+	big := Request{Sized: true, Estimate: endpoint.Usage{Input: 10}}
+	tpm := endpoint.Limit{Kind: endpoint.TPM, Amount: 15}
+	opened := &breaker{}
+	opened.now = new(int64)
+	shared := &set{limit: endpoint.Limit{Kind: endpoint.RPM, Amount: 1, Period: time.Minute}}
+	tickets := uint64(0)
+	for _, c := range []struct {
+		name   string
+		config endpoint.Config
+		hold   func(b *bench, running uint32)
+		cause  endpoint.Cause
+		at     int64
+	}{
+		{"a limit", limited(tpm), func(*bench, uint32) {}, endpoint.WindowLimit, 60 * second},
+		{"a slot, and nothing ended yet", limited(concurrent(1)), func(*bench, uint32) {}, endpoint.Slot, endpoint.Never},
+		{"a slot", limited(concurrent(1)), func(b *bench, h uint32) {
+			b.now = 4 * second
+			b.ends(h, Ending{}) // 4 s, and the next one starts
+			b.submit(big)
+		}, endpoint.Slot, 8 * second},
+		{"a pause", limited(concurrent(5)), func(b *bench, h uint32) {
+			b.Observe(b.now, b.View(h).Attempt, &endpoint.Observation{Outcome: endpoint.RateLimited, Delay: 7 * second})
+		}, endpoint.Pause, 7 * second},
+		{"a pause by hand", limited(concurrent(5)), func(b *bench, _ uint32) { b.Pause(b.now) }, endpoint.ManualPause, endpoint.Never},
+		{"a breaker", endpoint.Config{Limits: []endpoint.Limit{concurrent(5)}, Breaker: opened}, func(*bench, uint32) {
+			opened.half, opened.openUntil = true, 3*second
+		}, endpoint.OpenBreaker, 3 * second},
+		{"a shared set", endpoint.Config{
+			Limits: []endpoint.Limit{concurrent(5)}, Shared: []endpoint.Shared{&member{set: shared}},
+			Ticket: func() uint64 { tickets++; return tickets },
+		}, func(*bench, uint32) {}, endpoint.SharedLimits, 60 * second},
+		{"the longest of all", limited(tpm, concurrent(1)), func(b *bench, h uint32) {
+			b.Observe(b.now, b.View(h).Attempt, &endpoint.Observation{Outcome: endpoint.RateLimited, Delay: 90 * second})
+		}, endpoint.Pause, 90 * second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBench(t, Config{}, c.config)
+			running := b.submit(big)
+			c.hold(b, running)
+			free := b.Forecast(&big) // nothing is ahead
+			if _, _, waits := b.Head(); !waits {
+				b.submit(big)
+			}
+			h, head, waits := b.Head()
+			require.True(t, waits)
+			assert.Equal(t, c.cause, head.Cause)
+			assert.Equal(t, c.at, head.At)
+			assert.Equal(t, b.check(big.Estimate, true, line.Size{}), head)
+			if c.name != "a slot" { // there somebody waited already
+				assert.Equal(t, free, head, "who came was told the same")
+			}
+			rank, of := b.ForecastOf(h)
+			assert.Equal(t, 1, rank)
+			assert.Equal(t, head, of)
+			rank, of = b.ForecastLast(h)
+			assert.Equal(t, 1, rank)
+			assert.Equal(t, head, of)
+			for other, forecast := range b.InLine() {
+				rank, of = forecast()
+				assert.Equal(t, h, other)
+				assert.Equal(t, 1, rank)
+				assert.Equal(t, head, of)
+			}
+			assert.Equal(t, c.cause == endpoint.Slot, head.Guessed)
+			if head.At != endpoint.Never && !head.Guessed {
+				assert.Equal(t, head.At, b.Next(), "somebody looks when it may start")
+			}
+		})
+	}
+}
+
+// What stands in front counts in a forecast.
+func TestForecastCountsWhatIsAhead(t *testing.T) {
+	b := newBench(t, Config{}, limited(endpoint.Limit{Kind: endpoint.RPM, Amount: 1}))
+	var all []uint32
+	for range 4 {
+		all = append(all, b.submit(Request{Sized: true}))
+	}
+	for i, h := range all[1:] {
+		rank, w := b.ForecastOf(h)
+		assert.Equal(t, i+1, rank)
+		assert.Equal(t, int64(i+1)*60*second, w.At, "one a minute")
+		assert.Equal(t, endpoint.WindowLimit, w.Cause)
+	}
+	assert.Equal(t, 4*60*second, b.Forecast(&Request{Sized: true}).At)
+	assert.EqualValues(t, 3, b.Ahead(0))
+	assert.Equal(t, 60*second, b.Forecast(&Request{Sized: true, Priority: 1}).At, "nobody is ahead of a higher priority")
+	assert.Zero(t, b.Ahead(1))
+	assert.Equal(t, 4*60*second, b.Forecast(&Request{Sized: true, Priority: -1}).At)
+}
+
+// The request that starts next is held by nothing that it does not itself have.
+func TestUnknownSizesWaitForTheFirst(t *testing.T) {
+	b := newBench(t, Config{}, limited(endpoint.Limit{Kind: endpoint.TPM, Amount: 100}, concurrent(10)))
+	first, second := b.submit(Request{}), b.submit(Request{})
+	assert.Equal(t, Running, b.State(first))
+	assert.Equal(t, InLine, b.State(second), "nobody knows how large they are")
+	b.ends(first, Ending{Reported: true, Used: endpoint.Usage{Input: 30}})
+	third := b.submit(Request{})
+	assert.Equal(t, Running, b.State(second))
+	assert.Equal(t, Running, b.State(third))
+	fourth := b.submit(Request{})
+	assert.Equal(t, InLine, b.State(fourth), "each takes the mean, of which three fit")
+	assert.Equal(t, endpoint.Usage{Input: 30, Output: 0}, jobOf(b, second).Reserved)
+	assert.Zero(t, b.count(NoUsage))
+}
+
+func TestUnknownSizesWaitForNoReport(t *testing.T) {
+	b := newBench(t, Config{}, limited(endpoint.Limit{Kind: endpoint.TPM, Amount: 100}, concurrent(10)))
+	first, second, third := b.submit(Request{}), b.submit(Request{}), b.submit(Request{})
+	b.ends(first, Ending{})
+	assert.Equal(t, 1, b.count(NoUsage), "it is said once")
+	assert.Equal(t, Running, b.State(second))
+	assert.Equal(t, Running, b.State(third))
+	b.ends(second, Ending{})
+	b.ends(third, Ending{})
+	assert.Zero(t, b.count(NoUsage))
+}
+
+func jobOf(b *bench, h uint32) (j Job) {
+	b.Job(b.View(h).Attempt, &j)
+	return j
+}
+
+// Of two endpoints the one with the fewest attempts for its slots goes first, and what one
+// cannot take goes to the other.
+func TestTheLeastLoadedEndpointGoesFirst(t *testing.T) {
+	b := newBench(t, Config{}, limited(concurrent(2)))
+	large := endpoint.New(0, time.Unix(0, 0), endpoint.Config{Limits: []endpoint.Limit{concurrent(4)}, Emit: b.Emit, Margin: 0})
+	large.ID = 1
+	b.AddEndpoint(0, large)
+	assert.EqualValues(t, 6, b.Slots())
+	var order string
+	var last uint32
+	for range 6 {
+		last = b.submit(Request{Sized: true})
+		order += fmt.Sprint(b.View(last).Endpoint.ID)
+	}
+	assert.Equal(t, "011011", order)
+	h := b.submit(Request{Sized: true})
+	assert.Equal(t, InLine, b.State(h))
+	b.RemoveEndpoint(0, large)
+	b.ends(last, Ending{})
+	assert.Equal(t, InLine, b.State(h), "nothing starts on an endpoint that was removed")
+	assert.EqualValues(t, 2, b.Slots())
+}
