@@ -5,6 +5,7 @@ go 1.25.0
 require (
 	github.com/go-playground/validator/v10 v10.30.3
 	github.com/stretchr/testify v1.12.1
+	golang.org/x/sync v0.20.0
 )
 
 require (

@@ -332,10 +332,10 @@ func TestOneAnswerToWhyARequestWaits(t *testing.T) {
 			running := b.submit(big)
 			c.hold(b, running)
 			free := b.Forecast(&big) // nothing is ahead
-			if _, _, waits := b.Head(); !waits {
+			if _, _, waits := b.Head(0); !waits {
 				b.submit(big)
 			}
-			h, head, waits := b.Head()
+			h, head, waits := b.Head(0)
 			require.True(t, waits)
 			assert.Equal(t, c.cause, head.Cause)
 			assert.Equal(t, c.at, head.At)

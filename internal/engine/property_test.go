@@ -193,7 +193,7 @@ func (w *world) checkLine() {
 // look again when that has come.
 func (w *world) checkHead() {
 	w.t.Helper()
-	h, wait, waits := w.q.Head()
+	h, wait, waits := w.q.Head(0)
 	if !waits || w.q.Sweeping() {
 		return
 	}
