@@ -339,7 +339,7 @@ func TestOneAnswerToWhyARequestWaits(t *testing.T) {
 			require.True(t, waits)
 			assert.Equal(t, c.cause, head.Cause)
 			assert.Equal(t, c.at, head.At)
-			assert.Equal(t, b.check(big.Estimate, true, line.Size{}), head)
+			assert.Equal(t, b.check(big.Estimate, true, line.Size{}, 0), head)
 			if c.name != "a slot" { // there somebody waited already
 				assert.Equal(t, free, head, "who came was told the same")
 			}
