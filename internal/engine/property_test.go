@@ -220,7 +220,7 @@ func (w *world) checkHead() {
 		if _, never := e.Exceeds(e.Reservation(r.estimate, r.sized(), mean)); never {
 			continue
 		}
-		may := e.Check(w.now, endpoint.Load{}, r.estimate, r.sized(), mean, 0)
+		may := e.Check(w.now, endpoint.Load{}, r.estimate, r.sized(), mean, endpoint.Ends{})
 		switch {
 		case may.At <= w.now:
 			w.fail("request %d waits and nothing holds it on endpoint %d", h, e.ID)
