@@ -134,7 +134,7 @@ func TestSweepsEndWhatWaitsInSlices(t *testing.T) {
 			assert.Positive(t, ended)
 			assert.LessOrEqual(t, ended, 1024, "the lock was held for all of them")
 			for slices := 1; b.Sweeping(); slices++ {
-				require.Less(t, slices, 7, "it never ends")
+				require.Less(t, slices, 12, "it never ends")
 				assert.Positive(t, b.Next(), "there is more to do")
 				assert.LessOrEqual(t, b.Next(), max(b.now, 1), "and at once")
 				b.Sweep(b.now)

@@ -618,7 +618,11 @@ func (w *world) after() {
 			event = fmt.Sprintf(" %d/%d until %d %v", e.Event.Endpoint.ID, e.Event.Kind, e.Event.Until, e.Event.Limits)
 			e.Event = nil
 		}
-		fmt.Fprintf(&w.trace, "%d %s: %+v%s\n", w.now, w.input, e, event)
+		where := uint32(0)
+		if e.Endpoint != nil {
+			where, e.Endpoint = e.Endpoint.ID, nil
+		}
+		fmt.Fprintf(&w.trace, "%d %s: %+v at %d%s\n", w.now, w.input, e, where, event)
 		e = w.q.Effects[i]
 		switch e.Kind {
 		case Start:
