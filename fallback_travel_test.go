@@ -89,11 +89,11 @@ func TestFallbackShowsAndCancelsWhereTheRequestIs(t *testing.T) {
 			slow.Store(r.ID == "r") // from here on: while the request arrives
 			return llmqueue.Usage{InputTokens: 1}
 		}))
-		ran, ended := false, false
+		var ran, ended atomic.Bool
 		register(t, m, "d", func(ctx context.Context, _ llmqueue.Request[int]) (int, error) {
-			ran = true
+			ran.Store(true)
 			<-ctx.Done()
-			ended = true
+			ended.Store(true)
 			return 0, ctx.Err()
 		}, llmqueue.WithUnlimited())
 
@@ -103,13 +103,13 @@ func TestFallbackShowsAndCancelsWhereTheRequestIs(t *testing.T) {
 			_, _ = m.Submit(dawdling{t.Context(), &slow}, llmqueue.Request[int]{ModelID: "m", ID: "r"})
 		}()
 		time.Sleep(10 * time.Second)
-		require.True(t, ran, "d runs it")
+		require.True(t, ran.Load(), "d runs it")
 		resp, err := m.Status("m", "r")
 		require.NoError(t, err)
 		assert.Equal(t, "processing at d", string(resp.Status)+" at "+resp.ModelID, "what Status says while d runs it")
 		require.NoError(t, m.Cancel("m", "r"))
 		synctest.Wait()
-		assert.True(t, ended, "the request was canceled, and its call at d goes on")
+		assert.True(t, ended.Load(), "the request was canceled, and its call at d goes on")
 	})
 }
 
