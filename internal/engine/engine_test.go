@@ -438,3 +438,35 @@ func TestTheLeastLoadedEndpointGoesFirst(t *testing.T) {
 	assert.Equal(t, InLine, b.State(h), "nothing starts on an endpoint that was removed")
 	assert.EqualValues(t, 2, b.Slots())
 }
+
+// A retry that is due goes before a request that comes at that very instant.
+func TestDueRetryGoesBeforeNewRequests(t *testing.T) {
+	b := newBench(t, Config{RetryBudget: -1}, limited(concurrent(1)))
+	first := b.submit(Request{Sized: true})
+	b.ends(first, Ending{Verdict: PassingFault, Delay: 100})
+	assert.Equal(t, BackingOff, b.State(first))
+	assert.EqualValues(t, 100, b.RetryAt(first))
+	assert.EqualValues(t, 100, b.Next())
+	b.now = 100
+	other := b.submit(Request{Sized: true})
+	assert.Equal(t, Running, b.State(first))
+	assert.Equal(t, InLine, b.State(other))
+}
+
+// Retries come back ahead of what was never started, in order of arrival.
+func TestRetriesComeBackInOrderOfArrival(t *testing.T) {
+	b := newBench(t, Config{RetryBudget: -1}, limited(concurrent(3)))
+	first, second, third := b.submit(Request{Sized: true}), b.submit(Request{Sized: true}), b.submit(Request{Sized: true})
+	fresh := b.submit(Request{Sized: true})
+	b.Pause(0)
+	for i, h := range []uint32{third, first, second} {
+		b.now = int64(i)
+		b.ends(h, Ending{Verdict: PassingFault})
+	}
+	b.Wake(10)
+	var order []uint32
+	for h := range b.InLine() {
+		order = append(order, h)
+	}
+	assert.Equal(t, []uint32{first, second, third, fresh}, order)
+}
