@@ -111,7 +111,8 @@ var faults = []fault{
 	{inSchedule, `a.prior, a.used, a.reported = a.prior.Plus(a.used),`, `a.prior, a.used, a.reported = a.prior,`,
 		"the usage of attempts before the last is lost"},
 	{inSchedule, `		consider(e.Next(q.now))
-`, ``, "nothing starts when a limit has room again, until something else happens"},
+`, `		_ = e
+`, "nothing starts when a limit has room again, until something else happens"},
 	{inSchedule, `	if q.timeouts.Len() > 0 {
 		_, at, _ := q.timeouts.First()
 		consider(at)
