@@ -85,6 +85,10 @@ func TestBreakerRefusesWhoWaitedForASharedSet(t *testing.T) {
 	require.Equal(t, Admitted, e.Admit(4, Usage{}, &l))
 	assert.Equal(t, 1, s.granted)
 	assert.EqualValues(t, 2, tickets)
+	s.full = true
+	e.Reset()
+	require.Equal(t, NotNow, e.Admit(5, Usage{}, &l))
+	assert.EqualValues(t, 3, s.waiting, "the next one stands where the last one did, ahead of all others")
 }
 
 // What one set gives and gets back, because another one refuses, wakes who waits there next.

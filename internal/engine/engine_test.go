@@ -438,3 +438,70 @@ func TestTheLeastLoadedEndpointGoesFirst(t *testing.T) {
 	assert.Equal(t, InLine, b.State(h), "nothing starts on an endpoint that was removed")
 	assert.EqualValues(t, 2, b.Slots())
 }
+
+// A retry that is due goes before a request that comes at that very instant.
+func TestDueRetryGoesBeforeNewRequests(t *testing.T) {
+	b := newBench(t, Config{RetryBudget: -1}, limited(concurrent(1)))
+	first := b.submit(Request{Sized: true})
+	b.ends(first, Ending{Verdict: PassingFault, Delay: 100})
+	assert.Equal(t, BackingOff, b.State(first))
+	assert.EqualValues(t, 100, b.RetryAt(first))
+	assert.EqualValues(t, 100, b.Next())
+	b.now = 100
+	other := b.submit(Request{Sized: true})
+	assert.Equal(t, Running, b.State(first))
+	assert.Equal(t, InLine, b.State(other))
+}
+
+// Retries come back ahead of what was never started, in order of arrival.
+func TestRetriesComeBackInOrderOfArrival(t *testing.T) {
+	b := newBench(t, Config{RetryBudget: -1}, limited(concurrent(3)))
+	first, second, third := b.submit(Request{Sized: true}), b.submit(Request{Sized: true}), b.submit(Request{Sized: true})
+	fresh := b.submit(Request{Sized: true})
+	b.Pause(0)
+	for i, h := range []uint32{third, first, second} {
+		b.now = int64(i)
+		b.ends(h, Ending{Verdict: PassingFault})
+	}
+	b.Wake(10)
+	var order []uint32
+	for h := range b.InLine() {
+		order = append(order, h)
+	}
+	assert.Equal(t, []uint32{first, second, third, fresh}, order)
+}
+
+// What limits that were lowered meanwhile never admit again fails when it comes back, and lets
+// through what waits for it.
+func TestWhatFitsNoMoreFailsWhenItComesBack(t *testing.T) {
+	b := newBench(t, Config{}, limited(endpoint.Limit{Kind: endpoint.TPM, Amount: 100}, concurrent(1)))
+	large := b.submit(Request{Sized: true, Estimate: endpoint.Usage{Input: 50}})
+	small := b.submit(Request{Sized: true, Estimate: endpoint.Usage{Input: 5}})
+	b.SetLimits(0, b.way, []endpoint.Limit{{Kind: endpoint.TPM, Amount: 40}, concurrent(1)})
+	assert.Equal(t, Running, b.State(large), "what runs goes on")
+	b.effects()
+	b.now = 120 * second
+	b.ends(large, Ending{Verdict: Refused, Marked: true, Delay: 1})
+	b.Wake(b.Next())
+	assert.Equal(t, Failed, b.State(large))
+	assert.Equal(t, TooLarge, b.TooLarge(large).Code)
+	assert.Equal(t, Running, b.State(small))
+}
+
+// The usage of a request is that of all its attempts.
+func TestUsageIsThatOfAllAttempts(t *testing.T) {
+	b := newBench(t, Config{RetryBudget: -1}, limited(concurrent(1)))
+	h := b.submit(Request{Sized: true})
+	b.ends(h, Ending{Verdict: PassingFault, Reported: true, Used: endpoint.Usage{Input: 10}})
+	b.Wake(b.now)
+	b.ends(h, Ending{Reported: true, Used: endpoint.Usage{Input: 7, Output: 1}})
+	v := b.View(h)
+	assert.Equal(t, Completed, v.State)
+	assert.Equal(t, 2, v.Attempts)
+	assert.Equal(t, endpoint.Usage{Input: 10}, v.Prior)
+	assert.Equal(t, endpoint.Usage{Input: 17, Output: 1}, v.Usage)
+	assert.Equal(t, v.Usage, b.Counts().Usage)
+	require.True(t, b.UpdateUsage(0, h, endpoint.Usage{Input: 3}))
+	assert.Equal(t, endpoint.Usage{Input: 13}, b.View(h).Usage, "the last attempt's is replaced")
+	assert.Equal(t, endpoint.Usage{Input: 13}, b.Counts().Usage)
+}

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -87,6 +88,9 @@ func (w *world) checkCounts() {
 	var want Counts
 	for _, s := range w.accepted {
 		if s.in.Call {
+			if !s.ended && len(s.shares) > 0 && !slices.ContainsFunc(s.shares, func(o *story) bool { return !o.ended }) {
+				w.fail("call %d goes on, and everybody left it", s.h)
+			}
 			continue
 		}
 		want.Accepted++

@@ -288,6 +288,9 @@ func (w *world) submit(unknown bool) {
 		w.join(call, in, false)
 		return
 	}
+	if w.cfg.MaxQueued > 0 && w.q.Waiting() >= w.cfg.MaxQueued {
+		w.fail("%d wait, and another one may", w.q.Waiting())
+	}
 	unserved := w.q.Unserved(&in)
 	if unserved != nil {
 		w.checkUnserved(&in, unserved)
@@ -576,6 +579,9 @@ func (w *world) conclude(t *try) {
 	s := t.of
 	ended := s.ended
 	w.do(fmt.Sprintf("Conclude of %d with verdict %d", s.h, e.Verdict), func() { w.q.Conclude(w.now, t.number, e) })
+	if e.Verdict == Refused && e.Marked && t.road.PausedUntil() < w.now+e.Delay {
+		w.fail("endpoint %d is not paused, and request %d says that it refuses calls", t.road.ID, s.h)
+	}
 	switch {
 	case ended:
 	case e.Verdict == Served && (!s.ended || s.state != Completed && !e.Invalid):
@@ -714,6 +720,8 @@ func (w *world) end(e *Effect) {
 		w.fail("request %d ended twice", e.Handle)
 	case !e.State.Final() || e.Code == OK != (e.State == Completed) && e.Code != Elsewhere:
 		w.fail("request %d ended as %d with code %d", e.Handle, e.State, e.Code)
+	case s.try != nil && s.try.of == s && !s.try.over && !s.try.cut:
+		w.fail("request %d ended, and its attempt is not told", e.Handle)
 	case e.Code == WaitedTooLong && (s.count > 0 || s.expires == 0 || w.now < s.expires):
 		w.fail("MaxWait ended request %d too early", e.Handle)
 	case e.Code == TimedOut && (w.cfg.Timeout == 0 || w.now < s.try.began+w.cfg.Timeout):
@@ -745,6 +753,9 @@ func (w *world) finishFollowers(call *story, unserved bool) {
 		w.do("FinishFollower", func() { w.q.FinishFollower(w.now, s.h, first, unserved, v.Usage) })
 		if !s.ended || s.state != call.state {
 			w.fail("request %d follows call %d, which has ended", s.h, call.h)
+		}
+		if got := w.q.View(s.h); !first && got.Usage != (endpoint.Usage{}) {
+			w.fail("request %d took over %v, as another one did", s.h, got.Usage)
 		}
 		if first && !v.UnderWay {
 			s.try, s.count = call.try, call.count
