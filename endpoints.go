@@ -34,7 +34,7 @@ func (c *core) newWay(ns int64, name string, processor any, s *endpointSettings)
 		w.shared = append(w.shared, m)
 		config.Shared = append(config.Shared, membership{c, m})
 	}
-	w.endpoint = endpoint.New(ns, c.clock.epoch, config)
+	w.endpoint = endpoint.New(ns, c.clock.Epoch, config)
 	return w, nil
 }
 
@@ -42,7 +42,7 @@ func (c *core) newWay(ns int64, name string, processor any, s *endpointSettings)
 // one charge: a day's can be given to the second, in little memory.
 func (c *core) priorCharges(s *endpointSettings) (prior []endpoint.Prior) {
 	for at, u := range s.prior {
-		p := endpoint.Prior{At: c.clock.since(at), Requests: 1, Charged: toEngineUsage(u.clamped())}
+		p := endpoint.Prior{At: c.clock.Since(at), Requests: 1, Charged: toEngineUsage(u.clamped())}
 		if charging := newCharging(s.accounting); charging != nil {
 			p.Charged = charging.Settled(endpoint.Usage{}, p.Charged)
 		}
@@ -74,7 +74,7 @@ func (c *core) addEndpoint(name string, processor any, noProcessor bool, opts []
 	}
 	var w *way
 	if err == nil {
-		w, err = c.newWay(c.clock.since(time.Now()), name, processor, &s.endpointSettings)
+		w, err = c.newWay(c.clock.Since(time.Now()), name, processor, &s.endpointSettings)
 	}
 	if err != nil {
 		return inModel(c.modelID+`", endpoint "`+name, err)

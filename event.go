@@ -210,7 +210,7 @@ func (c *core) emitFor(h uint32, e Event) {
 			h, v = first, c.engine.View(first)
 		}
 	}
-	who := c.entries.at(h)
+	who := c.entries.At(h)
 	e.RequestID, e.Tenant, e.Priority, e.Context = c.idOf(h), who.tenant, v.Priority, who.ctx
 	e.NoWait = c.engine.Tag(h)&tagNoWait != 0
 	c.emit(e)
@@ -219,7 +219,7 @@ func (c *core) emitFor(h uint32, e Event) {
 // emitEnd tells of a request's end.
 func (c *core) emitEnd(h uint32, end *engine.Effect, err error, usage Usage, hand *forwarding) {
 	e := Event{
-		Type: EventCompleted, Time: c.clock.at(c.engine.View(h).Ended), Err: err, Usage: usage,
+		Type: EventCompleted, Time: c.clock.At(c.engine.View(h).Ended), Err: err, Usage: usage,
 		Waited: duration(end.Waited), Took: duration(end.Took),
 	}
 	switch end.State {

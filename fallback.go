@@ -130,7 +130,7 @@ func (c *core) nextModel(r ref) *hop {
 		c.engine.Finish(ns, r.handle, engine.Failed, hand.next == len(models))
 		return nil
 	}
-	e, tag := c.entries.at(r.handle), c.engine.Tag(r.handle)
+	e, tag := c.entries.At(r.handle), c.engine.Tag(r.handle)
 	h := &hop{from: c, ref: r, model: models[hand.next], ctx: e.ctx, params: c.types.params(r.handle)}
 	h.request = Request[struct{}]{
 		ID: c.idOf(r.handle), ModelID: h.model, NoWait: tag&tagNoWait != 0, Priority: v.Priority,
@@ -148,7 +148,7 @@ func (c *core) nextModel(r ref) *hop {
 	c.fallbacks++
 	if len(c.observers) > 0 {
 		c.emitFor(r.handle, Event{
-			Type: EventFallback, Time: c.clock.at(ns), Fallback: h.model, Err: cmp.Or(hand.failure, hand.reason),
+			Type: EventFallback, Time: c.clock.At(ns), Fallback: h.model, Err: cmp.Or(hand.failure, hand.reason),
 			Waited: duration(hand.waited), Took: duration(hand.took), Outcome: hand.outcome,
 		})
 	}
@@ -225,7 +225,7 @@ func (c *core) comeBack(h *hop, w *waiter) {
 	}
 	hand.usage, hand.attempts = hand.usage.plus(a.usage), hand.attempts+a.attempts
 	if a.attempts > 0 {
-		hand.started = c.clock.since(h.target.clock.at(a.started))
+		hand.started = c.clock.Since(h.target.clock.At(a.started))
 	}
 	if a.unserved != nil {
 		hand.failure = a.err

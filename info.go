@@ -135,7 +135,7 @@ func (c *core) Info() QueueInfo {
 		Accepted: n.Accepted, Completed: n.Completed, Failed: n.Failed, Canceled: n.Canceled,
 		Attempts: n.Attempts, Retries: n.Retries, Refused: n.Refused, Coalesced: n.Coalesced, Fallbacks: c.fallbacks,
 		Abandoned: n.Abandoned, Waited: duration(n.Waited), Worked: duration(n.Worked),
-		Paused: c.engine.Paused(), Closed: c.closed, Dropped: c.dropped.Load(), Usage: fromEngineUsage(n.Usage), Since: c.clock.at(1),
+		Paused: c.engine.Paused(), Closed: c.closed, Dropped: c.dropped.Load(), Usage: fromEngineUsage(n.Usage), Since: c.clock.At(1),
 	}
 	var reasons []error
 	for _, e := range c.engine.Endpoints() {
@@ -164,13 +164,13 @@ func (c *core) endpointInfo(ns int64, now time.Time, e *endpoint.Endpoint) (info
 		Limits: limitInfos(fromEngineLimits(e.Limits()), e.Running(), func(i int) (used, available int64, resetAt time.Time) {
 			used, available, reset := e.WindowUsage(ns, i)
 			if reset > ns {
-				resetAt = c.clock.at(reset)
+				resetAt = c.clock.At(reset)
 			}
 			return used, available, resetAt
 		}),
 	}
 	if e.PausedUntil() > ns {
-		info.PausedUntil, reason = c.clock.at(e.PausedUntil()), w.pausedBy
+		info.PausedUntil, reason = c.clock.At(e.PausedUntil()), w.pausedBy
 	}
 	for _, m := range w.shared {
 		info.Shared = append(info.Shared, m.Limits(now)...)
@@ -214,10 +214,10 @@ type view struct {
 func (c *core) look(h uint32) (v view) { return c.lookAs(h, c.engine.View(h)) }
 
 func (c *core) lookAs(h uint32, of engine.View) (v view) {
-	e := c.entries.at(h)
+	e := c.entries.At(h)
 	v.state, v.metadata, v.err = of.State, e.metadata, c.failures[h]
 	v.ID, v.ModelID, v.Tenant, v.Priority, v.Estimate = c.idOf(h), c.modelID, e.tenant, of.Priority, fromEngineUsage(of.Estimate)
-	v.CreatedAt = c.clock.at(of.Created)
+	v.CreatedAt = c.clock.At(of.Created)
 	if of.State == engine.Following {
 		shared := c.look(of.Call)
 		v.state, v.Attempts, v.StartedAt, v.Endpoint, v.at = shared.state, shared.Attempts, shared.StartedAt, shared.Endpoint, shared.at
@@ -236,18 +236,18 @@ func (c *core) lookAs(h uint32, of engine.View) (v view) {
 		}
 	}
 	if v.Attempts > 0 {
-		v.StartedAt = c.clock.at(started)
+		v.StartedAt = c.clock.At(started)
 	}
 	if of.Endpoint != nil {
 		v.Endpoint = c.wayOf(of.Endpoint).name
 	}
 	switch {
 	case of.State.Final():
-		v.FinishedAt = c.clock.at(of.Ended)
+		v.FinishedAt = c.clock.At(of.Ended)
 	case of.State == engine.InLine:
 		v.rank, v.wait = c.engine.ForecastOf(h)
 	case of.State == engine.BackingOff:
-		v.EstimatedStart = c.clock.date(c.engine.RetryAt(h))
+		v.EstimatedStart = c.clock.Date(c.engine.RetryAt(h))
 	}
 	return v
 }
@@ -350,7 +350,7 @@ func (l *lister) list() {
 	}
 	l.seen = 0
 	if l.wants(StatusCompleted) || l.wants(StatusFailed) || l.wants(StatusCanceled) {
-		for h := range c.history.latest {
+		for h := range c.history.Latest {
 			if !l.add(h, nil) {
 				break
 			}
@@ -382,7 +382,7 @@ func (l *lister) add(h uint32, forecast func() (int, endpoint.Wait)) bool {
 
 func (l *lister) addOne(h uint32, forecast func() (int, endpoint.Wait)) {
 	c := l.core
-	e, f := c.entries.at(h), l.filter
+	e, f := c.entries.At(h), l.filter
 	if f.Tenant != "" && e.tenant != f.Tenant || f.IDPrefix != "" && !strings.HasPrefix(c.idOf(h), f.IDPrefix) {
 		return
 	}

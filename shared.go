@@ -376,7 +376,7 @@ func (m membership) Reserve(now int64, u endpoint.Usage, ticket uint64) (endpoin
 	if at.IsZero() {
 		return nil, 0
 	}
-	return nil, m.core.clock.since(at)
+	return nil, m.core.clock.Since(at)
 }
 
 func (m membership) Withdraw(now int64) { m.member.Withdraw(m.core.instant(now)) }
@@ -392,7 +392,7 @@ func (m membership) Exceeds(u endpoint.Usage) (endpoint.Limit, bool) {
 func (m membership) Share(u endpoint.Usage) float64 { return m.member.Share(fromEngineUsage(u)) }
 
 func (m membership) Forecast(now, requests int64, ahead, own endpoint.Usage) int64 {
-	return m.core.clock.since(m.member.Forecast(m.core.instant(now), requests, fromEngineUsage(ahead), fromEngineUsage(own)))
+	return m.core.clock.Since(m.member.Forecast(m.core.instant(now), requests, fromEngineUsage(ahead), fromEngineUsage(own)))
 }
 
 func (m membership) Limits(now int64) (limits []endpoint.Limit) {
@@ -408,7 +408,7 @@ func (m membership) Learn(now, sent int64, s endpoint.Stated) (has, changed bool
 		return false, false
 	}
 	l := fromEngineLimit(s.Limit)
-	return learner.learn(m.core.instant(now), m.core.clock.epoch.Add(time.Duration(sent)), l, ObservedLimit{
+	return learner.learn(m.core.instant(now), m.core.clock.Epoch.Add(time.Duration(sent)), l, ObservedLimit{
 		Kind: l.Kind, Period: l.Period, Amount: l.Amount, Remaining: s.Remaining, Reset: time.Duration(s.Reset),
 	})
 }
@@ -427,5 +427,5 @@ func (g grant) Release(now int64) { g.reservation.Release(g.core.instant(now)) }
 
 // instant is ns as a reading of the clock, both of whose parts count.
 func (c *core) instant(ns int64) time.Time {
-	return c.read.Add(time.Duration(ns - c.clock.since(c.read)))
+	return c.read.Add(time.Duration(ns - c.clock.Since(c.read)))
 }

@@ -84,7 +84,7 @@ func (c *core) refusal(no *engine.Refusal) error {
 		return c.breakersOpen()
 	}
 	err := &DeadlineError{
-		ModelID: c.modelID, Deadline: c.clock.at(no.Deadline), EstimatedStart: c.clock.at(no.Wait.At), WaitsFor: waitsFor(no.Wait),
+		ModelID: c.modelID, Deadline: c.clock.At(no.Deadline), EstimatedStart: c.clock.At(no.Wait.At), WaitsFor: waitsFor(no.Wait),
 	}
 	if no.Context {
 		err.cause = context.DeadlineExceeded
@@ -94,7 +94,7 @@ func (c *core) refusal(no *engine.Refusal) error {
 
 func (c *core) quotaExhausted(at int64) error {
 	return errorf(ErrQuotaExhausted, "model %q starts nothing before %s: raise the quota and call Resume, or wait for its renewal (WithWaitForQuota keeps requests)",
-		c.modelID, c.clock.date(at).Format(time.RFC3339))
+		c.modelID, c.clock.Date(at).Format(time.RFC3339))
 }
 
 var errOpen = errors.New("its circuit breaker is open")
@@ -186,7 +186,7 @@ func (c *core) startOf(w endpoint.Wait) time.Time {
 	if w.At == endpoint.Never {
 		return time.Time{}
 	}
-	return c.clock.at(w.At)
+	return c.clock.At(w.At)
 }
 
 func toEngineUsage(u Usage) endpoint.Usage {
@@ -264,7 +264,7 @@ var engineOutcomes = []Outcome{"", OutcomeServed, OutcomeRateLimited, OutcomeSlo
 func (c *core) toEngineObservation(o Observation) (out endpoint.Observation, ignored []error) {
 	out = endpoint.Observation{Outcome: endpoint.Outcome(max(slices.Index(engineOutcomes, o.Outcome), 0)), Delay: int64(o.Delay)}
 	if !o.SentAt.IsZero() {
-		out.SentAt = c.clock.since(o.SentAt)
+		out.SentAt = c.clock.Since(o.SentAt)
 	}
 	for _, seen := range o.Limits {
 		l, err := seen.limit()

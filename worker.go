@@ -155,7 +155,7 @@ func (c *core) attemptInfo(job *engine.Job, way *way, id string, entry *entry, t
 	return Attempt{
 		ModelID: c.modelID, Endpoint: way.name, RequestID: id, Number: job.Count, Tenant: entry.tenant,
 		Priority: job.Priority, Estimate: fromEngineUsage(job.Reserved), Metadata: entry.metadata, NoWait: tag&tagNoWait != 0 && tag&tagAwaited == 0,
-		CreatedAt: c.clock.at(job.Created), WaitsSince: c.clock.at(job.Since), StartedAt: c.clock.at(job.Started),
+		CreatedAt: c.clock.At(job.Created), WaitsSince: c.clock.At(job.Since), StartedAt: c.clock.At(job.Started),
 	}
 }
 
