@@ -12,6 +12,7 @@ import (
 	"github.com/llmqueue/llmqueue/internal/clock"
 	"github.com/llmqueue/llmqueue/internal/endpoint"
 	"github.com/llmqueue/llmqueue/internal/engine"
+	"github.com/llmqueue/llmqueue/internal/fanout"
 	"github.com/llmqueue/llmqueue/internal/history"
 	"github.com/llmqueue/llmqueue/internal/paged"
 )
@@ -23,9 +24,9 @@ type core struct {
 	prefix    string // of assigned ids, with the dash
 	settings  settings
 	types     types
-	registry  *registry   // that its fallbacks are in; nil without a Manager
-	observers []*observer // until Shutdown is done
-	detach    []func()    // of WithMonitor, until Shutdown is done
+	registry  *registry                 // that its fallbacks are in; nil without a Manager
+	observers []*fanout.Observer[Event] // until Shutdown is done
+	detach    []func()                  // of WithMonitor, until Shutdown is done
 	dropped   atomic.Int64
 	timer     *time.Timer    // the only one; see arm
 	woken     atomic.Bool    // a shared limiter says: try again
