@@ -64,12 +64,12 @@ func newQueueOf[P, T any](modelID string, process Processor[P, T], r *registry, 
 // bind finds what the options and the types say together.
 func (q *Queue[P, T]) bind() (err error) {
 	s := &q.settings
-	if check, err := newValidation(s, reflect.TypeFor[P](), ErrInvalidParams); err != nil {
+	if check, err := s.validation(reflect.TypeFor[P](), ErrInvalidParams); err != nil {
 		return err
 	} else if check != nil {
 		q.checkParams = func(p *P) error { return check(reflect.ValueOf(p)) }
 	}
-	if check, err := newValidation(s, reflect.TypeFor[T](), ErrInvalidResult); err != nil {
+	if check, err := s.validation(reflect.TypeFor[T](), ErrInvalidResult); err != nil {
 		return err
 	} else if check != nil {
 		q.checkResult = func(t *T) error { return check(reflect.ValueOf(t)) }
