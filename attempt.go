@@ -106,6 +106,9 @@ type keyProbe struct {
 	asked *any
 }
 
+// Err lets context.Cause go on to ask: it does not of a context that has not ended.
+func (keyProbe) Err() error { return context.Canceled }
+
 func (p keyProbe) Value(key any) any {
 	*p.asked = key
 	return nil
