@@ -182,9 +182,9 @@ func (c *core) applyStart(e *engine.Effect) {
 		defer func() { w.way = c.wayOf(job.Endpoint) }()
 	}
 	c.engine.Job(e.Attempt, job)
-	a.parent, a.detached, a.core, a.number = entry.ctx, tag&tagNoWait != 0, c, e.Attempt
+	a.Parent, a.Detached, a.core, a.number = entry.ctx, tag&tagNoWait != 0, c, e.Attempt
 	if d := c.settings.timeout; d > 0 {
-		a.extra().deadline = c.clock.At(job.Started).Add(d)
+		a.SetDeadline(c.clock.At(job.Started).Add(d))
 	}
 	for len(c.running) <= int(e.Attempt) {
 		c.running = append(c.running, nil)
@@ -199,7 +199,7 @@ func (c *core) applyStart(e *engine.Effect) {
 func (c *core) applyCut(e *engine.Effect) {
 	a := c.running[e.Attempt]
 	if e.Code == engine.TimedOut {
-		a.timeOut()
+		a.TimeOut()
 		return
 	}
 	err, cause := error(context.Canceled), error(context.Canceled)
@@ -211,7 +211,7 @@ func (c *core) applyCut(e *engine.Effect) {
 	case e.Code == engine.ShutDownRunning:
 		cause = ErrQueueClosed
 	}
-	a.cancel(err, cause)
+	a.Cancel(err, cause)
 }
 
 // applyEnd answers who waits for a request and keeps what the history needs.

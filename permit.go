@@ -214,14 +214,14 @@ func (p *Permit) conclude(err, left error) error {
 	if over {
 		return errDone
 	}
-	cut := a.finish()
+	cut := a.Finish()
 	ending := a.judge(err, cut, false)
 	in := input{err: err, left: left, ended: p.ref}
 	if len(c.settings.observers) > 0 || c.settings.logger != nil {
 		in.outcome = a.outcome(err)
 	}
-	if left == nil && err != nil && a.parent.Err() != nil {
-		in.left = canceledBy(a.parent)
+	if left == nil && err != nil && a.Parent.Err() != nil {
+		in.left = canceledBy(a.Parent)
 	}
 	ending.CallerLeft = in.left != nil
 	var next *attempt

@@ -11,6 +11,7 @@ import (
 	"github.com/llmqueue/llmqueue/accounting"
 	"github.com/llmqueue/llmqueue/internal/endpoint"
 	"github.com/llmqueue/llmqueue/internal/engine"
+	"github.com/llmqueue/llmqueue/internal/lazyctx"
 	"github.com/llmqueue/llmqueue/internal/window"
 )
 
@@ -315,7 +316,7 @@ func statusOf(s engine.State) Status {
 
 // judge says whose fault the end of an attempt is, before the lock: it asks the errors of
 // users.
-func (a *attempt) judge(err error, how cut, invalid bool) (e engine.Ending) {
+func (a *attempt) judge(err error, how lazyctx.End, invalid bool) (e engine.Ending) {
 	used, reported := a.used()
 	e.Used, e.Reported, e.Invalid = toEngineUsage(used), reported, invalid
 	failed := false
@@ -327,7 +328,7 @@ func (a *attempt) judge(err error, how cut, invalid bool) (e engine.Ending) {
 		} else {
 			failed = true
 		}
-		said, streamed := a.heard()
+		said, streamed := a.observed()
 		e.Streamed = streamed
 		e.Unobserved = mark == markRateLimited && !said.Outcome.refused()
 		if e.Marked = mark != unmarked; !e.Marked && !failed {
@@ -347,9 +348,9 @@ func (a *attempt) judge(err error, how cut, invalid bool) (e engine.Ending) {
 		failed = !invalid && (failed || passing || mark == unmarked || mark == markRetryable && !streamed)
 	}
 	switch {
-	case failed && how == cutLeft:
+	case failed && how == lazyctx.Canceled:
 		e.Ballot = endpoint.Left
-	case failed || how == cutTimedOut:
+	case failed || how == lazyctx.TimedOut:
 		e.Ballot = endpoint.Failure
 	}
 	return e

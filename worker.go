@@ -81,14 +81,14 @@ func (w *worker) run() (err error) {
 // w whether it has one, or is retired; otherwise w is idle and waits for its token.
 func (c *core) conclude(w *worker, err error) (busy, retired bool) {
 	a := w.attempt
-	cut := a.finish()
+	cut := a.Finish()
 	ending := a.judge(err, cut, w.invalid)
 	in := input{err: err, worker: w, ended: w.ref}
 	if len(c.settings.observers) > 0 || c.settings.logger != nil {
 		in.outcome = a.outcome(err)
 	}
-	if err != nil && w.tag&tagNoWait == 0 && a.parent.Err() != nil {
-		ending.CallerLeft, in.left = true, canceledBy(a.parent)
+	if err != nil && w.tag&tagNoWait == 0 && a.Parent.Err() != nil {
+		ending.CallerLeft, in.left = true, canceledBy(a.Parent)
 	}
 	w.invalid = false
 	if w.spare == nil {
