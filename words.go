@@ -12,7 +12,6 @@ import (
 	"github.com/llmqueue/llmqueue/internal/endpoint"
 	"github.com/llmqueue/llmqueue/internal/engine"
 	"github.com/llmqueue/llmqueue/internal/lazyctx"
-	"github.com/llmqueue/llmqueue/internal/window"
 )
 
 // This file crosses between the words of this package and those of the engine. Errors are
@@ -225,11 +224,6 @@ func fromEngineLimits(limits []endpoint.Limit) []Limit {
 		out[i] = fromEngineLimit(l)
 	}
 	return out
-}
-
-// windowLimits are the windows of limits, with the default margin when that is negative.
-func windowLimits(limits []Limit, margin time.Duration) []window.Limit {
-	return endpoint.Windows(toEngineLimits(limits), margin)
 }
 
 // charging is a policy in the words of the engine; nil for the zero one.
