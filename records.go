@@ -1,11 +1,15 @@
 package llmqueue
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unsafe"
 
+	"github.com/llmqueue/llmqueue/internal/endpoint"
 	"github.com/llmqueue/llmqueue/internal/engine"
 )
 
@@ -174,4 +178,151 @@ func (c *core) forget(h uint32) {
 func (c *core) clear(h uint32, pageFreed bool) {
 	c.entries.Clear(h, pageFreed)
 	c.types.clearSlot(h, pageFreed)
+}
+
+// mostLookedAt bounds how many requests of a kind are looked at for one page.
+const mostLookedAt = 10_000
+
+// Requests lists requests without their params and results: first what runs, longest first,
+// then what a fallback model has (ModelID says which), then what waits, in order, then what is
+// between two attempts, then what ended, latest first. The zero filter lists the first 100. A
+// filter by tenant or id looks at the first 10,000 that wait and as many that ended.
+func (c *core) Requests(f RequestFilter) []RequestInfo {
+	if !c.made {
+		return nil
+	}
+	if f.Limit <= 0 {
+		f.Limit = 100
+	}
+	ns := c.lock()
+	c.expireHistory(ns)
+	l := lister{core: c, filter: &f}
+	l.list()
+	c.unlock(ns)
+	infos := make([]RequestInfo, len(l.views))
+	for i := range l.views {
+		v := &l.views[i]
+		at := v.at
+		v.at = place{}
+		c.follow(v)
+		if at.core != nil {
+			v.ModelID = at.core.modelID
+		}
+		if v.err != nil {
+			v.Error = v.err.Error()
+		}
+		infos[i] = v.RequestInfo
+	}
+	return infos
+}
+
+// lister collects the views of a page.
+type lister struct {
+	core   *core
+	filter *RequestFilter
+	views  []view
+	seen   int
+}
+
+func (l *lister) list() {
+	c := l.core
+	if l.wants(StatusProcessing) {
+		for _, h := range c.engine.UnderWay() {
+			l.add(h, nil)
+		}
+	}
+	if l.wants(StatusPending) {
+		for _, h := range c.handedOff() {
+			l.add(h, nil)
+		}
+		l.seen = 0
+		for h, forecast := range c.engine.InLine() {
+			if !l.add(h, forecast) {
+				break
+			}
+		}
+		for _, h := range c.backingOff() {
+			l.add(h, nil)
+		}
+	}
+	l.seen = 0
+	if l.wants(StatusCompleted) || l.wants(StatusFailed) || l.wants(StatusCanceled) {
+		for h := range c.history.Latest {
+			if !l.add(h, nil) {
+				break
+			}
+		}
+	}
+}
+
+func (l *lister) wants(s Status) bool {
+	return len(l.filter.Statuses) == 0 || slices.Contains(l.filter.Statuses, s)
+}
+
+// add adds a request, or those that share a call, and reports whether there is room for more.
+func (l *lister) add(h uint32, forecast func() (int, endpoint.Wait)) bool {
+	c := l.core
+	if l.seen++; len(l.views) == l.filter.Limit || l.seen > mostLookedAt {
+		return false
+	}
+	if shared := c.shared[h]; shared != nil {
+		for _, r := range shared.followers[shared.first:] {
+			if len(l.views) < l.filter.Limit && c.known(r) && c.engine.State(r.handle) == engine.Following {
+				l.addOne(r.handle, forecast)
+			}
+		}
+		return true
+	}
+	l.addOne(h, forecast)
+	return true
+}
+
+func (l *lister) addOne(h uint32, forecast func() (int, endpoint.Wait)) {
+	c := l.core
+	e, f := c.entries.At(h), l.filter
+	if f.Tenant != "" && e.tenant != f.Tenant || f.IDPrefix != "" && !strings.HasPrefix(c.idOf(h), f.IDPrefix) {
+		return
+	}
+	of := c.engine.View(h)
+	if of.State.Final() && !l.wants(statusOf(of.State)) {
+		return
+	}
+	var v view
+	if forecast != nil && of.State == engine.InLine {
+		of.State = engine.BackingOff // not asked for its place: that is known
+		v = c.lookAs(h, of)
+		v.EstimatedStart, v.state = time.Time{}, engine.InLine
+	} else {
+		v = c.lookAs(h, of)
+	}
+	if forecast != nil {
+		v.rank, v.wait = forecast()
+	}
+	l.views = append(l.views, v)
+}
+
+// handedOff are the requests that other models have, in order of arrival.
+func (c *core) handedOff() (handles []uint32) {
+	for h := range c.forwardings {
+		if c.engine.State(h) == engine.HandedOff {
+			handles = append(handles, h)
+		}
+	}
+	c.inOrder(handles)
+	return handles
+}
+
+// backingOff are the requests between two attempts.
+func (c *core) backingOff() (handles []uint32) {
+	for h := range c.engine.BackingOff() {
+		if handles = append(handles, h); len(handles) == mostLookedAt {
+			break
+		}
+	}
+	slices.SortFunc(handles, func(a, b uint32) int { return cmp.Compare(c.engine.RetryAt(a), c.engine.RetryAt(b)) })
+	return handles
+}
+
+func (c *core) inOrder(handles []uint32) {
+	slices.SortFunc(handles, func(a, b uint32) int { return cmp.Compare(c.engine.Seq(a), c.engine.Seq(b)) })
 }
