@@ -42,8 +42,8 @@ func (c *core) takeShared(ns int64, in *intake, unserved *engine.Refusal) uint32
 	shared.followers = append(shared.followers, c.ref(h))
 	if fresh {
 		in.work, in.params = shared.handle, true
-		c.entries.grow(shared.handle)
-		e := c.entries.at(shared.handle)
+		c.entries.Grow(shared.handle)
+		e := c.entries.At(shared.handle)
 		e.ctx, e.tenant, e.metadata = in.ctx, in.Tenant, in.metadata
 		id := in.id
 		if id == "" {
@@ -51,7 +51,7 @@ func (c *core) takeShared(ns int64, in *intake, unserved *engine.Refusal) uint32
 		}
 		e.id = &id // what the processor gets
 	} else if in.Priority > c.engine.View(shared.handle).Priority {
-		c.engine.Raise(ns, shared.handle, in.Priority, c.entries.at(shared.handle).tenant)
+		c.engine.Raise(ns, shared.handle, in.Priority, c.entries.At(shared.handle).tenant)
 	}
 	return h
 }

@@ -1,15 +1,12 @@
 package llmqueue
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"iter"
 	"log/slog"
-	"math"
 	"reflect"
 	"slices"
-	"sort"
 	"strings"
 	"time"
 
@@ -17,8 +14,11 @@ import (
 
 	"github.com/llmqueue/llmqueue/accounting"
 	"github.com/llmqueue/llmqueue/internal/bridge"
+	"github.com/llmqueue/llmqueue/internal/clock"
 	"github.com/llmqueue/llmqueue/internal/endpoint"
 	"github.com/llmqueue/llmqueue/internal/engine"
+	"github.com/llmqueue/llmqueue/internal/strictjson"
+	"github.com/llmqueue/llmqueue/internal/validation"
 )
 
 // ModelConfig describes one model for Manager.RegisterAll, as it comes out of a
@@ -43,25 +43,25 @@ type ModelConfig struct {
 // UnmarshalJSON reads the form described at ModelConfig. Its errors wrap
 // ErrInvalidConfiguration and name the model and the field.
 func (c *ModelConfig) UnmarshalJSON(data []byte) error {
-	fields, err := jsonFields(data, "model_id", "rate_limiters", "accounting")
+	fields, err := strictjson.Fields(data, "model_id", "rate_limiters", "accounting")
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalidConfiguration, err)
 	}
 	var got ModelConfig
-	if err := jsonField(fields, "model_id", &got.ModelID, "a string"); err != nil {
+	if err := fields.Read("model_id", &got.ModelID, "a string"); err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalidConfiguration, err)
 	}
 	if got.ModelID == "" {
-		return fmt.Errorf("%w: %w", ErrInvalidConfiguration, fieldError{"model_id", "missing, name the model"})
+		return fmt.Errorf("%w: %w", ErrInvalidConfiguration, strictjson.Errorf("model_id", "missing, name the model"))
 	}
-	if err := jsonField(fields, "accounting", &got.Accounting, `a name like "anthropic"`); err != nil {
+	if err := fields.Read("accounting", &got.Accounting, `a name like "anthropic"`); err != nil {
 		return fmt.Errorf("%w: model %q: %w", ErrInvalidConfiguration, got.ModelID, err)
 	}
 	if _, err := accountingByName(got.Accounting); err != nil {
 		return fmt.Errorf("model %q: %w", got.ModelID, err)
 	}
 	var limits []json.RawMessage
-	if err := jsonField(fields, "rate_limiters", &limits, "a list"); err != nil {
+	if err := fields.Read("rate_limiters", &limits, "a list"); err != nil {
 		return fmt.Errorf("%w: model %q: %w", ErrInvalidConfiguration, got.ModelID, err)
 	}
 	for i, raw := range limits {
@@ -76,14 +76,13 @@ func (c *ModelConfig) UnmarshalJSON(data []byte) error {
 }
 
 func decodeLimit(data []byte) (Limit, error) {
-	fields, err := jsonFields(data, "type", "limit", "time_period", "burst", "resets")
+	fields, err := strictjson.Fields(data, "type", "limit", "time_period", "burst", "resets")
 	if err != nil {
 		return Limit{}, err
 	}
 	var (
 		l      Limit
 		kind   string
-		period any
 		resets string
 	)
 	for _, f := range []struct {
@@ -93,78 +92,23 @@ func decodeLimit(data []byte) (Limit, error) {
 	}{
 		{"type", &kind, "a string"},
 		{"limit", &l.Amount, "a whole number"},
-		{"time_period", &period, `a string like "60s" or a number of seconds`},
 		{"burst", &l.Burst, "a whole number"},
 		{"resets", &resets, `a string like "America/Los_Angeles"`},
 	} {
-		if err := jsonField(fields, f.name, f.to, f.want); err != nil {
+		if err := fields.Read(f.name, f.to, f.want); err != nil {
 			return Limit{}, err
 		}
 	}
 	l.Kind = LimitKind(strings.ToLower(kind))
-	if l.Period, err = parsePeriod(period); err != nil {
+	if l.Period, err = fields.ReadPeriod("time_period"); err != nil {
 		return Limit{}, err
 	}
 	if resets != "" {
 		if l.Resets, err = time.LoadLocation(resets); err != nil {
-			return Limit{}, fieldError{"resets", fmt.Sprintf("unknown time zone %q, use a name like \"America/Los_Angeles\" or \"UTC\"", resets)}
+			return Limit{}, strictjson.Errorf("resets", "unknown time zone %q, use a name like \"America/Los_Angeles\" or \"UTC\"", resets)
 		}
 	}
 	return l, l.validate()
-}
-
-// parsePeriod reads a time_period: "60s", or a number of seconds.
-func parsePeriod(v any) (time.Duration, error) {
-	bad := func(why string) (time.Duration, error) {
-		return 0, fieldError{"time_period", why + `, give a string like "60s" or a number of seconds`}
-	}
-	switch v := v.(type) {
-	case nil:
-		return 0, nil
-	case string:
-		d, err := time.ParseDuration(v)
-		if err != nil || d <= 0 {
-			return bad(fmt.Sprintf("%q is no positive duration", v))
-		}
-		return d, nil
-	case float64:
-		if ns := v * float64(time.Second); ns >= 1 && ns < math.MaxInt64 {
-			return time.Duration(ns), nil
-		}
-		return bad(fmt.Sprintf("%v is no positive number of seconds", v))
-	default:
-		return bad(fmt.Sprintf("%v is neither", v))
-	}
-}
-
-// jsonFields splits an object into its fields and refuses unknown names.
-func jsonFields(data []byte, known ...string) (map[string]json.RawMessage, error) {
-	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(data, &fields); err != nil || fields == nil {
-		return nil, fmt.Errorf("want an object with %s, got %.40s", strings.Join(known, ", "), bytes.TrimSpace(data))
-	}
-	names := make([]string, 0, len(fields))
-	for name := range fields {
-		names = append(names, name)
-	}
-	sort.Strings(names)
-	for _, name := range names {
-		if !slices.Contains(known, name) {
-			return nil, fieldError{name, "unknown field, use " + strings.Join(known, ", ")}
-		}
-	}
-	return fields, nil
-}
-
-func jsonField(fields map[string]json.RawMessage, name string, to any, want string) error {
-	raw, ok := fields[name]
-	if !ok {
-		return nil
-	}
-	if err := json.Unmarshal(raw, to); err != nil {
-		return fieldError{name, fmt.Sprintf("want %s, got %.40s", want, raw)}
-	}
-	return nil
 }
 
 // settings is what the options of one queue come to.
@@ -330,8 +274,8 @@ func planOf(now time.Time, opts []Option) (p bridge.Plan, err error) {
 		return p, err
 	}
 	s.retry = s.retry.withDefaults()
-	c := newClock(now)
-	p = bridge.Plan{Engine: s.engineConfig(0), Endpoint: s.endpointConfig(&c), Epoch: c.epoch}
+	c := clock.New(now)
+	p = bridge.Plan{Engine: s.engineConfig(0), Endpoint: s.endpointConfig(&c), Epoch: c.Epoch}
 	for _, l := range s.limits {
 		p.Limits = append(p.Limits, l.String())
 	}
@@ -345,4 +289,28 @@ func accountingByName(name string) (accounting.Policy, error) {
 		return p, fmt.Errorf("%w: %w", ErrInvalidConfiguration, err)
 	}
 	return p, nil
+}
+
+// validation returns a check of params or results by their validate tags, nil when there is
+// nothing to check.
+func (s *queueSettings) validation(typ reflect.Type, sentinel error) (validation.Check, error) {
+	if s.unvalidated {
+		return nil, nil
+	}
+	check, err := validation.New(s.validator, typ, sentinel)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalidConfiguration, err)
+	}
+	return check, nil
+}
+
+// recovered runs f, whose panic is an error.
+func recovered(f func()) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%v", p)
+		}
+	}()
+	f()
+	return nil
 }

@@ -8,8 +8,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/llmqueue/llmqueue/internal/clock"
 	"github.com/llmqueue/llmqueue/internal/endpoint"
 	"github.com/llmqueue/llmqueue/internal/engine"
+	"github.com/llmqueue/llmqueue/internal/fanout"
+	"github.com/llmqueue/llmqueue/internal/history"
+	"github.com/llmqueue/llmqueue/internal/paged"
 )
 
 // core is what a Queue is without its type parameters: one lock over an engine, which
@@ -19,14 +23,14 @@ type core struct {
 	prefix    string // of assigned ids, with the dash
 	settings  settings
 	types     types
-	registry  *registry   // that its fallbacks are in; nil without a Manager
-	observers []*observer // until Shutdown is done
-	detach    []func()    // of WithMonitor, until Shutdown is done
+	registry  *registry                 // that its fallbacks are in; nil without a Manager
+	observers []*fanout.Observer[Event] // until Shutdown is done
+	detach    []func()                  // of WithMonitor, until Shutdown is done
 	dropped   atomic.Int64
 	timer     *time.Timer    // the only one; see arm
 	woken     atomic.Bool    // a shared limiter says: try again
 	crew      sync.WaitGroup // worker goroutines
-	clock     clock
+	clock     clock.Clock
 	made      bool          // by NewQueue
 	checked   atomic.Uint64 // the version of the registry in which its fallbacks are there
 
@@ -35,7 +39,7 @@ type core struct {
 	// linear in what waits. What a decision causes is collected by apply and done by unlock.
 	mu          sync.Mutex
 	engine      *engine.Engine
-	entries     pages[entry]
+	entries     paged.Table[entry]
 	ids         map[string]uint32      // of the requests whose id is the caller's
 	reserved    int                    // of them those that look like an assigned one
 	failures    map[uint32]error       // why requests in the history failed or were canceled
@@ -46,7 +50,7 @@ type core struct {
 	running     []*attempt             // by the attempt's number
 	workers     int                    // goroutines
 	idle        []*worker              // those without a job
-	history     history
+	history     history.History
 	room        []chan struct{} // SubmitAll callers that wait for ErrQueueFull to pass
 	armed       int64           // ns, when the timer fires; 0 when it does not
 	onWall      bool            // a limit counts on the wall clock
@@ -95,7 +99,7 @@ type input struct {
 func (c *core) lock() (ns int64) { return c.lockAt(time.Now()) }
 
 func (c *core) lockAt(now time.Time) (ns int64) {
-	ns = c.clock.since(now)
+	ns = c.clock.Since(now)
 	c.mu.Lock()
 	c.read = now
 	c.readWall(ns, now)
@@ -106,8 +110,8 @@ func (c *core) lockAt(now time.Time) (ns int64) {
 func (c *core) readWall(ns int64, now time.Time) {
 	wall := now.UnixNano()
 	switch {
-	case c.clock.stepped(ns, wall):
-		c.engine.Adjust(ns, wall, c.clock.step(ns, wall))
+	case c.clock.Stepped(ns, wall):
+		c.engine.Adjust(ns, wall, c.clock.Step(ns, wall))
 	case c.onWall:
 		c.engine.Adjust(ns, wall, 0)
 	}
@@ -129,9 +133,9 @@ const longestSleep = int64(time.Minute)
 func (c *core) arm(ns int64) {
 	next := c.engine.Next()
 	if next > ns && c.engine.Waiting() > 0 {
-		next = min(next, after(ns, longestSleep))
+		next = min(next, endpoint.After(ns, longestSleep))
 	}
-	if at := c.history.expiry(); at != 0 && (next == 0 || at < next) {
+	if at := c.history.Expiry(); at != 0 && (next == 0 || at < next) {
 		next = at
 	}
 	if next == 0 || c.armed != 0 && c.armed <= next {
@@ -216,8 +220,8 @@ func (c *core) mayTake(ns int64, in *intake) error {
 
 // enter keeps what the engine does not know of a request.
 func (c *core) enter(h uint32, in *intake, w *waiter) {
-	c.entries.grow(h)
-	e := c.entries.at(h)
+	c.entries.Grow(h)
+	e := c.entries.At(h)
 	e.ctx, e.tenant, e.metadata, e.waiters = in.ctx, in.Tenant, in.metadata, w
 	id := in.id
 	if id == "" && c.reserved > 0 {
@@ -236,7 +240,7 @@ func (c *core) enter(h uint32, in *intake, w *waiter) {
 		}
 	}
 	if len(c.observers) > 0 {
-		c.emitFor(h, Event{Type: EventQueued, Time: c.clock.at(c.engine.View(h).Created)})
+		c.emitFor(h, Event{Type: EventQueued, Time: c.clock.At(c.engine.View(h).Created)})
 	}
 }
 
@@ -385,7 +389,7 @@ func (c *core) await(requestID string, w *waiter) (r ref, waits bool, err error)
 	if err != nil || c.engine.State(h).Final() {
 		return ref{}, false, err
 	}
-	e := c.entries.at(h)
+	e := c.entries.At(h)
 	w.next, e.waiters = e.waiters, w
 	return c.ref(h), true, nil
 }
@@ -397,7 +401,7 @@ func (c *core) stopWaiting(r ref, w *waiter) bool {
 	if !c.known(r) {
 		return false
 	}
-	for at := &c.entries.at(r.handle).waiters; *at != nil; at = &(*at).next {
+	for at := &c.entries.At(r.handle).waiters; *at != nil; at = &(*at).next {
 		if *at == w {
 			*at, w.next = w.next, nil
 			return true

@@ -166,7 +166,7 @@ func (c *core) doRare(t *rareTodo) {
 
 // applyStart gives an attempt to who runs it.
 func (c *core) applyStart(e *engine.Effect) {
-	entry, tag := c.entries.at(e.Handle), c.engine.Tag(e.Handle)
+	entry, tag := c.entries.At(e.Handle), c.engine.Tag(e.Handle)
 	var a *attempt
 	var job *engine.Job
 	if tag&tagPermit != 0 {
@@ -182,16 +182,16 @@ func (c *core) applyStart(e *engine.Effect) {
 		defer func() { w.way = c.wayOf(job.Endpoint) }()
 	}
 	c.engine.Job(e.Attempt, job)
-	a.parent, a.detached, a.core, a.number = entry.ctx, tag&tagNoWait != 0, c, e.Attempt
+	a.Parent, a.Detached, a.core, a.number = entry.ctx, tag&tagNoWait != 0, c, e.Attempt
 	if d := c.settings.timeout; d > 0 {
-		a.extra().deadline = c.clock.at(job.Started).Add(d)
+		a.SetDeadline(c.clock.At(job.Started).Add(d))
 	}
 	for len(c.running) <= int(e.Attempt) {
 		c.running = append(c.running, nil)
 	}
 	c.running[e.Attempt] = a
 	if len(c.observers) > 0 {
-		c.emitFor(e.Handle, Event{Type: EventStarted, Time: c.clock.at(job.Started), Attempt: e.Count, Endpoint: c.wayOf(e.Endpoint).name, Waited: duration(e.Waited)})
+		c.emitFor(e.Handle, Event{Type: EventStarted, Time: c.clock.At(job.Started), Attempt: e.Count, Endpoint: c.wayOf(e.Endpoint).name, Waited: duration(e.Waited)})
 	}
 }
 
@@ -199,7 +199,7 @@ func (c *core) applyStart(e *engine.Effect) {
 func (c *core) applyCut(e *engine.Effect) {
 	a := c.running[e.Attempt]
 	if e.Code == engine.TimedOut {
-		a.timeOut()
+		a.TimeOut()
 		return
 	}
 	err, cause := error(context.Canceled), error(context.Canceled)
@@ -211,7 +211,7 @@ func (c *core) applyCut(e *engine.Effect) {
 	case e.Code == engine.ShutDownRunning:
 		cause = ErrQueueClosed
 	}
-	a.cancel(err, cause)
+	a.Cancel(err, cause)
 }
 
 // applyEnd answers who waits for a request and keeps what the history needs.
@@ -226,7 +226,7 @@ func (c *core) applyEnd(ns int64, e *engine.Effect) {
 		c.applyCallEnd(e, err)
 		return
 	}
-	entry := c.entries.at(h)
+	entry := c.entries.At(h)
 	v := c.engine.View(h)
 	usage := c.usageOf(&v)
 	for w := entry.waiters; w != nil; {
@@ -295,13 +295,13 @@ func (c *core) usageOf(v *engine.View) Usage {
 
 // applyTold tells observers what happened, and follows what changes the core.
 func (c *core) applyTold(ns int64, e *engine.Effect) {
-	now := c.clock.at(ns)
+	now := c.clock.At(ns)
 	switch e.Kind {
 	case engine.Retry:
 		if len(c.observers) > 0 {
 			c.emitFor(e.Handle, Event{
 				Type: EventRetried, Time: now, Attempt: e.Count, Endpoint: c.wayOf(e.Endpoint).name,
-				Until: c.clock.at(e.At), Err: c.input.err, Took: duration(e.Took), Outcome: c.input.outcome,
+				Until: c.clock.At(e.At), Err: c.input.err, Took: duration(e.Took), Outcome: c.input.outcome,
 			})
 		}
 	case engine.NoUsage:
@@ -320,15 +320,15 @@ func (c *core) applyTold(ns int64, e *engine.Effect) {
 
 func (c *core) applyEndpointEvent(ns int64, e *endpoint.Event) {
 	w := c.wayOf(e.Endpoint)
-	ev := Event{Time: c.clock.at(ns), Endpoint: w.name}
+	ev := Event{Time: c.clock.At(ns), Endpoint: w.name}
 	switch e.Kind {
 	case endpoint.Paused:
 		w.pausedBy = c.input.err
-		ev.Type, ev.Until, ev.Err = EventPaused, c.clock.at(e.Until), c.input.err
+		ev.Type, ev.Until, ev.Err = EventPaused, c.clock.At(e.Until), c.input.err
 	case endpoint.Resumed:
 		ev.Type = EventResumed
 	case endpoint.Opened:
-		ev.Type, ev.Until, ev.Err = EventOpened, c.clock.at(e.Until), c.input.err
+		ev.Type, ev.Until, ev.Err = EventOpened, c.clock.At(e.Until), c.input.err
 	case endpoint.Closed:
 		ev.Type = EventClosed
 	case endpoint.NoLimits:

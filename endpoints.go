@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/llmqueue/llmqueue/internal/clock"
 	"github.com/llmqueue/llmqueue/internal/endpoint"
 )
 
@@ -30,13 +31,13 @@ func (c *core) newWay(ns int64, name string, processor any, s *endpointSettings)
 		w.shared = append(w.shared, m)
 		config.Shared = append(config.Shared, membership{c, m})
 	}
-	w.endpoint = endpoint.New(ns, c.clock.epoch, config)
+	w.endpoint = endpoint.New(ns, c.clock.Epoch, config)
 	return w, nil
 }
 
 // endpointConfig is what the settings come to for the engine, a breaker and shared limits
 // excepted.
-func (s *endpointSettings) endpointConfig(c *clock) endpoint.Config {
+func (s *endpointSettings) endpointConfig(c *clock.Clock) endpoint.Config {
 	return endpoint.Config{
 		Limits: toEngineLimits(s.limits), Margin: s.margin, Learn: s.learn, Unlimited: s.unlimited,
 		Accounting: newCharging(s.accounting), Ticket: func() uint64 { return tickets.Add(1) }, Prior: s.priorCharges(c),
@@ -45,12 +46,12 @@ func (s *endpointSettings) endpointConfig(c *clock) endpoint.Config {
 
 // priorCharges are the attempts that started before this process. Those of the same instant are
 // one charge: a day's can be given to the second, in little memory.
-func (s *endpointSettings) priorCharges(c *clock) (prior []endpoint.Prior) {
+func (s *endpointSettings) priorCharges(c *clock.Clock) (prior []endpoint.Prior) {
 	if s.prior == nil {
 		return nil
 	}
 	for at, u := range s.prior {
-		p := endpoint.Prior{At: c.since(at), Requests: 1, Charged: toEngineUsage(u.clamped())}
+		p := endpoint.Prior{At: c.Since(at), Requests: 1, Charged: toEngineUsage(u.clamped())}
 		if charging := newCharging(s.accounting); charging != nil {
 			p.Charged = charging.Settled(endpoint.Usage{}, p.Charged)
 		}
@@ -82,7 +83,7 @@ func (c *core) addEndpoint(name string, processor any, noProcessor bool, opts []
 	}
 	var w *way
 	if err == nil {
-		w, err = c.newWay(c.clock.since(time.Now()), name, processor, &s.endpointSettings)
+		w, err = c.newWay(c.clock.Since(time.Now()), name, processor, &s.endpointSettings)
 	}
 	if err != nil {
 		return inModel(c.modelID+`", endpoint "`+name, err)

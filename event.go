@@ -4,11 +4,10 @@ import (
 	"context"
 	"log/slog"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/llmqueue/llmqueue/internal/engine"
+	"github.com/llmqueue/llmqueue/internal/fanout"
 )
 
 // EventType says what happened.
@@ -68,93 +67,8 @@ type Event struct {
 	Context context.Context `json:"-"`
 }
 
-// observer hands events to one function, in order, on a goroutine of its own. A slow or
-// panicking function costs events, never the queue.
-type observer struct {
-	handle  func(Event)
-	dropped *atomic.Int64
-	done    chan struct{}
-
-	mu      sync.Mutex // taken after the queue's lock; no user code runs under it
-	more    sync.Cond  // there is an event, or the end
-	ring    []Event    // a power of two, as many as were ever needed at once
-	first   int        // index of the next
-	count   int        // that wait
-	stopped bool
-}
-
 // observerBuffer is how many events may wait for one observer.
 const observerBuffer = 4096
-
-func newObserver(handle func(Event), dropped *atomic.Int64) *observer {
-	o := &observer{handle: handle, dropped: dropped, done: make(chan struct{})}
-	o.more.L = &o.mu
-	go o.run()
-	return o
-}
-
-// offer never waits for the function. It is called under the queue's lock, which keeps the
-// order.
-func (o *observer) offer(e *Event) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.count == len(o.ring) {
-		if o.count == observerBuffer {
-			o.dropped.Add(1)
-			return
-		}
-		bigger := make([]Event, max(16, 2*o.count))
-		n := copy(bigger, o.ring[o.first:])
-		copy(bigger[n:], o.ring[:o.first])
-		o.ring, o.first = bigger, 0
-	}
-	o.ring[(o.first+o.count)&(len(o.ring)-1)] = *e
-	if o.count++; o.count == 1 {
-		o.more.Signal()
-	}
-}
-
-// take waits for the next event; false when the observer has ended.
-func (o *observer) take() (e Event, ok bool) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for o.count == 0 {
-		if o.stopped {
-			return e, false
-		}
-		o.more.Wait()
-	}
-	e, o.ring[o.first] = o.ring[o.first], e
-	o.first = (o.first + 1) & (len(o.ring) - 1)
-	o.count--
-	return e, true
-}
-
-// run survives a panic and a Goexit of the function: the next goroutine goes on with the next
-// event.
-func (o *observer) run() {
-	ended := false
-	defer func() {
-		if ended {
-			close(o.done)
-			return
-		}
-		_ = recover()
-		go o.run()
-	}()
-	for e, ok := o.take(); ok; e, ok = o.take() {
-		o.handle(e)
-	}
-	ended = true
-}
-
-// stop lets the observer handle what waits and end. Nothing may be offered after it.
-func (o *observer) stop() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.stopped = true
-	o.more.Signal()
-}
 
 // startObservers begins to hand out events.
 func (c *core) startObservers() {
@@ -163,7 +77,7 @@ func (c *core) startObservers() {
 		handlers = append(slices.Clip(handlers), logEvents(c.settings.logger))
 	}
 	for _, handle := range handlers {
-		c.observers = append(c.observers, newObserver(handle, &c.dropped))
+		c.observers = append(c.observers, fanout.New(handle, observerBuffer, &c.dropped))
 	}
 }
 
@@ -180,11 +94,11 @@ func (c *core) stopObservers() {
 	grace := time.NewTimer(max(c.settings.grace, time.Second))
 	defer grace.Stop()
 	for _, o := range observers {
-		o.stop()
+		o.Stop()
 	}
 	for _, o := range observers {
 		select {
-		case <-o.done:
+		case <-o.Done():
 		case <-grace.C:
 			return
 		}
@@ -195,7 +109,7 @@ func (c *core) stopObservers() {
 func (c *core) emit(e Event) {
 	e.ModelID = c.modelID
 	for _, o := range c.observers {
-		o.offer(&e)
+		o.Offer(&e)
 	}
 }
 
@@ -210,7 +124,7 @@ func (c *core) emitFor(h uint32, e Event) {
 			h, v = first, c.engine.View(first)
 		}
 	}
-	who := c.entries.at(h)
+	who := c.entries.At(h)
 	e.RequestID, e.Tenant, e.Priority, e.Context = c.idOf(h), who.tenant, v.Priority, who.ctx
 	e.NoWait = c.engine.Tag(h)&tagNoWait != 0
 	c.emit(e)
@@ -219,7 +133,7 @@ func (c *core) emitFor(h uint32, e Event) {
 // emitEnd tells of a request's end.
 func (c *core) emitEnd(h uint32, end *engine.Effect, err error, usage Usage, hand *forwarding) {
 	e := Event{
-		Type: EventCompleted, Time: c.clock.at(c.engine.View(h).Ended), Err: err, Usage: usage,
+		Type: EventCompleted, Time: c.clock.At(c.engine.View(h).Ended), Err: err, Usage: usage,
 		Waited: duration(end.Waited), Took: duration(end.Took),
 	}
 	switch end.State {

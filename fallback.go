@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -130,7 +131,7 @@ func (c *core) nextModel(r ref) *hop {
 		c.engine.Finish(ns, r.handle, engine.Failed, hand.next == len(models))
 		return nil
 	}
-	e, tag := c.entries.at(r.handle), c.engine.Tag(r.handle)
+	e, tag := c.entries.At(r.handle), c.engine.Tag(r.handle)
 	h := &hop{from: c, ref: r, model: models[hand.next], ctx: e.ctx, params: c.types.params(r.handle)}
 	h.request = Request[struct{}]{
 		ID: c.idOf(r.handle), ModelID: h.model, NoWait: tag&tagNoWait != 0, Priority: v.Priority,
@@ -148,7 +149,7 @@ func (c *core) nextModel(r ref) *hop {
 	c.fallbacks++
 	if len(c.observers) > 0 {
 		c.emitFor(r.handle, Event{
-			Type: EventFallback, Time: c.clock.at(ns), Fallback: h.model, Err: cmp.Or(hand.failure, hand.reason),
+			Type: EventFallback, Time: c.clock.At(ns), Fallback: h.model, Err: cmp.Or(hand.failure, hand.reason),
 			Waited: duration(hand.waited), Took: duration(hand.took), Outcome: hand.outcome,
 		})
 	}
@@ -225,7 +226,7 @@ func (c *core) comeBack(h *hop, w *waiter) {
 	}
 	hand.usage, hand.attempts = hand.usage.plus(a.usage), hand.attempts+a.attempts
 	if a.attempts > 0 {
-		hand.started = c.clock.since(h.target.clock.at(a.started))
+		hand.started = c.clock.Since(h.target.clock.At(a.started))
 	}
 	if a.unserved != nil {
 		hand.failure = a.err
@@ -300,4 +301,76 @@ func (c *core) started(r ref) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return !c.known(r) || c.look(r.handle).Attempts > 0
+}
+
+func fallbackMissing(model, fallback string) error {
+	return fmt.Errorf("%w: model %q falls back to %q: %w: Register it too, or take it out of WithFallback",
+		ErrInvalidConfiguration, model, fallback, ErrModelNotRegistered)
+}
+
+// checkFallbacks says which fallback that c reaches was never registered, or nil. It looks once
+// for each change of the registry.
+func (r *registry) checkFallbacks(c *core) error {
+	version := r.version.Load()
+	if c.checked.Load() == version {
+		return nil
+	}
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if err := r.missingFrom(c, make(map[*core]bool)); err != nil {
+		return err
+	}
+	c.checked.Store(version)
+	return nil
+}
+
+func (r *registry) missingFrom(c *core, seen map[*core]bool) error {
+	seen[c] = true
+	for _, model := range c.settings.fallback {
+		if !r.known[model] {
+			return fallbackMissing(c.modelID, model)
+		}
+		if next := r.queues[model]; next != nil && !seen[next] {
+			if err := r.missingFrom(next, seen); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// checkCycles finds a circle of fallbacks, or nil.
+func checkCycles(queues map[string]*core) error {
+	const visiting, done = 1, 2
+	state := make(map[string]int, len(queues))
+	var path []string
+	var visit func(model string) error
+	visit = func(model string) error {
+		path = append(path, model)
+		switch state[model] {
+		case visiting:
+			from := slices.Index(path, model)
+			return invalid("fallbacks go in a circle: %s, take one out", strings.Join(path[from:], " → "))
+		case done:
+			path = path[:len(path)-1]
+			return nil
+		}
+		state[model] = visiting
+		if c, ok := queues[model]; ok {
+			for _, next := range c.settings.fallback {
+				if err := visit(next); err != nil {
+					return err
+				}
+			}
+		}
+		state[model] = done
+		path = path[:len(path)-1]
+		return nil
+	}
+	for model := range queues {
+		if err := visit(model); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -1,9 +1,6 @@
 package llmqueue
 
 import (
-	"cmp"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/llmqueue/llmqueue/internal/endpoint"
@@ -135,7 +132,7 @@ func (c *core) Info() QueueInfo {
 		Accepted: n.Accepted, Completed: n.Completed, Failed: n.Failed, Canceled: n.Canceled,
 		Attempts: n.Attempts, Retries: n.Retries, Refused: n.Refused, Coalesced: n.Coalesced, Fallbacks: c.fallbacks,
 		Abandoned: n.Abandoned, Waited: duration(n.Waited), Worked: duration(n.Worked),
-		Paused: c.engine.Paused(), Closed: c.closed, Dropped: c.dropped.Load(), Usage: fromEngineUsage(n.Usage), Since: c.clock.at(1),
+		Paused: c.engine.Paused(), Closed: c.closed, Dropped: c.dropped.Load(), Usage: fromEngineUsage(n.Usage), Since: c.clock.At(1),
 	}
 	var reasons []error
 	for _, e := range c.engine.Endpoints() {
@@ -164,13 +161,13 @@ func (c *core) endpointInfo(ns int64, now time.Time, e *endpoint.Endpoint) (info
 		Limits: limitInfos(fromEngineLimits(e.Limits()), e.Running(), func(i int) (used, available int64, resetAt time.Time) {
 			used, available, reset := e.WindowUsage(ns, i)
 			if reset > ns {
-				resetAt = c.clock.at(reset)
+				resetAt = c.clock.At(reset)
 			}
 			return used, available, resetAt
 		}),
 	}
 	if e.PausedUntil() > ns {
-		info.PausedUntil, reason = c.clock.at(e.PausedUntil()), w.pausedBy
+		info.PausedUntil, reason = c.clock.At(e.PausedUntil()), w.pausedBy
 	}
 	for _, m := range w.shared {
 		info.Shared = append(info.Shared, m.Limits(now)...)
@@ -214,10 +211,10 @@ type view struct {
 func (c *core) look(h uint32) (v view) { return c.lookAs(h, c.engine.View(h)) }
 
 func (c *core) lookAs(h uint32, of engine.View) (v view) {
-	e := c.entries.at(h)
+	e := c.entries.At(h)
 	v.state, v.metadata, v.err = of.State, e.metadata, c.failures[h]
 	v.ID, v.ModelID, v.Tenant, v.Priority, v.Estimate = c.idOf(h), c.modelID, e.tenant, of.Priority, fromEngineUsage(of.Estimate)
-	v.CreatedAt = c.clock.at(of.Created)
+	v.CreatedAt = c.clock.At(of.Created)
 	if of.State == engine.Following {
 		shared := c.look(of.Call)
 		v.state, v.Attempts, v.StartedAt, v.Endpoint, v.at = shared.state, shared.Attempts, shared.StartedAt, shared.Endpoint, shared.at
@@ -236,18 +233,18 @@ func (c *core) lookAs(h uint32, of engine.View) (v view) {
 		}
 	}
 	if v.Attempts > 0 {
-		v.StartedAt = c.clock.at(started)
+		v.StartedAt = c.clock.At(started)
 	}
 	if of.Endpoint != nil {
 		v.Endpoint = c.wayOf(of.Endpoint).name
 	}
 	switch {
 	case of.State.Final():
-		v.FinishedAt = c.clock.at(of.Ended)
+		v.FinishedAt = c.clock.At(of.Ended)
 	case of.State == engine.InLine:
 		v.rank, v.wait = c.engine.ForecastOf(h)
 	case of.State == engine.BackingOff:
-		v.EstimatedStart = c.clock.date(c.engine.RetryAt(h))
+		v.EstimatedStart = c.clock.Date(c.engine.RetryAt(h))
 	}
 	return v
 }
@@ -281,151 +278,4 @@ func (c *core) lookThere(r ref) (v view, ok bool) {
 		c.follow(&v)
 	}
 	return v, ok
-}
-
-// mostLookedAt bounds how many requests of a kind are looked at for one page.
-const mostLookedAt = 10_000
-
-// Requests lists requests without their params and results: first what runs, longest first,
-// then what a fallback model has (ModelID says which), then what waits, in order, then what is
-// between two attempts, then what ended, latest first. The zero filter lists the first 100. A
-// filter by tenant or id looks at the first 10,000 that wait and as many that ended.
-func (c *core) Requests(f RequestFilter) []RequestInfo {
-	if !c.made {
-		return nil
-	}
-	if f.Limit <= 0 {
-		f.Limit = 100
-	}
-	ns := c.lock()
-	c.expireHistory(ns)
-	l := lister{core: c, filter: &f}
-	l.list()
-	c.unlock(ns)
-	infos := make([]RequestInfo, len(l.views))
-	for i := range l.views {
-		v := &l.views[i]
-		at := v.at
-		v.at = place{}
-		c.follow(v)
-		if at.core != nil {
-			v.ModelID = at.core.modelID
-		}
-		if v.err != nil {
-			v.Error = v.err.Error()
-		}
-		infos[i] = v.RequestInfo
-	}
-	return infos
-}
-
-// lister collects the views of a page.
-type lister struct {
-	core   *core
-	filter *RequestFilter
-	views  []view
-	seen   int
-}
-
-func (l *lister) list() {
-	c := l.core
-	if l.wants(StatusProcessing) {
-		for _, h := range c.engine.UnderWay() {
-			l.add(h, nil)
-		}
-	}
-	if l.wants(StatusPending) {
-		for _, h := range c.handedOff() {
-			l.add(h, nil)
-		}
-		l.seen = 0
-		for h, forecast := range c.engine.InLine() {
-			if !l.add(h, forecast) {
-				break
-			}
-		}
-		for _, h := range c.backingOff() {
-			l.add(h, nil)
-		}
-	}
-	l.seen = 0
-	if l.wants(StatusCompleted) || l.wants(StatusFailed) || l.wants(StatusCanceled) {
-		for h := range c.history.latest {
-			if !l.add(h, nil) {
-				break
-			}
-		}
-	}
-}
-
-func (l *lister) wants(s Status) bool {
-	return len(l.filter.Statuses) == 0 || slices.Contains(l.filter.Statuses, s)
-}
-
-// add adds a request, or those that share a call, and reports whether there is room for more.
-func (l *lister) add(h uint32, forecast func() (int, endpoint.Wait)) bool {
-	c := l.core
-	if l.seen++; len(l.views) == l.filter.Limit || l.seen > mostLookedAt {
-		return false
-	}
-	if shared := c.shared[h]; shared != nil {
-		for _, r := range shared.followers[shared.first:] {
-			if len(l.views) < l.filter.Limit && c.known(r) && c.engine.State(r.handle) == engine.Following {
-				l.addOne(r.handle, forecast)
-			}
-		}
-		return true
-	}
-	l.addOne(h, forecast)
-	return true
-}
-
-func (l *lister) addOne(h uint32, forecast func() (int, endpoint.Wait)) {
-	c := l.core
-	e, f := c.entries.at(h), l.filter
-	if f.Tenant != "" && e.tenant != f.Tenant || f.IDPrefix != "" && !strings.HasPrefix(c.idOf(h), f.IDPrefix) {
-		return
-	}
-	of := c.engine.View(h)
-	if of.State.Final() && !l.wants(statusOf(of.State)) {
-		return
-	}
-	var v view
-	if forecast != nil && of.State == engine.InLine {
-		of.State = engine.BackingOff // not asked for its place: that is known
-		v = c.lookAs(h, of)
-		v.EstimatedStart, v.state = time.Time{}, engine.InLine
-	} else {
-		v = c.lookAs(h, of)
-	}
-	if forecast != nil {
-		v.rank, v.wait = forecast()
-	}
-	l.views = append(l.views, v)
-}
-
-// handedOff are the requests that other models have, in order of arrival.
-func (c *core) handedOff() (handles []uint32) {
-	for h := range c.forwardings {
-		if c.engine.State(h) == engine.HandedOff {
-			handles = append(handles, h)
-		}
-	}
-	c.inOrder(handles)
-	return handles
-}
-
-// backingOff are the requests between two attempts.
-func (c *core) backingOff() (handles []uint32) {
-	for h := range c.engine.BackingOff() {
-		if handles = append(handles, h); len(handles) == mostLookedAt {
-			break
-		}
-	}
-	slices.SortFunc(handles, func(a, b uint32) int { return cmp.Compare(c.engine.RetryAt(a), c.engine.RetryAt(b)) })
-	return handles
-}
-
-func (c *core) inOrder(handles []uint32) {
-	slices.SortFunc(handles, func(a, b uint32) int { return cmp.Compare(c.engine.Seq(a), c.engine.Seq(b)) })
 }

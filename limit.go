@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strconv"
 	"time"
+
+	"github.com/llmqueue/llmqueue/internal/strictjson"
 )
 
 // LimitKind says what a limit counts.
@@ -134,19 +136,19 @@ func (l Limit) validate() error {
 	k, ok := kinds[l.Kind]
 	switch {
 	case !ok:
-		return fieldError{"type", fmt.Sprintf("unknown kind %q, use rpm, rpd, tpm, tpd, itpm, otpm or concurrent", l.Kind)}
+		return strictjson.Errorf("type", "unknown kind %q, use rpm, rpd, tpm, tpd, itpm, otpm or concurrent", l.Kind)
 	case l.Amount < 1 || l.Amount > maxAmount:
-		return fieldError{"limit", fmt.Sprintf("%d is out of range, give 1 to %d", l.Amount, int64(maxAmount))}
+		return strictjson.Errorf("limit", "%d is out of range, give 1 to %d", l.Amount, int64(maxAmount))
 	case l.Burst < 0 || l.Burst > maxAmount:
-		return fieldError{"burst", fmt.Sprintf("%d is out of range, give 0 (the whole limit) to %d", l.Burst, int64(maxAmount))}
+		return strictjson.Errorf("burst", "%d is out of range, give 0 (the whole limit) to %d", l.Burst, int64(maxAmount))
 	case l.Kind == KindConcurrent && (l.Period != 0 || l.Burst != 0 || l.Resets != nil):
-		return fieldError{"time_period", "a concurrent limit has no period, burst or reset, leave them out"}
+		return strictjson.Errorf("time_period", "a concurrent limit has no period, burst or reset, leave them out")
 	case l.Period < 0 || l.Period > 366*day:
-		return fieldError{"time_period", fmt.Sprintf("%v is out of range, give more than 0 and at most 366 days", l.Period)}
+		return strictjson.Errorf("time_period", "%v is out of range, give more than 0 and at most 366 days", l.Period)
 	case l.Resets != nil && (k.period != day && l.Period == 0 || l.Period != 0 && l.Period != day):
-		return fieldError{"resets", fmt.Sprintf("only a limit per day can reset at midnight, use rpd or tpd, not %s", l.Kind)}
+		return strictjson.Errorf("resets", "only a limit per day can reset at midnight, use rpd or tpd, not %s", l.Kind)
 	case l.Resets != nil && l.Burst != 0:
-		return fieldError{"burst", "a limit that resets at midnight has no burst, leave it out"}
+		return strictjson.Errorf("burst", "a limit that resets at midnight has no burst, leave it out")
 	}
 	return nil
 }
@@ -171,30 +173,18 @@ func validateLimits(limits []Limit) error {
 	return nil
 }
 
-// fieldError says what is wrong with one field, by the name it has in JSON.
-type fieldError struct{ field, problem string }
-
-func (e fieldError) Error() string { return e.field + ": " + e.problem }
-
 type limitJSON struct {
-	Type       LimitKind    `json:"type"`
-	Limit      int64        `json:"limit"`
-	TimePeriod *jsonSeconds `json:"time_period,omitempty"`
-	Burst      int64        `json:"burst,omitempty"`
-	Resets     string       `json:"resets,omitempty"`
-}
-
-// jsonSeconds is a duration in JSON: "60s", or a number of seconds.
-type jsonSeconds time.Duration
-
-func (d jsonSeconds) MarshalJSON() ([]byte, error) {
-	return json.Marshal(time.Duration(d).String())
+	Type       LimitKind          `json:"type"`
+	Limit      int64              `json:"limit"`
+	TimePeriod *strictjson.Period `json:"time_period,omitempty"`
+	Burst      int64              `json:"burst,omitempty"`
+	Resets     string             `json:"resets,omitempty"`
 }
 
 // MarshalJSON writes the limit in the form described at Limit.
 func (l Limit) MarshalJSON() ([]byte, error) {
 	j := limitJSON{Type: l.Kind, Limit: l.Amount, Burst: l.Burst}
-	if p := jsonSeconds(l.period()); p != 0 && (l.Resets == nil || l.Period != 0) {
+	if p := strictjson.Period(l.period()); p != 0 && (l.Resets == nil || l.Period != 0) {
 		j.TimePeriod = &p
 	}
 	if l.Resets != nil {

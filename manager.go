@@ -7,7 +7,6 @@ import (
 	"iter"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -390,78 +389,6 @@ func (r *registry) Check() error {
 		}
 	}
 	return errors.Join(problems...)
-}
-
-func fallbackMissing(model, fallback string) error {
-	return fmt.Errorf("%w: model %q falls back to %q: %w: Register it too, or take it out of WithFallback",
-		ErrInvalidConfiguration, model, fallback, ErrModelNotRegistered)
-}
-
-// checkFallbacks says which fallback that c reaches was never registered, or nil. It looks once
-// for each change of the registry.
-func (r *registry) checkFallbacks(c *core) error {
-	version := r.version.Load()
-	if c.checked.Load() == version {
-		return nil
-	}
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	if err := r.missingFrom(c, make(map[*core]bool)); err != nil {
-		return err
-	}
-	c.checked.Store(version)
-	return nil
-}
-
-func (r *registry) missingFrom(c *core, seen map[*core]bool) error {
-	seen[c] = true
-	for _, model := range c.settings.fallback {
-		if !r.known[model] {
-			return fallbackMissing(c.modelID, model)
-		}
-		if next := r.queues[model]; next != nil && !seen[next] {
-			if err := r.missingFrom(next, seen); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// checkCycles finds a circle of fallbacks, or nil.
-func checkCycles(queues map[string]*core) error {
-	const visiting, done = 1, 2
-	state := make(map[string]int, len(queues))
-	var path []string
-	var visit func(model string) error
-	visit = func(model string) error {
-		path = append(path, model)
-		switch state[model] {
-		case visiting:
-			from := slices.Index(path, model)
-			return invalid("fallbacks go in a circle: %s, take one out", strings.Join(path[from:], " → "))
-		case done:
-			path = path[:len(path)-1]
-			return nil
-		}
-		state[model] = visiting
-		if c, ok := queues[model]; ok {
-			for _, next := range c.settings.fallback {
-				if err := visit(next); err != nil {
-					return err
-				}
-			}
-		}
-		state[model] = done
-		path = path[:len(path)-1]
-		return nil
-	}
-	for model := range queues {
-		if err := visit(model); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 var (

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/llmqueue/llmqueue/internal/lazyctx"
 )
 
 // Outcome is what a provider's answer means for the request and for the queue.
@@ -49,6 +51,105 @@ type ObservedLimit struct {
 	Amount    int64         // zero: it did not say
 	Remaining int64         // what is left of Amount; negative: it did not say
 	Reset     time.Duration // from the answer until Remaining is Amount again; zero: it did not say
+}
+
+// attempt is one run of a processor, as the processor sees it: its context, and what it
+// reports. It is one allocation. A processor may keep it after it returned, so it is never
+// reused. The context's Mu guards all but core and number; it is taken after the queue's lock,
+// never before.
+type attempt struct {
+	lazyctx.Context[observations]
+	core     *core // that Observe tells
+	usage    Usage
+	number   uint32 // the engine's
+	reported bool
+	byResult bool // usage is what a result says: a report replaces it, not the other way
+}
+
+// observations is what was observed in an attempt.
+type observations struct {
+	usage    Usage       // of all calls, for want of a report
+	latest   Observation // that had an outcome
+	streamed bool        // output was handed on
+}
+
+// attemptKey finds the attempt in a processor's context.
+type attemptKey struct{}
+
+// Value gives the attempt itself to this package.
+func (a *attempt) Value(key any) any {
+	if _, ok := key.(attemptKey); ok {
+		return a
+	}
+	return a.Context.Value(key)
+}
+
+func (a *attempt) report(u Usage) {
+	a.Mu.Lock()
+	defer a.Mu.Unlock()
+	if !a.HasFinished() {
+		a.usage, a.reported, a.byResult = u, true, false
+	}
+}
+
+// reportResult is the report of a result that is a UsageReporter: ReportUsage wins.
+func (a *attempt) reportResult(u Usage) {
+	a.Mu.Lock()
+	defer a.Mu.Unlock()
+	if !a.HasFinished() && (!a.reported || a.byResult) {
+		a.usage, a.reported, a.byResult = u, true, true
+	}
+}
+
+// revise is report for UpdateUsage, which also counts after the end.
+func (a *attempt) revise(u Usage) {
+	a.Mu.Lock()
+	defer a.Mu.Unlock()
+	a.usage, a.reported = u, true
+}
+
+// used is what this attempt reported, or what was observed, and whether there is any.
+func (a *attempt) used() (Usage, bool) {
+	a.Mu.Lock()
+	defer a.Mu.Unlock()
+	if seen := a.HasExtra(); !a.reported && seen != nil && !seen.usage.isZero() {
+		return seen.usage, true
+	}
+	return a.usage, a.reported
+}
+
+// observe notes what the provider said, and reports whether that comes in time.
+func (a *attempt) observe(o Observation) bool {
+	return a.note(func(seen *observations) {
+		seen.usage = seen.usage.plus(o.Usage.clamped())
+		if o.Outcome != "" {
+			seen.latest = o
+		}
+	})
+}
+
+// stream notes that output was handed on.
+func (a *attempt) stream() { a.note(func(seen *observations) { seen.streamed = true }) }
+
+// note keeps something, unless the processor has returned.
+func (a *attempt) note(keep func(*observations)) bool {
+	a.Mu.Lock()
+	defer a.Mu.Unlock()
+	if a.HasFinished() {
+		return false
+	}
+	keep(a.Extra())
+	return true
+}
+
+// observed is the latest outcome that was observed, and whether streamed output was handed on.
+func (a *attempt) observed() (latest Observation, streamed bool) {
+	a.Mu.Lock()
+	defer a.Mu.Unlock()
+	if seen := a.HasExtra(); seen != nil {
+		return seen.latest, seen.streamed
+	}
+	return Observation{}, false
 }
 
 // Observe tells the queue, from inside a processor, what the provider said. It may
@@ -120,7 +221,7 @@ func (a *attempt) outcome(err error) Outcome {
 	if _, panicked := err.(*PanicError); panicked {
 		return ""
 	}
-	said, _ := a.heard()
+	said, _ := a.observed()
 	mark, _ := markOf(err)
 	switch meaning := said.meaning(); {
 	case mark == markPermanent:

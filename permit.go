@@ -78,7 +78,7 @@ func (c *core) Acquire(ctx context.Context, claim Claim) (*Permit, error) {
 	p.waiter.permit = p
 	now := time.Now()
 	if d, ok := ctx.Deadline(); ok {
-		in.Deadline = c.clock.since(d)
+		in.Deadline = c.clock.Since(d)
 	}
 	ns := c.lockAt(now)
 	h, err := c.take(ns, &in, &p.waiter)
@@ -214,14 +214,14 @@ func (p *Permit) conclude(err, left error) error {
 	if over {
 		return errDone
 	}
-	cut := a.finish()
+	cut := a.Finish()
 	ending := a.judge(err, cut, false)
 	in := input{err: err, left: left, ended: p.ref}
 	if len(c.settings.observers) > 0 || c.settings.logger != nil {
 		in.outcome = a.outcome(err)
 	}
-	if left == nil && err != nil && a.parent.Err() != nil {
-		in.left = canceledBy(a.parent)
+	if left == nil && err != nil && a.Parent.Err() != nil {
+		in.left = canceledBy(a.Parent)
 	}
 	ending.CallerLeft = in.left != nil
 	var next *attempt
@@ -302,7 +302,7 @@ func (p *Permit) call(f func(ctx context.Context) error) (err error) {
 	c.mu.Lock()
 	a, job := p.attempt, p.job
 	way := c.wayOf(job.Endpoint)
-	e := *c.entries.at(p.ref.handle)
+	e := *c.entries.At(p.ref.handle)
 	c.mu.Unlock()
 	if len(c.settings.middleware) == 0 {
 		err = f(a)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/llmqueue/llmqueue/internal/endpoint"
 	"github.com/llmqueue/llmqueue/internal/engine"
+	"github.com/llmqueue/llmqueue/internal/paged"
 )
 
 // Queue is the queue of one model: requests wait in it until the model's limits let them
@@ -20,7 +21,7 @@ type Queue[P, T any] struct {
 	coalesce    func(Request[P]) string // nil: no request shares its call
 	usage       func(result *T) Usage   // nil: T is no UsageReporter
 	waiters     sync.Pool               // of *typedWaiter[T]
-	slots       pages[slot[P, T]]       // guarded by the lock as entries are
+	slots       paged.Table[slot[P, T]] // guarded by the lock as entries are
 }
 
 // slot is what a queue keeps of a request that depends on its types.
@@ -123,7 +124,7 @@ func (q *Queue[P, T]) prepareHere(ctx context.Context, req *Request[P], in *inta
 	if req.NoWait {
 		in.Tag = tagNoWait
 	} else if d, ok := ctx.Deadline(); ok {
-		in.Deadline = q.clock.since(d)
+		in.Deadline = q.clock.Since(d)
 	}
 	if q.coalesce == nil {
 		return nil
@@ -181,8 +182,8 @@ func (q *Queue[P, T]) accept(in *intake, params *P, w *waiter) (r ref) {
 // keep puts the params where what has to run finds them.
 func (q *Queue[P, T]) keep(in *intake, params *P) {
 	if in.params {
-		q.slots.grow(in.work)
-		q.slots.at(in.work).params = *params
+		q.slots.Grow(in.work)
+		q.slots.At(in.work).params = *params
 	}
 }
 
@@ -207,7 +208,7 @@ func (q *Queue[P, T]) submitPending(in *intake, req *Request[P], resp *Response[
 	if resp.RequestID = req.ID; req.ID == "" {
 		resp.RequestID = q.assignedID(r)
 	}
-	resp.ModelID, resp.Status, resp.Metadata, resp.CreatedAt = q.modelID, StatusPending, req.Metadata, q.clock.at(ns)
+	resp.ModelID, resp.Status, resp.Metadata, resp.CreatedAt = q.modelID, StatusPending, req.Metadata, q.clock.At(ns)
 	if v.rank > 0 {
 		resp.Position, resp.EstimatedStart, resp.WaitsFor = v.rank, q.startOf(v.wait), waitsFor(v.wait)
 	} else {
@@ -234,9 +235,9 @@ func (q *Queue[P, T]) fill(w *typedWaiter[T], resp *Response[T]) {
 	}
 	resp.Status, resp.Result, resp.Err = statusOf(a.state), w.result, a.err
 	resp.Usage, resp.Attempts, resp.Metadata = a.usage, a.attempts, a.metadata
-	resp.CreatedAt, resp.FinishedAt = q.clock.at(a.created), q.clock.at(a.ended)
+	resp.CreatedAt, resp.FinishedAt = q.clock.At(a.created), q.clock.At(a.ended)
 	if a.attempts > 0 {
-		resp.StartedAt = q.clock.at(a.started)
+		resp.StartedAt = q.clock.At(a.started)
 	}
 }
 
@@ -294,8 +295,8 @@ func (q *Queue[P, T]) Status(requestID string) (resp Response[T], err error) {
 		return resp, err
 	}
 	v := q.look(h)
-	if v.state == engine.Completed && q.slots.has(h) {
-		resp.Result = q.slots.at(h).result
+	if v.state == engine.Completed && q.slots.Has(h) {
+		resp.Result = q.slots.At(h).result
 	}
 	q.unlock(ns)
 	q.follow(&v)
@@ -308,7 +309,7 @@ func (q *Queue[P, T]) Status(requestID string) (resp Response[T], err error) {
 
 // process runs the processor of the job that w has, and keeps the result.
 func (q *Queue[P, T]) process(w *worker) error {
-	s, process := q.slots.at(w.job.Handle), w.way.processor.(Processor[P, T])
+	s, process := q.slots.At(w.job.Handle), w.way.processor.(Processor[P, T])
 	req := Request[P]{
 		ID: w.id, ModelID: q.modelID, Params: s.params, NoWait: w.tag&tagNoWait != 0 && w.tag&tagAwaited == 0,
 		Priority: w.job.Priority, Tenant: w.entry.tenant, Estimate: fromEngineUsage(w.job.Reserved),
@@ -373,22 +374,22 @@ func resultOf[P, T any](w *waiter) *T {
 	return &w.typed.(*typedWaiter[T]).result
 }
 
-func (q *Queue[P, T]) deliver(h uint32, w *waiter) { *resultOf[P, T](w) = q.slots.at(h).result }
+func (q *Queue[P, T]) deliver(h uint32, w *waiter) { *resultOf[P, T](w) = q.slots.At(h).result }
 
-func (q *Queue[P, T]) receive(h uint32, w *waiter) { q.slots.at(h).result = *resultOf[P, T](w) }
+func (q *Queue[P, T]) receive(h uint32, w *waiter) { q.slots.At(h).result = *resultOf[P, T](w) }
 
-func (q *Queue[P, T]) params(h uint32) any { return q.slots.at(h).params }
+func (q *Queue[P, T]) params(h uint32) any { return q.slots.At(h).params }
 
 func (q *Queue[P, T]) share(to, from uint32) {
-	q.slots.grow(to)
-	q.slots.at(to).result = q.slots.at(from).result
+	q.slots.Grow(to)
+	q.slots.At(to).result = q.slots.At(from).result
 }
 
 func (q *Queue[P, T]) stripSlot(h uint32, keepResult bool) {
-	if !q.slots.has(h) {
+	if !q.slots.Has(h) {
 		return
 	}
-	s := q.slots.at(h)
+	s := q.slots.At(h)
 	kept := slot[P, T]{}
 	if keepResult {
 		kept.result = s.result
@@ -396,7 +397,7 @@ func (q *Queue[P, T]) stripSlot(h uint32, keepResult bool) {
 	*s = kept
 }
 
-func (q *Queue[P, T]) clearSlot(h uint32, pageFreed bool) { q.slots.clear(h, pageFreed) }
+func (q *Queue[P, T]) clearSlot(h uint32, pageFreed bool) { q.slots.Clear(h, pageFreed) }
 
 // Forecast says when req would start if it were submitted now and nothing else arrived,
 // without submitting it. It refuses what Submit would refuse, for its size, its params, an

@@ -546,7 +546,7 @@ func everything(t *testing.T, rng *rand.Rand) {
 	}
 	assert.Zero(t, x.Info()[1].Used, "slots of x")
 	assert.Zero(t, y.Info()[1].Used, "slots of y")
-	assert.Empty(t, x.waiting)
-	assert.Empty(t, y.waiting)
+	assert.Zero(t, x.set.Waiting())
+	assert.Zero(t, y.set.Waiting())
 	ax.within(t, 10*time.Second, 20, one)
 }

@@ -1,60 +1,17 @@
 package llmqueue
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
+	"time"
 	"unsafe"
 
+	"github.com/llmqueue/llmqueue/internal/endpoint"
 	"github.com/llmqueue/llmqueue/internal/engine"
 )
-
-// pages keeps what the queue knows of its requests besides the engine, by the engine's
-// handles, in pages that never move. The queue's lock guards it; at may be called without
-// it for a request that is not forgotten meanwhile.
-type pages[R any] struct {
-	table atomic.Pointer[[]*[engine.PageSize]R]
-}
-
-func (p *pages[R]) at(h uint32) *R { return &(*p.table.Load())[h/engine.PageSize][h%engine.PageSize] }
-
-// grow makes the page of a handle, unless it is there.
-func (p *pages[R]) grow(h uint32) {
-	if !p.has(h) {
-		p.add(h)
-	}
-}
-
-func (p *pages[R]) add(h uint32) {
-	var table []*[engine.PageSize]R
-	if t := p.table.Load(); t != nil {
-		table = *t
-	}
-	i := int(h / engine.PageSize)
-	for len(table) <= i {
-		table = append(table, nil)
-	}
-	table[i] = new([engine.PageSize]R)
-	p.table.Store(&table)
-}
-
-// clear forgets what was kept of a handle, and its page when that was given back. A handle
-// may have no page, where nothing was kept of it.
-func (p *pages[R]) clear(h uint32, pageFreed bool) {
-	if !p.has(h) {
-		return
-	}
-	var none R
-	if *p.at(h) = none; pageFreed {
-		(*p.table.Load())[h/engine.PageSize] = nil
-	}
-}
-
-func (p *pages[R]) has(h uint32) bool {
-	t, i := p.table.Load(), int(h/engine.PageSize)
-	return t != nil && i < len(*t) && (*t)[i] != nil
-}
 
 // entry is what a queue knows of a request besides what the engine knows, its params and
 // its result. While an attempt is under way its worker reads it without the lock, waiters
@@ -123,7 +80,7 @@ func (c *core) cutID(block *[]byte, r ref) string {
 
 // idOf is the id of a request. Callers hold the lock.
 func (c *core) idOf(h uint32) string {
-	if id := c.entries.at(h).id; id != nil {
+	if id := c.entries.At(h).id; id != nil {
 		return *id
 	}
 	return c.assignedID(c.ref(h))
@@ -154,7 +111,7 @@ func (c *core) find(id string) (h uint32, ok bool) {
 	r := ref{n, uint32(index)}
 	// Numbers can be written in several ways; only the id itself counts, and a call that
 	// several share has none.
-	if !c.known(r) || c.entries.at(r.handle).id != nil || c.engine.Tag(r.handle)&tagCall != 0 || c.assignedID(r) != id {
+	if !c.known(r) || c.entries.At(r.handle).id != nil || c.engine.Tag(r.handle)&tagCall != 0 || c.assignedID(r) != id {
 		return 0, false
 	}
 	return r.handle, true
@@ -169,73 +126,16 @@ func (c *core) lookup(ns int64, requestID string) (uint32, error) {
 	return 0, errorf(ErrRequestNotFound, "model %q knows no request %q: never accepted, or ended and forgotten (see WithHistory)", c.modelID, requestID)
 }
 
-// history remembers in which order requests ended, so that the oldest are forgotten first.
-// Guarded by the queue's lock.
-type history struct {
-	size  int
-	ttl   int64 // ns
-	ring  []pastRequest
-	first int // index of the oldest
-	count int
-}
-
-type pastRequest struct {
-	ended  int64
-	handle uint32
-}
-
-// expiry is when the oldest is to be forgotten, 0 when there is none.
-func (h *history) expiry() int64 {
-	if h.count == 0 {
-		return 0
-	}
-	return after(h.ring[h.first].ended, h.ttl)
-}
-
-func (h *history) push(p pastRequest) {
-	if h.count == len(h.ring) {
-		bigger := make([]pastRequest, max(16, min(2*len(h.ring), h.size)))
-		for i := range h.count {
-			bigger[i] = h.ring[(h.first+i)%len(h.ring)]
-		}
-		h.ring, h.first = bigger, 0
-	}
-	i := h.first + h.count
-	if i >= len(h.ring) {
-		i -= len(h.ring)
-	}
-	h.ring[i] = p
-	h.count++
-}
-
-func (h *history) pop() uint32 {
-	handle := h.ring[h.first].handle
-	h.count--
-	if h.first++; h.first == len(h.ring) {
-		h.first = 0
-	}
-	return handle
-}
-
-// latest gives the handles of what ended, latest first.
-func (h *history) latest(yield func(uint32) bool) {
-	for i := h.count - 1; i >= 0; i-- {
-		if !yield(h.ring[(h.first+i)%len(h.ring)].handle) {
-			return
-		}
-	}
-}
-
 // remember keeps a request that has ended for the history, or forgets it at once.
 func (c *core) remember(ns int64, h uint32) {
-	if c.history.size == 0 {
+	if c.history.Size == 0 {
 		c.forget(h)
 		return
 	}
-	if c.history.count == c.history.size {
-		c.forget(c.history.pop())
+	if c.history.Full() {
+		c.forget(c.history.Pop())
 	}
-	c.history.push(pastRequest{ns, h})
+	c.history.Push(ns, h)
 	if !c.engine.View(h).UnderWay {
 		c.strip(h)
 	}
@@ -244,20 +144,20 @@ func (c *core) remember(ns int64, h uint32) {
 // strip lets go of what only a processor needs, and of a result that was delivered: the
 // history must not keep what the caller's context holds alive.
 func (c *core) strip(h uint32) {
-	c.entries.at(h).ctx = nil
+	c.entries.At(h).ctx = nil
 	c.types.stripSlot(h, c.engine.State(h) == engine.Completed && c.engine.Tag(h)&tagNoWait != 0)
 }
 
 // expireHistory forgets what ended longer ago than the history's time.
 func (c *core) expireHistory(ns int64) {
-	for c.history.count > 0 && c.history.expiry() <= ns {
-		c.forget(c.history.pop())
+	for at := c.history.Expiry(); at != 0 && at <= ns; at = c.history.Expiry() {
+		c.forget(c.history.Pop())
 	}
 }
 
 // forget lets go of a request that has ended.
 func (c *core) forget(h uint32) {
-	if id := c.entries.at(h).id; id != nil {
+	if id := c.entries.At(h).id; id != nil {
 		delete(c.ids, *id)
 		if strings.HasPrefix(*id, c.prefix) {
 			c.reserved--
@@ -276,6 +176,153 @@ func (c *core) forget(h uint32) {
 
 // clear forgets what was kept of a handle that the engine has forgotten.
 func (c *core) clear(h uint32, pageFreed bool) {
-	c.entries.clear(h, pageFreed)
+	c.entries.Clear(h, pageFreed)
 	c.types.clearSlot(h, pageFreed)
+}
+
+// mostLookedAt bounds how many requests of a kind are looked at for one page.
+const mostLookedAt = 10_000
+
+// Requests lists requests without their params and results: first what runs, longest first,
+// then what a fallback model has (ModelID says which), then what waits, in order, then what is
+// between two attempts, then what ended, latest first. The zero filter lists the first 100. A
+// filter by tenant or id looks at the first 10,000 that wait and as many that ended.
+func (c *core) Requests(f RequestFilter) []RequestInfo {
+	if !c.made {
+		return nil
+	}
+	if f.Limit <= 0 {
+		f.Limit = 100
+	}
+	ns := c.lock()
+	c.expireHistory(ns)
+	l := lister{core: c, filter: &f}
+	l.list()
+	c.unlock(ns)
+	infos := make([]RequestInfo, len(l.views))
+	for i := range l.views {
+		v := &l.views[i]
+		at := v.at
+		v.at = place{}
+		c.follow(v)
+		if at.core != nil {
+			v.ModelID = at.core.modelID
+		}
+		if v.err != nil {
+			v.Error = v.err.Error()
+		}
+		infos[i] = v.RequestInfo
+	}
+	return infos
+}
+
+// lister collects the views of a page.
+type lister struct {
+	core   *core
+	filter *RequestFilter
+	views  []view
+	seen   int
+}
+
+func (l *lister) list() {
+	c := l.core
+	if l.wants(StatusProcessing) {
+		for _, h := range c.engine.UnderWay() {
+			l.add(h, nil)
+		}
+	}
+	if l.wants(StatusPending) {
+		for _, h := range c.handedOff() {
+			l.add(h, nil)
+		}
+		l.seen = 0
+		for h, forecast := range c.engine.InLine() {
+			if !l.add(h, forecast) {
+				break
+			}
+		}
+		for _, h := range c.backingOff() {
+			l.add(h, nil)
+		}
+	}
+	l.seen = 0
+	if l.wants(StatusCompleted) || l.wants(StatusFailed) || l.wants(StatusCanceled) {
+		for h := range c.history.Latest {
+			if !l.add(h, nil) {
+				break
+			}
+		}
+	}
+}
+
+func (l *lister) wants(s Status) bool {
+	return len(l.filter.Statuses) == 0 || slices.Contains(l.filter.Statuses, s)
+}
+
+// add adds a request, or those that share a call, and reports whether there is room for more.
+func (l *lister) add(h uint32, forecast func() (int, endpoint.Wait)) bool {
+	c := l.core
+	if l.seen++; len(l.views) == l.filter.Limit || l.seen > mostLookedAt {
+		return false
+	}
+	if shared := c.shared[h]; shared != nil {
+		for _, r := range shared.followers[shared.first:] {
+			if len(l.views) < l.filter.Limit && c.known(r) && c.engine.State(r.handle) == engine.Following {
+				l.addOne(r.handle, forecast)
+			}
+		}
+		return true
+	}
+	l.addOne(h, forecast)
+	return true
+}
+
+func (l *lister) addOne(h uint32, forecast func() (int, endpoint.Wait)) {
+	c := l.core
+	e, f := c.entries.At(h), l.filter
+	if f.Tenant != "" && e.tenant != f.Tenant || f.IDPrefix != "" && !strings.HasPrefix(c.idOf(h), f.IDPrefix) {
+		return
+	}
+	of := c.engine.View(h)
+	if of.State.Final() && !l.wants(statusOf(of.State)) {
+		return
+	}
+	var v view
+	if forecast != nil && of.State == engine.InLine {
+		of.State = engine.BackingOff // not asked for its place: that is known
+		v = c.lookAs(h, of)
+		v.EstimatedStart, v.state = time.Time{}, engine.InLine
+	} else {
+		v = c.lookAs(h, of)
+	}
+	if forecast != nil {
+		v.rank, v.wait = forecast()
+	}
+	l.views = append(l.views, v)
+}
+
+// handedOff are the requests that other models have, in order of arrival.
+func (c *core) handedOff() (handles []uint32) {
+	for h := range c.forwardings {
+		if c.engine.State(h) == engine.HandedOff {
+			handles = append(handles, h)
+		}
+	}
+	c.inOrder(handles)
+	return handles
+}
+
+// backingOff are the requests between two attempts.
+func (c *core) backingOff() (handles []uint32) {
+	for h := range c.engine.BackingOff() {
+		if handles = append(handles, h); len(handles) == mostLookedAt {
+			break
+		}
+	}
+	slices.SortFunc(handles, func(a, b uint32) int { return cmp.Compare(c.engine.RetryAt(a), c.engine.RetryAt(b)) })
+	return handles
+}
+
+func (c *core) inOrder(handles []uint32) {
+	slices.SortFunc(handles, func(a, b uint32) int { return cmp.Compare(c.engine.Seq(a), c.engine.Seq(b)) })
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/llmqueue/llmqueue/internal/clock"
 	"github.com/llmqueue/llmqueue/internal/engine"
 )
 
@@ -29,12 +30,12 @@ func newQueueOf[P, T any](modelID string, process Processor[P, T], r *registry, 
 // bind finds what the options and the types say together.
 func (q *Queue[P, T]) bind() (err error) {
 	s := &q.settings
-	if check, err := newValidation(s, reflect.TypeFor[P](), ErrInvalidParams); err != nil {
+	if check, err := s.validation(reflect.TypeFor[P](), ErrInvalidParams); err != nil {
 		return err
 	} else if check != nil {
 		q.checkParams = func(p *P) error { return check(reflect.ValueOf(p)) }
 	}
-	if check, err := newValidation(s, reflect.TypeFor[T](), ErrInvalidResult); err != nil {
+	if check, err := s.validation(reflect.TypeFor[T](), ErrInvalidResult); err != nil {
 		return err
 	} else if check != nil {
 		q.checkResult = func(t *T) error { return check(reflect.ValueOf(t)) }
@@ -76,9 +77,9 @@ func (c *core) make(modelID string, process any, noProcess bool, r *registry, t 
 	}
 	s.retry = s.retry.withDefaults()
 	now := time.Now()
-	c.modelID, c.types, c.registry, c.clock = modelID, t, r, newClock(now)
+	c.modelID, c.types, c.registry, c.clock = modelID, t, r, clock.New(now)
 	c.prefix = strings.ToLower(rand.Text()[:8]) + "-"
-	c.history.size, c.history.ttl = s.historySize, int64(s.historyTTL)
+	c.history.Size, c.history.TTL = s.historySize, int64(s.historyTTL)
 	c.drained = make(chan struct{})
 	c.timer = time.AfterFunc(time.Hour, c.fire)
 	c.timer.Stop()

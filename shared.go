@@ -2,13 +2,11 @@ package llmqueue
 
 import (
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/llmqueue/llmqueue/internal/endpoint"
-	"github.com/llmqueue/llmqueue/internal/window"
 )
 
 // SharedLimiter is a set of limits that several queues draw from: those of an
@@ -66,50 +64,42 @@ type SharedReservation interface {
 // step as from its queue's own limits. Queues that wait for it take turns, one
 // request each. Safe for concurrent use.
 type SharedLimits struct {
-	err        error // what NewSharedLimits found wrong, told by Join
-	configured []Limit
+	err error // what NewSharedLimits found wrong, told by Join
 
 	// mu guards the rest. It is taken after a queue's lock; no other lock is taken
 	// and nothing of a queue but its wake is called while it is held.
-	mu      sync.Mutex
-	epoch   time.Time // what the windows count from
-	limits  []Limit   // in force: at most those configured
-	latest  time.Time // when the call was sent whose answer changed them last
-	set     *window.Set
-	slots   int64 // 0: no bound
-	running int64
-	waiting []*sharedMember // by turn
+	mu    sync.Mutex
+	epoch time.Time // what the set counts from
+	set   *endpoint.SharedSet
 }
 
 // NewSharedLimits returns a set of shared limits with the default margin. Limits
 // that are wrong are reported by NewQueue or Register as ErrInvalidConfiguration.
 func NewSharedLimits(limits ...Limit) *SharedLimits {
-	s := &SharedLimits{configured: slices.Clone(limits), limits: slices.Clone(limits), err: validateLimits(limits)}
+	s := &SharedLimits{err: validateLimits(limits)}
 	if s.err == nil && len(limits) == 0 {
 		s.err = fmt.Errorf("%w: NewSharedLimits without a limit, give at least one", ErrInvalidConfiguration)
 	}
 	if s.err == nil {
-		s.slots = endpoint.Slots(toEngineLimits(limits), 0)
 		s.epoch = time.Now()
-		s.set = window.NewSet(s.epoch, windowLimits(limits, -1))
+		s.set = endpoint.NewSharedSet(s.epoch, toEngineLimits(limits))
 	}
 	return s
 }
 
-// since is now as the windows count it. Callers hold mu.
-func (s *SharedLimits) since(now time.Time) int64 {
-	ns := int64(now.Sub(s.epoch))
-	if s.set.WallClock() {
-		s.set.Adjust(ns, now.UnixNano())
-	}
+// lock takes mu and gives now as the set counts it.
+func (s *SharedLimits) lock(now time.Time) (ns int64) {
+	s.mu.Lock()
+	ns = int64(now.Sub(s.epoch))
+	s.set.Adjust(ns, now.UnixNano())
 	return ns
 }
 
-// infos is a snapshot. Callers hold mu.
 func (s *SharedLimits) infos(now time.Time) []LimitInfo {
-	ns := s.since(now)
-	return limitInfos(s.limits, s.running, func(i int) (used, available int64, resetAt time.Time) {
-		used, available, reset := s.set.UsageAt(ns, i)
+	ns := s.lock(now)
+	defer s.mu.Unlock()
+	return limitInfos(fromEngineLimits(s.set.Limits()), s.set.Running(), func(i int) (used, available int64, resetAt time.Time) {
+		used, available, reset := s.set.WindowUsage(ns, i)
 		if reset > ns {
 			resetAt = now.Add(time.Duration(reset - ns))
 		}
@@ -125,7 +115,7 @@ func (s *SharedLimits) Join(_ string, wake func()) (SharedMember, error) {
 	if s.err != nil {
 		return nil, s.err
 	}
-	return &sharedMember{limits: s, wake: wake}, nil
+	return &sharedMember{s, s.set.Join(wake)}, nil
 }
 
 // Info is a snapshot of the limits.
@@ -133,233 +123,98 @@ func (s *SharedLimits) Info() []LimitInfo {
 	if s.err != nil {
 		return nil
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	return s.infos(time.Now())
-}
-
-// next wakes the member whose turn it is. Callers hold mu.
-func (s *SharedLimits) next() {
-	if len(s.waiting) > 0 {
-		s.waiting[0].wake()
-	}
 }
 
 type sharedMember struct {
 	limits *SharedLimits
-	wake   func()
-	turn   uint64 // its place in waiting, 0 when it has none
-}
-
-// enter puts m in its place. Callers hold mu.
-func (m *sharedMember) enter(turn uint64) {
-	if m.turn != 0 {
-		return
-	}
-	m.turn = turn
-	s := m.limits
-	i := len(s.waiting)
-	for i > 0 && s.waiting[i-1].turn > turn {
-		i--
-	}
-	s.waiting = slices.Insert(s.waiting, i, m)
-}
-
-// leave gives m's place up, and wakes the next when it was the first.
-func (m *sharedMember) leave() {
-	if m.turn == 0 {
-		return
-	}
-	m.turn = 0
-	s := m.limits
-	i := slices.Index(s.waiting, m)
-	s.waiting = slices.Delete(s.waiting, i, i+1)
-	if i == 0 {
-		s.next()
-	}
+	member *endpoint.Member
 }
 
 func (m *sharedMember) Reserve(now time.Time, u Usage, turn uint64) (SharedReservation, time.Time) {
-	s := m.limits
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.waiting) > 0 && s.waiting[0] != m && s.waiting[0].turn < turn {
-		m.enter(turn)
-		return nil, time.Time{} // woken when it is this member's turn
-	}
-	if s.slots == 0 || s.running < s.slots {
-		if taken, ok := s.set.ReserveAt(s.since(now), charge(u)); ok {
-			r := &sharedReservation{member: m, taken: taken, held: true, turn: m.turn}
-			m.leave()
-			s.running++
-			return r, time.Time{}
-		}
-	}
-	m.enter(turn)
-	ns := s.since(now)
-	at, _ := s.set.NextAt(ns, charge(u))
-	if at <= ns || at == window.Never {
-		return nil, time.Time{} // a slot is missing, or it can never fit
+	ns := m.limits.lock(now)
+	defer m.limits.mu.Unlock()
+	r, at := m.member.Reserve(ns, toEngineUsage(u), turn)
+	switch {
+	case r != nil:
+		return &sharedReservation{m.limits, r}, time.Time{}
+	case at == 0:
+		return nil, time.Time{}
 	}
 	return nil, now.Add(time.Duration(at - ns))
 }
 
-// learn makes the limit that is like l as low as an answer states it, and no higher
-// than it was configured. What others hold is what remains less than all members
-// booked.
-func (m *sharedMember) learn(now, sent time.Time, l Limit, seen ObservedLimit) (has, changed bool) {
-	s := m.limits
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	i := slices.IndexFunc(s.limits, l.like)
-	if i < 0 {
-		return false, false
-	}
-	amount, was := min(s.configured[i].Amount, l.Amount), s.limits[i].Amount
-	// Answers overtake each other: one to an earlier call tells of how it was.
-	if amount < was && !sent.Before(s.latest) || amount > was && sent.After(s.latest.Add(reordering)) {
-		s.limits[i].Amount, changed = amount, true
-		if sent.After(s.latest) {
-			s.latest = sent
-		}
-		s.set.SetLimitsAt(s.since(now), windowLimits(s.limits, -1))
-		s.next()
-	}
-	if w := endpoint.WindowOf(toEngineLimits(s.limits), toEngineLimit(l)); seen.Remaining >= 0 && seen.Remaining <= seen.Amount {
-		others := seen.Amount - seen.Remaining - s.set.Booked(nil)[w]
-		if float64(others) <= noise*float64(seen.Amount) {
-			others = 0
-		}
-		until := l.period()
-		if seen.Reset > 0 {
-			until = min(seen.Reset, until)
-		}
-		ns := s.since(now)
-		s.set.OthersAt(ns, w, others, ns+int64(until), false)
-	}
-	return true, changed
+func (m *sharedMember) learn(now, sent time.Time, stated endpoint.Stated) (has, changed bool) {
+	ns := m.limits.lock(now)
+	defer m.limits.mu.Unlock()
+	return m.limits.set.Learn(ns, int64(sent.Sub(m.limits.epoch)), stated)
 }
 
 func (m *sharedMember) Withdraw(time.Time) {
 	m.limits.mu.Lock()
 	defer m.limits.mu.Unlock()
-	m.leave()
+	m.member.Withdraw()
 }
 
 func (m *sharedMember) Exceeds(u Usage) (Limit, bool) {
-	s := m.limits
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if i := s.set.Exceeds(charge(u)); i >= 0 {
-		return fromEngineLimit(endpoint.WindowAt(toEngineLimits(s.limits), i)), true
+	m.limits.mu.Lock()
+	defer m.limits.mu.Unlock()
+	l, exceeds := m.limits.set.Exceeds(toEngineUsage(u))
+	if !exceeds {
+		return Limit{}, false
 	}
-	return Limit{}, false
+	return fromEngineLimit(l), true
 }
 
 func (m *sharedMember) Share(u Usage) float64 {
-	s := m.limits
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.set.Share(charge(u))
+	m.limits.mu.Lock()
+	defer m.limits.mu.Unlock()
+	return m.limits.set.Share(toEngineUsage(u))
 }
 
 func (m *sharedMember) Forecast(now time.Time, requests int64, ahead, own Usage) time.Time {
-	s := m.limits
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	all := charge(ahead)
-	all.Requests = requests
-	ns := s.since(now)
-	at, _ := s.set.ForecastAt(ns, all, charge(own))
-	if at == window.Never {
+	ns := m.limits.lock(now)
+	defer m.limits.mu.Unlock()
+	at := m.limits.set.Forecast(ns, requests, toEngineUsage(ahead), toEngineUsage(own))
+	if at == endpoint.Never {
 		return now
 	}
 	return now.Add(time.Duration(at - ns))
 }
 
-func (m *sharedMember) Limits(now time.Time) []LimitInfo {
-	s := m.limits
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.infos(now)
-}
+func (m *sharedMember) Limits(now time.Time) []LimitInfo { return m.limits.infos(now) }
 
 func (m *sharedMember) Leave() { m.Withdraw(time.Time{}) }
 
 type sharedReservation struct {
-	member *sharedMember
-	taken  window.Reservation
-	turn   uint64 // the member's place before, for Undo
-	held   bool   // the slot
+	limits      *SharedLimits
+	reservation *endpoint.Reservation
 }
 
 func (r *sharedReservation) Settle(now time.Time, u Usage) {
-	s := r.member.limits
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.set.SettleAt(s.since(now), &r.taken, charge(u)) {
-		s.next()
-	}
+	ns := r.limits.lock(now)
+	defer r.limits.mu.Unlock()
+	r.reservation.Settle(ns, toEngineUsage(u))
 }
 
 func (r *sharedReservation) Undo(now time.Time) {
-	s := r.member.limits
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.set.UndoAt(s.since(now), &r.taken)
-	r.release()
-	if r.turn != 0 {
-		r.member.enter(r.turn)
-	}
-	if len(s.waiting) > 0 && s.waiting[0] != r.member {
-		s.next()
-	}
+	ns := r.limits.lock(now)
+	defer r.limits.mu.Unlock()
+	r.reservation.Undo(ns)
 }
 
 func (r *sharedReservation) Release(time.Time) {
-	s := r.member.limits
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if r.release() && s.slots > 0 {
-		s.next()
-	}
+	r.limits.mu.Lock()
+	defer r.limits.mu.Unlock()
+	r.reservation.Release()
 }
-
-// release gives the slot back, once.
-func (r *sharedReservation) release() bool {
-	was := r.held
-	if was {
-		r.held = false
-		r.member.limits.running--
-	}
-	return was
-}
-
-// charge is what one request using u takes from windows.
-func charge(u Usage) window.Charge {
-	return window.Charge{Requests: 1, Input: u.InputTokens, Output: u.OutputTokens}
-}
-
-// like reports whether a and b count the same over the same period.
-func (l Limit) like(o Limit) bool { return toEngineLimit(l).Like(toEngineLimit(o)) }
-
-const (
-	// reordering is how long after it was sent the provider may have counted other calls
-	// before this one.
-	reordering = 250 * time.Millisecond
-	// noise is the part of a limit by which the provider's count and ours may differ without
-	// anybody else: it rounds, and it estimates tokens in its own way.
-	noise = 0.01
-)
 
 // tickets numbers the queues that wait for shared limits, in order of arrival.
 var tickets atomic.Uint64
 
-// limitLearner is a shared set that answers correct: it lowers the limit that is like l, and
-// reports whether it has one, and whether that changed. sent is when the call went out that was
-// answered.
+// limitLearner is a shared set that answers correct: see endpoint.Shared.
 type limitLearner interface {
-	learn(now, sent time.Time, l Limit, seen ObservedLimit) (has, changed bool)
+	learn(now, sent time.Time, stated endpoint.Stated) (has, changed bool)
 }
 
 // membership is a SharedMember in the words of the engine.
@@ -376,7 +231,7 @@ func (m membership) Reserve(now int64, u endpoint.Usage, ticket uint64) (endpoin
 	if at.IsZero() {
 		return nil, 0
 	}
-	return nil, m.core.clock.since(at)
+	return nil, m.core.clock.Since(at)
 }
 
 func (m membership) Withdraw(now int64) { m.member.Withdraw(m.core.instant(now)) }
@@ -392,7 +247,7 @@ func (m membership) Exceeds(u endpoint.Usage) (endpoint.Limit, bool) {
 func (m membership) Share(u endpoint.Usage) float64 { return m.member.Share(fromEngineUsage(u)) }
 
 func (m membership) Forecast(now, requests int64, ahead, own endpoint.Usage) int64 {
-	return m.core.clock.since(m.member.Forecast(m.core.instant(now), requests, fromEngineUsage(ahead), fromEngineUsage(own)))
+	return m.core.clock.Since(m.member.Forecast(m.core.instant(now), requests, fromEngineUsage(ahead), fromEngineUsage(own)))
 }
 
 func (m membership) Limits(now int64) (limits []endpoint.Limit) {
@@ -407,10 +262,7 @@ func (m membership) Learn(now, sent int64, s endpoint.Stated) (has, changed bool
 	if !ok {
 		return false, false
 	}
-	l := fromEngineLimit(s.Limit)
-	return learner.learn(m.core.instant(now), m.core.clock.epoch.Add(time.Duration(sent)), l, ObservedLimit{
-		Kind: l.Kind, Period: l.Period, Amount: l.Amount, Remaining: s.Remaining, Reset: time.Duration(s.Reset),
-	})
+	return learner.learn(m.core.instant(now), m.core.clock.Epoch.Add(time.Duration(sent)), s)
 }
 
 // grant is a SharedReservation in the words of the engine.
@@ -427,5 +279,5 @@ func (g grant) Release(now int64) { g.reservation.Release(g.core.instant(now)) }
 
 // instant is ns as a reading of the clock, both of whose parts count.
 func (c *core) instant(ns int64) time.Time {
-	return c.read.Add(time.Duration(ns - c.clock.since(c.read)))
+	return c.read.Add(time.Duration(ns - c.clock.Since(c.read)))
 }

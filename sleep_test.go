@@ -19,12 +19,12 @@ import (
 func sleepThrough[P, T any](q *Queue[P, T], d time.Duration) {
 	q.mu.Lock()
 	armed := q.armed != 0 && q.timer.Stop()
-	left := time.Duration(q.armed - q.clock.since(time.Now()))
+	left := time.Duration(q.armed - q.clock.Since(time.Now()))
 	q.mu.Unlock()
 	time.Sleep(d)
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.clock.epoch = q.clock.epoch.Add(d)
+	q.clock.Epoch = q.clock.Epoch.Add(d)
 	if armed {
 		q.timer.Reset(left)
 	}

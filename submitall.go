@@ -3,6 +3,7 @@ package llmqueue
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"runtime"
 	"sync"
@@ -239,7 +240,7 @@ func (b *batch) abandon(p place) {
 	p.core.end(p.ref, engine.CanceledState, engine.CallerLeft, b.reason())
 }
 
-var errLoopLeft = errors.New("the SubmitAll loop was left")
+var errLoopLeft = fmt.Errorf("the SubmitAll loop was left: %w", context.Canceled)
 
 // reason says why what is open ends.
 func (b *batch) reason() error {

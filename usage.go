@@ -28,10 +28,6 @@ func (u Usage) plus(v Usage) Usage {
 	}
 }
 
-func (u Usage) minus(v Usage) Usage {
-	return u.plus(Usage{-v.InputTokens, -v.OutputTokens, -v.CachedInputTokens})
-}
-
 // maxTokens bounds a single figure, so that sums of many stay far from overflow.
 const maxTokens = 1 << 48
 

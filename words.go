@@ -11,7 +11,7 @@ import (
 	"github.com/llmqueue/llmqueue/accounting"
 	"github.com/llmqueue/llmqueue/internal/endpoint"
 	"github.com/llmqueue/llmqueue/internal/engine"
-	"github.com/llmqueue/llmqueue/internal/window"
+	"github.com/llmqueue/llmqueue/internal/lazyctx"
 )
 
 // This file crosses between the words of this package and those of the engine. Errors are
@@ -84,7 +84,7 @@ func (c *core) refusal(no *engine.Refusal) error {
 		return c.breakersOpen()
 	}
 	err := &DeadlineError{
-		ModelID: c.modelID, Deadline: c.clock.at(no.Deadline), EstimatedStart: c.clock.at(no.Wait.At), WaitsFor: waitsFor(no.Wait),
+		ModelID: c.modelID, Deadline: c.clock.At(no.Deadline), EstimatedStart: c.clock.At(no.Wait.At), WaitsFor: waitsFor(no.Wait),
 	}
 	if no.Context {
 		err.cause = context.DeadlineExceeded
@@ -94,7 +94,7 @@ func (c *core) refusal(no *engine.Refusal) error {
 
 func (c *core) quotaExhausted(at int64) error {
 	return errorf(ErrQuotaExhausted, "model %q starts nothing before %s: raise the quota and call Resume, or wait for its renewal (WithWaitForQuota keeps requests)",
-		c.modelID, c.clock.date(at).Format(time.RFC3339))
+		c.modelID, c.clock.Date(at).Format(time.RFC3339))
 }
 
 var errOpen = errors.New("its circuit breaker is open")
@@ -186,7 +186,7 @@ func (c *core) startOf(w endpoint.Wait) time.Time {
 	if w.At == endpoint.Never {
 		return time.Time{}
 	}
-	return c.clock.at(w.At)
+	return c.clock.At(w.At)
 }
 
 func toEngineUsage(u Usage) endpoint.Usage {
@@ -226,11 +226,6 @@ func fromEngineLimits(limits []endpoint.Limit) []Limit {
 	return out
 }
 
-// windowLimits are the windows of limits, with the default margin when that is negative.
-func windowLimits(limits []Limit, margin time.Duration) []window.Limit {
-	return endpoint.Windows(toEngineLimits(limits), margin)
-}
-
 // charging is a policy in the words of the engine; nil for the zero one.
 type charging struct{ policy accounting.Policy }
 
@@ -264,7 +259,7 @@ var engineOutcomes = []Outcome{"", OutcomeServed, OutcomeRateLimited, OutcomeSlo
 func (c *core) toEngineObservation(o Observation) (out endpoint.Observation, ignored []error) {
 	out = endpoint.Observation{Outcome: endpoint.Outcome(max(slices.Index(engineOutcomes, o.Outcome), 0)), Delay: int64(o.Delay)}
 	if !o.SentAt.IsZero() {
-		out.SentAt = c.clock.since(o.SentAt)
+		out.SentAt = c.clock.Since(o.SentAt)
 	}
 	for _, seen := range o.Limits {
 		l, err := seen.limit()
@@ -315,7 +310,7 @@ func statusOf(s engine.State) Status {
 
 // judge says whose fault the end of an attempt is, before the lock: it asks the errors of
 // users.
-func (a *attempt) judge(err error, how cut, invalid bool) (e engine.Ending) {
+func (a *attempt) judge(err error, how lazyctx.End, invalid bool) (e engine.Ending) {
 	used, reported := a.used()
 	e.Used, e.Reported, e.Invalid = toEngineUsage(used), reported, invalid
 	failed := false
@@ -327,7 +322,7 @@ func (a *attempt) judge(err error, how cut, invalid bool) (e engine.Ending) {
 		} else {
 			failed = true
 		}
-		said, streamed := a.heard()
+		said, streamed := a.observed()
 		e.Streamed = streamed
 		e.Unobserved = mark == markRateLimited && !said.Outcome.refused()
 		if e.Marked = mark != unmarked; !e.Marked && !failed {
@@ -347,9 +342,9 @@ func (a *attempt) judge(err error, how cut, invalid bool) (e engine.Ending) {
 		failed = !invalid && (failed || passing || mark == unmarked || mark == markRetryable && !streamed)
 	}
 	switch {
-	case failed && how == cutLeft:
+	case failed && how == lazyctx.Canceled:
 		e.Ballot = endpoint.Left
-	case failed || how == cutTimedOut:
+	case failed || how == lazyctx.TimedOut:
 		e.Ballot = endpoint.Failure
 	}
 	return e

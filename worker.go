@@ -81,14 +81,14 @@ func (w *worker) run() (err error) {
 // w whether it has one, or is retired; otherwise w is idle and waits for its token.
 func (c *core) conclude(w *worker, err error) (busy, retired bool) {
 	a := w.attempt
-	cut := a.finish()
+	cut := a.Finish()
 	ending := a.judge(err, cut, w.invalid)
 	in := input{err: err, worker: w, ended: w.ref}
 	if len(c.settings.observers) > 0 || c.settings.logger != nil {
 		in.outcome = a.outcome(err)
 	}
-	if err != nil && w.tag&tagNoWait == 0 && a.parent.Err() != nil {
-		ending.CallerLeft, in.left = true, canceledBy(a.parent)
+	if err != nil && w.tag&tagNoWait == 0 && a.Parent.Err() != nil {
+		ending.CallerLeft, in.left = true, canceledBy(a.Parent)
 	}
 	w.invalid = false
 	if w.spare == nil {
@@ -155,7 +155,7 @@ func (c *core) attemptInfo(job *engine.Job, way *way, id string, entry *entry, t
 	return Attempt{
 		ModelID: c.modelID, Endpoint: way.name, RequestID: id, Number: job.Count, Tenant: entry.tenant,
 		Priority: job.Priority, Estimate: fromEngineUsage(job.Reserved), Metadata: entry.metadata, NoWait: tag&tagNoWait != 0 && tag&tagAwaited == 0,
-		CreatedAt: c.clock.at(job.Created), WaitsSince: c.clock.at(job.Since), StartedAt: c.clock.at(job.Started),
+		CreatedAt: c.clock.At(job.Created), WaitsSince: c.clock.At(job.Since), StartedAt: c.clock.At(job.Started),
 	}
 }
 

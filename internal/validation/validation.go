@@ -1,4 +1,6 @@
-package llmqueue
+// Package validation checks values by their `validate` tags, and the tags themselves before
+// the first value comes.
+package validation
 
 import (
 	"errors"
@@ -9,14 +11,18 @@ import (
 	"github.com/go-playground/validator/v10"
 )
 
-// newValidation returns a check of values of a type by their `validate` tags, which it is given
-// a pointer to; nil when there is nothing to check: the type has no tags, or validation is off.
-func newValidation(s *settings, typ reflect.Type, sentinel error) (func(value reflect.Value) error, error) {
+// Check checks the value that a pointer points at.
+type Check func(pointer reflect.Value) error
+
+// New returns a check of values of a type, whose errors wrap sentinel: safe for concurrent use,
+// and nil when the type has no tags. A nil v means one with WithRequiredStructEnabled. A tag
+// that v does not know, or that does not suit its field, is an error.
+func New(v *validator.Validate, typ reflect.Type, sentinel error) (Check, error) {
 	base := typ
 	for base.Kind() == reflect.Pointer {
 		base = base.Elem()
 	}
-	if s.unvalidated || base.Kind() != reflect.Struct {
+	if base.Kind() != reflect.Struct {
 		return nil, nil
 	}
 	tagged := map[reflect.Type]bool{}
@@ -24,16 +30,15 @@ func newValidation(s *settings, typ reflect.Type, sentinel error) (func(value re
 	if len(tagged) == 0 {
 		return nil, nil
 	}
-	v := s.validator
 	if v == nil {
 		v = validator.New(validator.WithRequiredStructEnabled())
 	}
 	for t := range tagged {
 		if err := checkTags(v, t); err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrInvalidConfiguration, err)
+			return nil, err
 		}
 	}
-	return func(value reflect.Value) (err error) {
+	return func(pointer reflect.Value) (err error) {
 		// The validator panics on a tag that does not suit its field; what checkTags could
 		// not see must not end the program either.
 		defer func() {
@@ -41,27 +46,27 @@ func newValidation(s *settings, typ reflect.Type, sentinel error) (func(value re
 				err = fmt.Errorf("%w: a validate tag of %v is wrong: %v", sentinel, typ, p)
 			}
 		}()
-		rv := value.Elem()
-		for rv.Kind() == reflect.Pointer {
-			if rv.IsNil() {
+		value := pointer.Elem()
+		for value.Kind() == reflect.Pointer {
+			if value.IsNil() {
 				return fmt.Errorf("%w: %v is nil", sentinel, typ)
 			}
-			rv = rv.Elem()
+			value = value.Elem()
 		}
-		if err := v.Struct(rv.Interface()); err != nil {
-			return &validationError{sentinel, err}
+		if err := v.Struct(value.Interface()); err != nil {
+			return &brokenRules{sentinel, err}
 		}
 		return nil
 	}, nil
 }
 
-// validationError says in one line which fields break which rules; errors.As finds the
-// validator's own validator.ValidationErrors in it.
-type validationError struct{ sentinel, err error }
+// brokenRules says in one line which fields break which rules; errors.As finds the validator's
+// own validator.ValidationErrors in it.
+type brokenRules struct{ sentinel, err error }
 
-func (e *validationError) Unwrap() []error { return []error{e.sentinel, e.err} }
+func (e *brokenRules) Unwrap() []error { return []error{e.sentinel, e.err} }
 
-func (e *validationError) Error() string {
+func (e *brokenRules) Error() string {
 	var fields validator.ValidationErrors
 	if !errors.As(e.err, &fields) {
 		return fmt.Sprintf("%v: %v", e.sentinel, e.err)
@@ -116,7 +121,7 @@ func structFields(t reflect.Type) func(yield func(reflect.StructField) bool) {
 // checkTags makes the validator read every tag of t, and run each rule on a sample
 // value, so that a wrong one is found before the first request.
 func checkTags(v *validator.Validate, t reflect.Type) error {
-	if err := recovered(func() { _ = v.Struct(reflect.New(t).Interface()) }); err != nil {
+	if err := try(func() { _ = v.Struct(reflect.New(t).Interface()) }); err != nil {
 		return fmt.Errorf("%v: %w", t, err)
 	}
 	for f := range structFields(t) {
@@ -138,7 +143,7 @@ func checkTags(v *validator.Validate, t reflect.Type) error {
 				if !standsAlone(rule) {
 					continue
 				}
-				if err := recovered(func() { _ = v.Var(sample(typ).Interface(), rule) }); err != nil {
+				if err := try(func() { _ = v.Var(sample(typ).Interface(), rule) }); err != nil {
 					return fmt.Errorf("%v.%s: validate tag %q: %w", t, f.Name, rule, err)
 				}
 			}
@@ -183,7 +188,8 @@ func sample(t reflect.Type) reflect.Value {
 	return v
 }
 
-func recovered(f func()) (err error) {
+// try runs f, whose panic is an error.
+func try(f func()) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("%v", p)
