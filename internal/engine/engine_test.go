@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"math"
+	"strings"
 	"testing"
 	"time"
 
@@ -424,13 +425,13 @@ func TestTheLeastLoadedEndpointGoesFirst(t *testing.T) {
 	large.ID = 1
 	b.AddEndpoint(0, large)
 	assert.EqualValues(t, 6, b.Slots())
-	var order string
+	var order strings.Builder
 	var last uint32
 	for range 6 {
 		last = b.submit(Request{Sized: true})
-		order += fmt.Sprint(b.View(last).Endpoint.ID)
+		order.WriteString(fmt.Sprint(b.View(last).Endpoint.ID))
 	}
-	assert.Equal(t, "011011", order)
+	assert.Equal(t, "011011", order.String())
 	h := b.submit(Request{Sized: true})
 	assert.Equal(t, InLine, b.State(h))
 	b.RemoveEndpoint(0, large)

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/llmqueue/llmqueue/internal/endpoint"
@@ -175,11 +176,12 @@ type Looked struct {
 }
 
 func (l Looked) String() string {
-	s := "used"
+	var s strings.Builder
+	s.WriteString("used")
 	for _, n := range l.Used {
-		s += " " + strconv.FormatInt(n, 10)
+		s.WriteString(" " + strconv.FormatInt(n, 10))
 	}
-	return s + ", pending " + strconv.Itoa(l.Pending) + ", processing " + strconv.Itoa(l.Processing) + ", abandoned " + strconv.Itoa(l.Abandoned)
+	return s.String() + ", pending " + strconv.Itoa(l.Pending) + ", processing " + strconv.Itoa(l.Processing) + ", abandoned " + strconv.Itoa(l.Abandoned)
 }
 
 // ID is the id of the i-th request of a story.
