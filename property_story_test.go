@@ -1,230 +1,76 @@
 package llmqueue
 
 import (
-	"cmp"
 	"context"
-	"fmt"
-	"math/rand/v2"
 	"runtime"
-	"slices"
-	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/llmqueue/llmqueue/internal/model"
 )
 
-// Random stories of a queue for the property test, and how a queue plays them.
-
-// story is what happens to one queue: requests with their fate, and interventions.
-// Instants are random nanoseconds, so that no two of them coincide.
-type story struct {
-	seed     uint64
-	limits   []Limit
-	margin   time.Duration // negative: the default
-	attempts int           // WithRetry's
-	requests []*told
-	steps    []step // in order of time
-}
-
-type told struct {
-	at       time.Duration
-	priority int
-	tenant   string
-	estimate Usage
-	maxWait  time.Duration
-	waited   bool // by a Submit, otherwise NoWait
-	fates    []fate
-}
-
-// fate is what becomes of one attempt.
-type fate struct {
-	lasts   time.Duration
-	reports bool
-	used    Usage
-	ends    string // ok, fail, panic, goexit, retry, limited
-	after   time.Duration
-	heeds   bool // returns when its context ends
-}
-
-type step struct {
-	at     time.Duration
-	what   string // submit, cancel, leave, update, limits, pause, resume, check
-	i      int    // the request
-	usage  Usage
-	limits []Limit
-}
-
-func tell(seed uint64) *story {
-	r := rand.New(rand.NewPCG(seed, 1))
-	oneIn := func(n int) bool { return r.IntN(n) == 0 }
-	upTo := func(d time.Duration) time.Duration { return time.Duration(r.Int64N(int64(d))) + 1 }
-	usage := func(most int64) Usage {
-		return Usage{InputTokens: 1 + r.Int64N(most), OutputTokens: r.Int64N(most)}
-	}
-	periods := []time.Duration{3 * time.Second, 10 * time.Second, time.Minute, 2 * time.Hour}
-	limits := func() []Limit {
-		out := []Limit{TPD(1 << 40)} // never binds: it remembers every charge
-		for _, l := range []Limit{RPM(1 + r.Int64N(8)), RPM(1 + r.Int64N(20)), TPM(20 + r.Int64N(100)), TPM(50 + r.Int64N(300)), ITPM(10 + r.Int64N(60)), OTPM(10 + r.Int64N(60))} {
-			if oneIn(2) {
-				l = l.Per(periods[r.IntN(len(periods))])
-				if !slices.ContainsFunc(out, func(o Limit) bool { return o.Kind == l.Kind && o.period() == l.period() }) {
-					out = append(out, l)
-				}
-			}
-		}
-		if !oneIn(3) {
-			out = append(out, Concurrent(1+r.Int64N(6)))
-		}
-		return out
-	}
-	s := &story{seed: seed, limits: limits(), margin: -1, attempts: 1 + r.IntN(4)}
-	if oneIn(2) {
-		s.margin = upTo(time.Second) - 1
-	}
-	span := time.Duration(1+r.IntN(100)) * time.Second
-	unknown := []int{1, 3, 1000, 1000}[r.IntN(4)] // one in so many requests does not know its size
-	tenants, priorities := 1+r.IntN(4), 1+r.IntN(3)
-	for i := range 5 + r.IntN(80) {
-		q := &told{
-			at: upTo(span), priority: r.IntN(priorities), tenant: []string{"", "a", "b", "c"}[r.IntN(tenants)],
-			estimate: usage(14), waited: oneIn(3),
-		}
-		if oneIn(unknown) {
-			q.estimate = Usage{}
-		}
-		if oneIn(6) {
-			q.maxWait = upTo(time.Minute)
-		}
-		for range s.attempts {
-			f := fate{lasts: upTo(4 * time.Second), reports: !oneIn(4), used: usage(10), ends: "ok", heeds: !oneIn(3)}
-			if oneIn(4) {
-				f.used = usage(40) // an overrun
-			}
-			if oneIn(5) {
-				f.lasts = upTo(40 * time.Second) // longer than most windows
-			}
-			if oneIn(4) {
-				f.ends = []string{"fail", "panic", "goexit", "retry", "retry", "limited"}[r.IntN(6)]
-				f.after = upTo(5 * time.Second)
-			}
-			q.fates = append(q.fates, f)
-		}
-		s.requests = append(s.requests, q)
-		s.steps = append(s.steps, step{at: q.at, what: "submit", i: i})
-		if oneIn(8) {
-			s.steps = append(s.steps, step{at: q.at + upTo(20*time.Second), what: "cancel", i: i})
-		}
-		if q.waited && oneIn(4) {
-			s.steps = append(s.steps, step{at: q.at + upTo(20*time.Second), what: "leave", i: i})
-		}
-		if oneIn(6) {
-			s.steps = append(s.steps, step{at: q.at + upTo(40*time.Second), what: "update", i: i, usage: usage(30)})
-		}
-	}
-	for range r.IntN(4) {
-		s.steps = append(s.steps, step{at: upTo(span + 30*time.Second), what: "limits", limits: limits()})
-	}
-	if oneIn(4) {
-		at := upTo(span)
-		s.steps = append(s.steps, step{at: at, what: "pause"}, step{at: at + upTo(20*time.Second), what: "resume"})
-	}
-	for range 10 {
-		s.steps = append(s.steps, step{at: upTo(2 * span), what: "check"})
-	}
-	slices.SortFunc(s.steps, func(a, b step) int { return cmp.Compare(a.at, b.at) })
-	return s
-}
-
-// happened is one start or end.
-type happened struct {
-	at      time.Duration
-	id      string
-	what    EventType
-	attempt int
-}
-
-func (h happened) String() string {
-	return fmt.Sprintf("%v %s %s %d", h.at, h.id, h.what, h.attempt)
-}
-
-// seen is all that an onlooker saw of a story.
-type seen struct {
-	starts, ends []happened
-	retryAt      map[string]time.Duration // by id and attempt
-	refused      map[string]bool
-	checks       []looked
-	info         QueueInfo
-}
-
-type looked struct {
-	at                  time.Duration
-	used                []int64
-	pending, processing int
-	abandoned           int
-}
-
-func attemptKeyOf(id string, n int) string { return id + "#" + strconv.Itoa(n) }
-
-func (s *story) play(t *testing.T) *seen {
-	out := &seen{retryAt: map[string]time.Duration{}, refused: map[string]bool{}}
+// play plays a story to a queue.
+func play(t *testing.T, s *model.Story) (out *model.Seen, info QueueInfo) {
+	out = &model.Seen{RetryAt: map[string]time.Duration{}, Refused: map[string]bool{}}
 	begin := time.Now()
-	left := make([]context.CancelFunc, len(s.requests))
-	tries := make([]int, len(s.requests))
+	left := make([]context.CancelFunc, len(s.Requests))
+	tries := make([]int, len(s.Requests))
 	process := func(ctx context.Context, r Request[int]) (int, error) {
 		// The queue runs no two attempts of a request at a time.
 		n := tries[r.Params]
 		tries[r.Params]++
-		f := s.requests[r.Params].fates[n]
-		if f.heeds {
+		f := s.Requests[r.Params].Fates[n]
+		if f.Returns {
 			select {
-			case <-time.After(f.lasts):
+			case <-time.After(f.Lasts):
 			case <-ctx.Done():
 			}
 		} else {
-			time.Sleep(f.lasts)
+			time.Sleep(f.Lasts)
 		}
-		if f.reports {
+		if f.Reports {
 			ReportUsage(ctx, Usage{InputTokens: 1 << 30})
-			ReportUsage(ctx, f.used) // the last one counts
+			ReportUsage(ctx, fromEngineUsage(f.Used)) // the last one counts
 		}
-		return r.Params, f.outcome()
+		return r.Params, outcomeOf(f)
 	}
 	q, err := NewQueue("m", process,
-		WithLimits(s.limits...), WithMargin(s.margin), WithRetry(RetryPolicy{MaxAttempts: s.attempts, BaseDelay: 2 * time.Second, Budget: -1}), WithoutDeadlineCheck(),
+		WithLimits(fromEngineLimits(s.Limits)...), WithMargin(s.Margin), WithRetry(RetryPolicy{MaxAttempts: s.Attempts, BaseDelay: 2 * time.Second, Budget: -1}), WithoutDeadlineCheck(),
 		WithObserver(func(e Event) {
-			h := happened{e.Time.Sub(begin), e.RequestID, e.Type, e.Attempt}
+			h := model.Happened{At: e.Time.Sub(begin), ID: e.RequestID, What: model.What(e.Type), Attempt: e.Attempt}
 			switch e.Type {
 			case EventStarted:
-				out.starts = append(out.starts, h)
+				out.Starts = append(out.Starts, h)
 			case EventCompleted, EventFailed, EventCanceled:
-				out.ends = append(out.ends, h)
+				out.Ends = append(out.Ends, h)
 			case EventRetried:
-				out.retryAt[attemptKeyOf(e.RequestID, e.Attempt)] = e.Until.Sub(begin)
+				out.RetryAt[model.AttemptKey(e.RequestID, e.Attempt)] = e.Until.Sub(begin)
 			}
 		}))
 	require.NoError(t, err)
-	for _, st := range s.steps {
-		time.Sleep(st.at - time.Since(begin))
-		id := "r" + strconv.Itoa(st.i)
-		switch st.what {
+	for _, st := range s.Steps {
+		time.Sleep(st.At - time.Since(begin))
+		id := model.ID(st.I)
+		switch st.What {
 		case "submit":
-			d := s.requests[st.i]
+			d := s.Requests[st.I]
 			req := Request[int]{
-				ID: id, Params: st.i, Priority: d.priority, Tenant: d.tenant, Estimate: d.estimate, MaxWait: d.maxWait, NoWait: !d.waited,
+				ID: id, Params: st.I, Priority: d.Priority, Tenant: d.Tenant, Estimate: fromEngineUsage(d.Estimate), MaxWait: d.MaxWait, NoWait: !d.Waited,
 			}
 			ctx, cancel := context.WithCancel(context.Background())
-			left[st.i] = cancel
+			left[st.I] = cancel
 			submit := func() {
 				resp, err := q.Submit(ctx, req)
 				if resp.RequestID == "" {
 					assert.ErrorIs(t, err, ErrRequestTooLarge)
-					out.refused[id] = true
+					out.Refused[id] = true
 				}
 			}
-			if d.waited {
+			if d.Waited {
 				go submit()
 			} else {
 				submit()
@@ -232,22 +78,22 @@ func (s *story) play(t *testing.T) *seen {
 		case "cancel":
 			_ = q.Cancel(id)
 		case "leave":
-			left[st.i]()
+			left[st.I]()
 		case "update":
-			_ = q.UpdateUsage(id, st.usage)
+			_ = q.UpdateUsage(id, fromEngineUsage(st.Usage))
 		case "limits":
-			require.NoError(t, q.SetLimits(st.limits...))
+			require.NoError(t, q.SetLimits(fromEngineLimits(st.Limits)...))
 		case "pause":
 			q.Pause()
 		case "resume":
 			q.Resume()
 		case "check":
 			i := addsUp(t, q)
-			l := looked{at: st.at, pending: i.Pending, processing: i.Processing, abandoned: i.Abandoned}
+			l := model.Looked{At: st.At, Pending: i.Pending, Processing: i.Processing, Abandoned: i.Abandoned}
 			for _, x := range i.Limits {
-				l.used = append(l.used, x.Used)
+				l.Used = append(l.Used, x.Used)
 			}
-			out.checks = append(out.checks, l)
+			out.Checks = append(out.Checks, l)
 		}
 		synctest.Wait()
 	}
@@ -258,13 +104,13 @@ func (s *story) play(t *testing.T) *seen {
 			cancel()
 		}
 	}
-	out.info = addsUp(t, q)
-	require.Zero(t, out.info.Dropped)
-	return out
+	info = addsUp(t, q)
+	require.Zero(t, info.Dropped)
+	return out, info
 }
 
-func (f fate) outcome() error {
-	switch f.ends {
+func outcomeOf(f model.Fate) error {
+	switch f.Ends {
 	case "fail":
 		return errBoom
 	case "panic":
@@ -274,7 +120,7 @@ func (f fate) outcome() error {
 	case "retry":
 		return Retryable(errBoom)
 	case "limited":
-		return RateLimited(errBoom, f.after)
+		return RateLimited(errBoom, f.After)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"math"
+	"strings"
 	"testing"
 	"time"
 
@@ -424,13 +425,13 @@ func TestTheLeastLoadedEndpointGoesFirst(t *testing.T) {
 	large.ID = 1
 	b.AddEndpoint(0, large)
 	assert.EqualValues(t, 6, b.Slots())
-	var order string
+	var order strings.Builder
 	var last uint32
 	for range 6 {
 		last = b.submit(Request{Sized: true})
-		order += fmt.Sprint(b.View(last).Endpoint.ID)
+		order.WriteString(fmt.Sprint(b.View(last).Endpoint.ID))
 	}
-	assert.Equal(t, "011011", order)
+	assert.Equal(t, "011011", order.String())
 	h := b.submit(Request{Sized: true})
 	assert.Equal(t, InLine, b.State(h))
 	b.RemoveEndpoint(0, large)
@@ -504,4 +505,29 @@ func TestUsageIsThatOfAllAttempts(t *testing.T) {
 	require.True(t, b.UpdateUsage(0, h, endpoint.Usage{Input: 3}))
 	assert.Equal(t, endpoint.Usage{Input: 13}, b.View(h).Usage, "the last attempt's is replaced")
 	assert.Equal(t, endpoint.Usage{Input: 13}, b.Counts().Usage)
+}
+
+// What a call used counts once, for the first of those that share it, also when its attempt
+// goes on after that and ends before the others do.
+func TestUsageOfACallCountsOnce(t *testing.T) {
+	b := newBench(t, Config{Timeout: 100}, limited(concurrent(1)))
+	h := b.submit(Request{Sized: true, Call: true})
+	first := b.Join(0, h, &Request{Sized: true}, true)
+	second := b.Join(0, h, &Request{Sized: true}, false)
+	assert.Equal(t, 2, b.Counts().Processing)
+	b.now = 100
+	b.Wake(b.now)
+	require.Equal(t, Failed, b.State(h))
+	used := endpoint.Usage{Input: 9}
+	b.FinishFollower(100, first, true, false, used)
+	assert.Equal(t, used, b.View(first).Usage)
+	b.ends(h, Ending{Reported: true, Used: used})
+	b.FinishFollower(101, second, false, false, used)
+	assert.Zero(t, b.View(second).Usage, "two requests have what one call used")
+	assert.Equal(t, 1, b.View(second).Attempts)
+	assert.False(t, b.UpdateUsage(102, second, used), "it has no usage of its own")
+	gone, _ := b.Drop(h)
+	assert.True(t, gone)
+	assert.EqualValues(t, 2, b.Counts().Failed)
+	assert.Zero(t, b.Counts().Processing)
 }

@@ -67,7 +67,7 @@ func run(list bool, only int, inside bool) int {
 	if err := copyModule(root, dir); err != nil {
 		return wrong(err)
 	}
-	stages := []stage{{"./internal/endpoint", "./internal/engine"}, {"."}}
+	stages := []stage{{"./internal/endpoint", "./internal/engine", "./internal/model"}, {"."}}
 	if inside {
 		stages = stages[:1]
 	}
