@@ -341,42 +341,6 @@ func (c *core) Reclaim(requestID string, cause error) (bool, error) {
 	return c.engine.Cancel(ns, h, engine.CanceledState, engine.Canceled), nil
 }
 
-// UpdateUsage says what a request uses. While it waits, u replaces its estimate, and the
-// request fails with ErrRequestTooLarge when that can never start; while it runs, it equals
-// ReportUsage; when it has ended, u replaces the last attempt's share, however often it is
-// called. Negative numbers are ErrInvalidParams, an unknown or forgotten id is
-// ErrRequestNotFound.
-func (c *core) UpdateUsage(requestID string, u Usage) error {
-	if !c.made {
-		return errNotMade
-	}
-	if err := u.validate("Usage"); err != nil {
-		return err
-	}
-	ns := c.lock()
-	defer c.unlock(ns)
-	h, err := c.lookup(ns, requestID)
-	if err != nil {
-		return err
-	}
-	v := c.engine.View(h)
-	if v.State == engine.Following {
-		h = v.Call
-		v = c.engine.View(h)
-	}
-	switch hand := c.forwardings[h]; {
-	case v.State == engine.InLine || v.State == engine.BackingOff:
-		c.engine.UpdateEstimate(ns, h, toEngineUsage(u), !u.isZero())
-	case hand != nil:
-		return errorf(ErrRequestNotFound, "request %q is at model %q, update it there", requestID, hand.modelID)
-	case v.UnderWay:
-		c.running[v.Attempt].revise(u)
-	case !c.engine.UpdateUsage(ns, h, toEngineUsage(u)):
-		return errorf(ErrRequestNotFound, "request %q shared another one's call, which has the usage", requestID)
-	}
-	return nil
-}
-
 func (c *core) wrongModel(modelID string) error {
 	return errorf(ErrModelNotRegistered, "request for %q given to the queue of %q, submit it through a Manager or leave ModelID empty", modelID, c.modelID)
 }

@@ -307,65 +307,6 @@ func (q *Queue[P, T]) Status(requestID string) (resp Response[T], err error) {
 	return resp, nil
 }
 
-// process runs the processor of the job that w has, and keeps the result.
-func (q *Queue[P, T]) process(w *worker) error {
-	s, process := q.slots.At(w.job.Handle), w.way.processor.(Processor[P, T])
-	req := Request[P]{
-		ID: w.id, ModelID: q.modelID, Params: s.params, NoWait: w.tag&tagNoWait != 0 && w.tag&tagAwaited == 0,
-		Priority: w.job.Priority, Tenant: w.entry.tenant, Estimate: fromEngineUsage(w.job.Reserved),
-		MaxWait: time.Duration(w.job.MaxWait), Metadata: w.entry.metadata,
-	}
-	var err error
-	if len(q.settings.middleware) == 0 {
-		s.result, err = process(w.attempt, req)
-	} else {
-		s.result, err = q.processThrough(w, process, req)
-	}
-	if err != nil {
-		return err
-	}
-	q.reportResult(w.attempt, &s.result)
-	if q.checkResult != nil {
-		err = q.checkResult(&s.result)
-		w.invalid = err != nil
-	}
-	return err
-}
-
-// reportResult is what a result says that its call used.
-func (q *Queue[P, T]) reportResult(a *attempt, result *T) {
-	if q.usage != nil {
-		if u := q.usage(result).clamped(); !u.isZero() {
-			a.reportResult(u)
-		}
-	}
-}
-
-// processThrough runs a processor inside the middleware. The result is of the latest success:
-// a middleware may call next again, on other goroutines, and late.
-func (q *Queue[P, T]) processThrough(w *worker, process Processor[P, T], req Request[P]) (result T, err error) {
-	var mu sync.Mutex // guards the next two, until the middleware has returned
-	var latest T
-	var succeeded bool
-	a := w.attempt
-	about := q.attemptInfo(&w.job, w.way, w.id, w.entry, w.tag)
-	err = q.through(a, &about, func(ctx context.Context) error {
-		got, err := process(ctx, req)
-		if err == nil {
-			q.reportResult(a, &got) // here, so that ReportedUsage tells the middleware
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		if succeeded = succeeded || err == nil; err == nil || !succeeded {
-			latest = got
-		}
-		return err
-	})
-	mu.Lock()
-	defer mu.Unlock()
-	return latest, err
-}
-
 // resultOf is where a waiter of this queue's types keeps the result.
 func resultOf[P, T any](w *waiter) *T {
 	if all, ok := w.typed.(*allWaiter[P, T]); ok {

@@ -2,6 +2,8 @@ package llmqueue
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"time"
 )
 
@@ -66,4 +68,136 @@ type Forecast struct {
 	// "shared limits", "pause" (by the provider), "breaker" or "resume" (after Pause). Empty
 	// when it would start at once.
 	WaitsFor string `json:"waits_for,omitempty"`
+}
+
+// Response says where a request is, and how it ended. It is a snapshot: a pending
+// response does not change when the request moves on. Beside the error of a refused
+// request it is the zero Response, whose Status is empty.
+type Response[T any] struct {
+	RequestID string
+	ModelID   string
+	Status    Status
+	// Result is what the processor returned; the zero T unless Status is completed.
+	Result T
+	// Err says why Status is failed or canceled; nil otherwise.
+	Err error
+	// Usage is what was really used, all attempts together, as far as it is known.
+	Usage Usage
+	// Attempts counts the attempts that were started.
+	Attempts int
+	Metadata map[string]string
+	// Position is the rank in line, 1 is next; 0 when the request does not wait.
+	// With several tenants it may be an upper bound.
+	Position int
+	// EstimatedStart is when a waiting request will start if nothing else
+	// arrives; zero when unknown. It is good to within one period of the limits
+	// where requests are small beside them, and rough where one takes a third.
+	EstimatedStart time.Time
+	// WaitsFor is what holds a waiting request longest: see Forecast.
+	WaitsFor   string
+	CreatedAt  time.Time // when Submit accepted the request
+	StartedAt  time.Time // when the last attempt started; zero before the first
+	FinishedAt time.Time // when the request ended; zero before
+}
+
+// WaitTime is how long the request waited before its last attempt: StartedAt −
+// CreatedAt. 0 before it started.
+func (r Response[T]) WaitTime() time.Duration {
+	if r.StartedAt.IsZero() {
+		return 0
+	}
+	return r.StartedAt.Sub(r.CreatedAt)
+}
+
+// ProcessingTime is how long the last attempt ran: FinishedAt − StartedAt. 0 when
+// the request did not start or did not end yet.
+func (r Response[T]) ProcessingTime() time.Duration {
+	if r.StartedAt.IsZero() || r.FinishedAt.IsZero() {
+		return 0
+	}
+	return r.FinishedAt.Sub(r.StartedAt)
+}
+
+type responseJSON[T any] struct {
+	RequestID      string            `json:"request_id"`
+	ModelID        string            `json:"model_id"`
+	Status         Status            `json:"status"`
+	Result         *T                `json:"result,omitempty"`
+	Error          string            `json:"error,omitempty"`
+	ErrorCode      string            `json:"error_code,omitempty"`
+	Attempts       int               `json:"attempts"`
+	Usage          Usage             `json:"usage"`
+	Metadata       map[string]string `json:"metadata,omitempty"`
+	Position       int               `json:"position,omitempty"`
+	EstimatedStart time.Time         `json:"estimated_start,omitzero"`
+	WaitsFor       string            `json:"waits_for,omitempty"`
+	CreatedAt      time.Time         `json:"created_at,omitzero"`
+	StartedAt      time.Time         `json:"started_at,omitzero"`
+	FinishedAt     time.Time         `json:"finished_at,omitzero"`
+	// Failed marks a ProcessingError, whose own error the code may name.
+	Failed bool `json:"processor_failed,omitempty"`
+}
+
+// MarshalJSON writes the response with Err as its text ("error") and a code
+// ("error_code"); UnmarshalJSON reads both back.
+func (r Response[T]) MarshalJSON() ([]byte, error) {
+	j := responseJSON[T]{
+		RequestID: r.RequestID, ModelID: r.ModelID, Status: r.Status, Attempts: r.Attempts,
+		Usage: r.Usage, Metadata: r.Metadata, Position: r.Position, EstimatedStart: r.EstimatedStart, WaitsFor: r.WaitsFor,
+		CreatedAt: r.CreatedAt, StartedAt: r.StartedAt, FinishedAt: r.FinishedAt,
+	}
+	if r.Status == StatusCompleted {
+		j.Result = &r.Result
+	}
+	if r.Err != nil {
+		j.Error, j.ErrorCode = r.Err.Error(), errorCode(r.Err)
+		if pe := (*ProcessingError)(nil); errors.As(r.Err, &pe) && pe.Err != nil {
+			j.Failed, j.Error = true, pe.Err.Error()
+		}
+	}
+	return json.Marshal(j)
+}
+
+// UnmarshalJSON reads what MarshalJSON wrote. Err answers errors.Is for the
+// package's sentinels, context.Canceled and context.DeadlineExceeded, and
+// errors.As for *ProcessingError, as the original did; other types are text only.
+func (r *Response[T]) UnmarshalJSON(data []byte) error {
+	var j responseJSON[T]
+	if err := json.Unmarshal(data, &j); err != nil {
+		return err
+	}
+	*r = Response[T]{
+		RequestID: j.RequestID, ModelID: j.ModelID, Status: j.Status, Attempts: j.Attempts,
+		Usage: j.Usage, Metadata: j.Metadata, Position: j.Position, EstimatedStart: j.EstimatedStart, WaitsFor: j.WaitsFor,
+		CreatedAt: j.CreatedAt, StartedAt: j.StartedAt, FinishedAt: j.FinishedAt,
+	}
+	if j.Result != nil {
+		r.Result = *j.Result
+	}
+	if j.ErrorCode != "" || j.Error != "" {
+		r.Err = decodeError(j.Error, j.ErrorCode)
+		if j.Failed {
+			r.Err = &ProcessingError{ModelID: j.ModelID, RequestID: j.RequestID, Attempts: j.Attempts, Err: r.Err}
+		}
+	}
+	return nil
+}
+
+// Status tells where a request is in its life. A request is pending while it
+// waits (also between two attempts), processing while a processor runs it, and
+// ends in exactly one of the three final statuses.
+type Status string
+
+// The statuses of a request.
+const (
+	StatusPending    Status = "pending"    // waits in line, or for its next attempt
+	StatusProcessing Status = "processing" // a processor runs it
+	StatusCompleted  Status = "completed"  // ended with a result
+	StatusFailed     Status = "failed"     // ended with an error
+	StatusCanceled   Status = "canceled"   // ended by Cancel or by its caller's context
+)
+
+// Final reports whether s is a status that never changes again.
+func (s Status) Final() bool {
+	return s == StatusCompleted || s == StatusFailed || s == StatusCanceled
 }
