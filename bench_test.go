@@ -91,6 +91,38 @@ func BenchmarkRoundTrip(b *testing.B) {
 	}
 }
 
+// Acquire and Done without waiting, on the caller's goroutine, against the hand-off.
+func BenchmarkAcquire(b *testing.B) {
+	for _, load := range []struct{ callers, workers int }{{1, 16}, {128, 16}} {
+		b.Run(fmt.Sprintf("callers=%d", load.callers), func(b *testing.B) {
+			ctx := b.Context()
+			h := newHandoff(load.workers)
+			defer close(h.jobs)
+			q := newQueue(b, reporting, roomy(int64(load.workers)))
+			versus(b, "x-handoff", contestant{do: func(n int) {
+				inParallel(load.callers, n, func() func() {
+					return func() {
+						p, err := q.Acquire(ctx, Claim{Estimate: sized})
+						if err != nil {
+							b.Error(err)
+							return
+						}
+						ReportUsage(p.Context(), Usage{InputTokens: 10, OutputTokens: 5})
+						if err := p.Done(nil); err != nil {
+							b.Error(err)
+						}
+					}
+				})
+			}}, contestant{do: func(n int) {
+				inParallel(load.callers, n, func() func() {
+					result := make(chan int, 1)
+					return func() { h.do(ctx, result, 1) }
+				})
+			}})
+		})
+	}
+}
+
 // versus measures subject beside reference, b.N operations each: both in every pass and in
 // turns, so that what the machine does meanwhile strikes both alike. The medians of the
 // passes are reported: the subject's time, bytes and allocations as the benchmark's own, the
