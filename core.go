@@ -32,6 +32,8 @@ type core struct {
 	crew      sync.WaitGroup // worker goroutines
 	clock     clock.Clock
 	made      bool          // by NewQueue
+	watched   bool          // there are observers
+	onWall    atomic.Bool   // a limit counts on the wall clock
 	checked   atomic.Uint64 // the version of the registry in which its fallbacks are there
 
 	// mu guards everything below, and is held for one decision at a time: no user code, no
@@ -53,7 +55,6 @@ type core struct {
 	history     history.History
 	room        []chan struct{} // SubmitAll callers that wait for ErrQueueFull to pass
 	armed       int64           // ns, when the timer fires; 0 when it does not
-	onWall      bool            // a limit counts on the wall clock
 	read        time.Time       // the latest reading of the clock, for shared limits
 	closed      bool
 	drained     chan struct{}
@@ -106,13 +107,24 @@ func (c *core) lockAt(now time.Time) (ns int64) {
 	return ns
 }
 
+// lockNow is lock without a look at the wall clock, unless a limit counts on that or somebody
+// is told at once: what came since it was read last is dated when it is read again.
+func (c *core) lockNow() (ns int64) {
+	if c.watched || c.onWall.Load() {
+		return c.lock()
+	}
+	ns = c.clock.Now()
+	c.mu.Lock()
+	return ns
+}
+
 // readWall follows the wall clock, where that matters.
 func (c *core) readWall(ns int64, now time.Time) {
 	wall := now.UnixNano()
 	switch {
 	case c.clock.Stepped(ns, wall):
 		c.engine.Adjust(ns, wall, c.clock.Step(ns, wall))
-	case c.onWall:
+	case c.onWall.Load():
 		c.engine.Adjust(ns, wall, 0)
 	}
 }

@@ -84,22 +84,22 @@ func (c *core) apply(ns int64) {
 // carryOut does what the engine decided, as far as that is done under the lock.
 func (c *core) carryOut(ns int64) {
 	for i := 0; i < len(c.engine.Effects); i++ {
-		switch e := c.engine.Effects[i]; e.Kind {
+		switch e := &c.engine.Effects[i]; e.Kind {
 		case engine.Start:
-			c.applyStart(&e)
+			c.applyStart(e)
 		case engine.End:
-			c.applyEnd(ns, &e)
+			c.applyEnd(ns, e)
 		case engine.Cut:
-			c.applyCut(&e)
+			c.applyCut(e)
 		case engine.Handoff:
-			c.applyHandoff(&e)
+			c.applyHandoff(e)
 		case engine.Gone:
 			c.clear(e.Handle, e.PageFreed)
 		case engine.AskElsewhere:
 			more := c.todo.more()
 			more.asked = append(more.asked, c.ref(e.Handle))
 		default:
-			c.applyTold(ns, &e)
+			c.applyTold(ns, e)
 		}
 	}
 	c.engine.Effects = c.engine.Effects[:0]
@@ -178,8 +178,7 @@ func (c *core) applyStart(e *engine.Effect) {
 		}
 		w.spare, w.attempt, w.entry, w.tag = nil, a, entry, tag
 		w.ref = c.ref(e.Handle)
-		job = &w.job
-		defer func() { w.way = c.wayOf(job.Endpoint) }()
+		job, w.way = &w.job, c.wayOf(e.Endpoint)
 	}
 	c.engine.Job(e.Attempt, job)
 	a.Parent, a.Detached, a.core, a.number = entry.ctx, tag&tagNoWait != 0, c, e.Attempt
@@ -351,7 +350,7 @@ func (c *core) wayOf(e *endpoint.Endpoint) *way { return c.ways[e.ID] }
 // limitsChanged follows a change of limits: more workers than they allow are not needed,
 // and the wall clock may matter now.
 func (c *core) limitsChanged() {
-	c.onWall = c.engine.WallClock()
+	c.onWall.Store(c.engine.WallClock())
 	for int64(c.workers) > c.engine.Slots() && len(c.idle) > 0 {
 		w := c.idle[len(c.idle)-1]
 		c.idle = slices.Delete(c.idle, len(c.idle)-1, len(c.idle))

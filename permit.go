@@ -217,7 +217,7 @@ func (p *Permit) conclude(err, left error) error {
 	cut := a.Finish()
 	ending := a.judge(err, cut, false)
 	in := input{err: err, left: left, ended: p.ref}
-	if len(c.settings.observers) > 0 || c.settings.logger != nil {
+	if c.watched {
 		in.outcome = a.outcome(err)
 	}
 	if left == nil && err != nil && a.Parent.Err() != nil {

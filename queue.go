@@ -169,7 +169,7 @@ func (q *Queue[P, T]) checkCopy(params P) error { return q.checkParams(&params) 
 // accept puts a prepared request in line and starts what may start. Why it is refused stands
 // in in.err.
 func (q *Queue[P, T]) accept(in *intake, params *P, w *waiter) (r ref) {
-	ns := q.lockAt(time.Now())
+	ns := q.lockNow()
 	h, err := q.take(ns, in, w)
 	if in.err = err; err == nil {
 		r = q.ref(h)
@@ -190,7 +190,7 @@ func (q *Queue[P, T]) keep(in *intake, params *P) {
 // submitPending is accept for a request that nobody waits for, with the response that says
 // where it is.
 func (q *Queue[P, T]) submitPending(in *intake, req *Request[P], resp *Response[T]) {
-	ns := q.lockAt(time.Now())
+	ns := q.lock()
 	h, err := q.take(ns, in, nil)
 	if in.err = err; err != nil {
 		q.unlock(ns)

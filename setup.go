@@ -84,7 +84,8 @@ func (c *core) make(modelID string, process any, noProcess bool, r *registry, t 
 	c.modelID, c.types, c.registry, c.clock = modelID, t, r, clock.New(now)
 	c.prefix = strings.ToLower(rand.Text()[:8]) + "-"
 	c.history.Size, c.history.TTL = s.historySize, int64(s.historyTTL)
-	c.drained = make(chan struct{})
+	c.drained, c.read = make(chan struct{}), now
+	c.watched = len(s.observers) > 0 || s.logger != nil
 	c.timer = time.AfterFunc(time.Hour, c.fire)
 	c.timer.Stop()
 	var seed [8]byte

@@ -84,7 +84,7 @@ func (c *core) conclude(w *worker, err error) (busy, retired bool) {
 	cut := a.Finish()
 	ending := a.judge(err, cut, w.invalid)
 	in := input{err: err, worker: w, ended: w.ref}
-	if len(c.settings.observers) > 0 || c.settings.logger != nil {
+	if c.watched {
 		in.outcome = a.outcome(err)
 	}
 	if err != nil && w.tag&tagNoWait == 0 && a.Parent.Err() != nil {

@@ -1,5 +1,5 @@
 // Package clock turns readings of the clock into the nanoseconds that a queue counts in, and
-// back into dates. It reads no clock itself.
+// back into dates.
 package clock
 
 import (
@@ -11,11 +11,12 @@ import (
 // Clock counts in nanoseconds since Epoch. They are the monotonic clock's. The wall clock may
 // run ahead of that, when the machine slept, or be set: from then on dates follow it.
 //
-// Step is called under its owner's lock; the other methods may be called at any time.
+// Stepped and Step are called under the owner's lock; the other methods at any time.
 type Clock struct {
 	Epoch time.Time
 	wall  int64 // Unix ns at the epoch
 	steps atomic.Pointer[[]step]
+	last  int64 // when the wall clock was read last
 }
 
 // step says that from at on the wall clock is ahead by offset.
@@ -50,14 +51,21 @@ func (c *Clock) offset(ns int64) int64 {
 	return 0
 }
 
+// Now is the present instant. It reads the monotonic clock only, which costs half.
+func (c *Clock) Now() int64 { return int64(time.Since(c.Epoch)) }
+
 // Stepped reports whether the wall clock has moved against the monotonic one since it was
-// read last.
+// read last. Its owner's lock guards it.
 func (c *Clock) Stepped(ns, wall int64) bool {
 	moved := wall - c.wall - ns
 	if steps := c.steps.Load(); steps != nil {
 		moved -= (*steps)[len(*steps)-1].offset
 	}
-	return moved > leastStep || moved < -leastStep
+	if moved > leastStep || moved < -leastStep {
+		return true
+	}
+	c.last = max(c.last, ns)
+	return false
 }
 
 // Step takes note of that, and says for how long the machine slept.
@@ -71,7 +79,9 @@ func (c *Clock) Step(ns, wall int64) (slept int64) {
 	if len(steps) == maxSteps {
 		steps = steps[1:]
 	}
-	steps = append(steps, step{ns, offset})
+	// It moved some time after it was read last: most likely before whatever came since.
+	steps = append(steps, step{min(c.last+1, ns), offset})
+	c.last = ns
 	c.steps.Store(&steps)
 	if slept = offset - was; slept < leastSleep {
 		return 0

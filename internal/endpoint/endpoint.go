@@ -464,5 +464,5 @@ func (e *Endpoint) Adjust(now, wall, slept int64) {
 	}
 }
 
-// Reused is an empty lease that keeps the memory of l.
-func (l *Lease) Reused() Lease { return Lease{booked: l.booked[:0]} }
+// Reuse lets go of what l points to. What else it holds is written anew by who admits.
+func (l *Lease) Reuse() { l.Endpoint, l.shared, l.booked = nil, nil, l.booked[:0] }

@@ -247,9 +247,9 @@ func (q *Engine) detach(number uint32, a *attempt) {
 
 // reset makes a like a new one, but keeps the memory that it has.
 func (a *attempt) reset() {
-	lease := a.lease
-	*a = attempt{}
-	a.lease = lease.Reused()
+	a.lease.Reuse()
+	a.count, a.running, a.borrowed, a.reported, a.unknown = 0, false, false, false, false
+	a.used, a.prior, a.since, a.ended = endpoint.Usage{}, endpoint.Usage{}, 0, 0
 }
 
 // Seq is the number of a request in the order of Submit, 0 when the handle names none

@@ -132,7 +132,7 @@ func (q *Engine) start(h uint32, r *record) {
 		a.since = r.created
 	} else {
 		a.lease, q.next.lease = q.next.lease, a.lease
-		q.next.lease = q.next.lease.Reused()
+		q.next.lease.Reuse()
 		a.prior, a.used, a.reported = a.prior.Plus(a.used), endpoint.Usage{}, false
 	}
 	waited := q.now - a.since
