@@ -14,6 +14,9 @@
 // the answer up later. [Queue.SubmitAll] runs any number of requests in constant
 // memory. A [Manager] holds the queues of several models.
 //
+// Callers who make the call themselves ask for a [Permit] instead: [Queue.Call] runs a
+// function of theirs under one, and [Queue.Acquire] hands it out. It waits in the same line.
+//
 // # Limits
 //
 // A request reserves in all limits of its queue or in none, in one step; at no start
