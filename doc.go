@@ -41,7 +41,7 @@
 // errors.Is and errors.As, see the Err variables, [ProcessingError] and [PanicError].
 //
 // With the transport of package llmhttp in the SDK's http.Client no error needs a mark:
-// the queue hears what the provider says, learns its limits ([WithLearnedLimits]), and
+// the queue is told what the provider says, learns its limits ([WithLearnedLimits]), and
 // takes usage from the answers. [Observe] is the same for other protocols.
 //
 // # Going on
