@@ -14,6 +14,9 @@
 // the answer up later. [Queue.SubmitAll] runs any number of requests in constant
 // memory. A [Manager] holds the queues of several models.
 //
+// Callers who make the call themselves ask for a [Permit] instead: [Queue.Call] runs a
+// function of theirs under one, and [Queue.Acquire] hands it out. It waits in the same line.
+//
 // # Limits
 //
 // A request reserves in all limits of its queue or in none, in one step; at no start
@@ -38,7 +41,7 @@
 // errors.Is and errors.As, see the Err variables, [ProcessingError] and [PanicError].
 //
 // With the transport of package llmhttp in the SDK's http.Client no error needs a mark:
-// the queue hears what the provider says, learns its limits ([WithLearnedLimits]), and
+// the queue is told what the provider says, learns its limits ([WithLearnedLimits]), and
 // takes usage from the answers. [Observe] is the same for other protocols.
 //
 // # Going on

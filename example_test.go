@@ -367,3 +367,44 @@ func ExampleWithPriorUsage() {
 	fmt.Println(q.Info().Limits[0].Available)
 	// Output: 600
 }
+
+// The caller makes the call, with types of his own, under the queue's limits.
+func ExampleQueue_Call() {
+	queue := must(llmqueue.NewQueue("gpt-5-mini", ask, llmqueue.WithLimits(llmqueue.RPM(60), llmqueue.Concurrent(1))))
+	defer queue.Shutdown(context.Background())
+
+	attempts := 0
+	err := queue.Call(context.Background(), llmqueue.Claim{Tenant: "customer-17"}, func(ctx context.Context) error {
+		if attempts++; attempts == 1 {
+			return llmqueue.RateLimited(errors.New("busy"), time.Millisecond) // again, in its place
+		}
+		llmqueue.ReportUsage(ctx, llmqueue.Usage{InputTokens: 6, OutputTokens: 8})
+		return nil
+	})
+	fmt.Println(attempts, "attempts:", err)
+	fmt.Println(queue.Info().Completed, "completed,", queue.Info().Usage.Total(), "tokens")
+	// Output:
+	// 2 attempts: <nil>
+	// 1 completed, 14 tokens
+}
+
+// Begin and end of the call lie apart: the permit holds its slot from one to the other.
+func ExampleQueue_Acquire() {
+	ctx := context.Background()
+	queue := must(llmqueue.NewQueue("gpt-5-mini", ask, llmqueue.WithLimits(llmqueue.RPM(60), llmqueue.Concurrent(1))))
+	defer queue.Shutdown(ctx)
+
+	permit := must(queue.Acquire(ctx, llmqueue.Claim{Estimate: llmqueue.Usage{InputTokens: 6, OutputTokens: 100}}))
+	for {
+		err := permit.Done(nil) // make the call with permit.Context(), and give its error
+		if !errors.Is(err, llmqueue.ErrTryAgain) {
+			fmt.Println("done:", err)
+			return
+		}
+		if err := permit.Again(ctx); err != nil {
+			fmt.Println("ended:", err)
+			return
+		}
+	}
+	// Output: done: <nil>
+}

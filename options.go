@@ -102,8 +102,10 @@ func WithMaxQueued(n int) Option {
 	return Option{func(s *settings) { s.maxQueued = n }}
 }
 
-// WithHistory sets how many finished requests stay readable through Status and
-// Wait, and for how long. Defaults to 10,000 and 1 hour. n = 0 keeps none.
+// WithHistory sets how many requests that ended stay readable through Status, Wait and
+// Requests, and for how long. One that completed, that somebody waited for and whose id was
+// assigned is forgotten at once: its caller has the response. Defaults to 10,000 and 1
+// hour. n = 0 keeps none.
 func WithHistory(n int, ttl time.Duration) Option {
 	return Option{func(s *settings) { s.historySize, s.historyTTL = n, ttl }}
 }

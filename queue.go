@@ -245,8 +245,8 @@ func (q *Queue[P, T]) fill(w *typedWaiter[T], resp *Response[T]) {
 // what Submit would have returned: the final response, and its Err as error. Any number may
 // wait for one request. When ctx ends first, Wait returns where the request is and the
 // context's cause; the request goes on. An id that the queue does not know, or has forgotten,
-// is ErrRequestNotFound. The result of a request that a Submit waited for was delivered there
-// and is not kept.
+// is ErrRequestNotFound: so is, once it has completed, a request that a Submit waited for under
+// an assigned id. Under an id of the caller's it is found, without its result.
 func (q *Queue[P, T]) Wait(ctx context.Context, requestID string) (resp Response[T], err error) {
 	if !q.made {
 		return resp, errNotMade

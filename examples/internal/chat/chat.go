@@ -90,7 +90,7 @@ type Reply struct {
 }
 
 // Ask sends one prompt and waits for the whole answer, of maxTokens at most. Its
-// errors are the SDK's. A processor returns them as they are: the queue has heard
+// errors are the SDK's. A processor returns them as they are: the queue knows
 // from the HTTP client what they mean.
 func (p *Provider) Ask(ctx context.Context, model, prompt string, maxTokens int64) (Reply, error) {
 	res, err := p.Client.Chat.Completions.New(ctx, Params(model, prompt, maxTokens))
