@@ -219,7 +219,7 @@ func (c *core) mayTake(ns int64, in *intake) error {
 		return errorf(ErrQueueClosed, "model %q was shut down, submit elsewhere", c.modelID)
 	}
 	if in.hop != nil && in.hop.ended.Load() {
-		return errRecalled
+		return errWithdrawn
 	}
 	if in.id != "" {
 		c.expireHistory(ns)
@@ -237,16 +237,16 @@ func (c *core) enter(h uint32, in *intake, w *waiter) {
 	e.ctx, e.tenant, e.metadata, e.waiters = in.ctx, in.Tenant, in.metadata, w
 	id := in.id
 	if id == "" && c.reserved > 0 {
-		if own := c.assignedID(c.ref(h)); c.taken(own) {
-			id = own + "-2" // a caller chose this very id
+		if assigned := c.assignedID(c.ref(h)); c.taken(assigned) {
+			id = assigned + "-2" // a caller chose this very id
 		}
 	}
 	if id != "" {
 		if c.ids == nil {
 			c.ids = make(map[string]uint32)
 		}
-		own := id
-		e.id, c.ids[id] = &own, h
+		kept := id
+		e.id, c.ids[id] = &kept, h
 		if strings.HasPrefix(id, c.prefix) {
 			c.reserved++
 		}

@@ -44,11 +44,11 @@ type todo struct {
 }
 
 type rareTodo struct {
-	forwardings []ref   // to submit to another model
-	recalls     []place // to cancel there
-	ended       []*call // whose followers are to end
-	asked       []ref   // whose MaxWait passed while a fallback has their call
-	sweep       bool    // there is more to end
+	forwardings []ref      // to submit to another model
+	withdrawals []location // to cancel there
+	ended       []*call    // whose followers are to end
+	asked       []ref      // whose MaxWait passed while a fallback has their call
+	sweep       bool       // there is more to end
 }
 
 func (t *todo) more() *rareTodo {
@@ -63,7 +63,7 @@ func (t *todo) more() *rareTodo {
 func (c *core) apply(ns int64) {
 	c.carryOut(ns)
 	if w := c.input.worker; w != nil && !w.busy {
-		c.rest(w)
+		c.park(w)
 	}
 	c.input = input{}
 	if c.engine.RoomMade() && len(c.room) > 0 {
@@ -143,11 +143,11 @@ func (c *core) release() {
 }
 
 func (c *core) doRare(t *rareTodo) {
-	for _, p := range t.recalls {
-		p.core.end(p.ref, engine.CanceledState, engine.Canceled, errRecalled)
+	for _, p := range t.withdrawals {
+		p.core.end(p.ref, engine.CanceledState, engine.Canceled, errWithdrawn)
 	}
 	if len(t.forwardings) > 0 {
-		go c.travel(t.forwardings)
+		go c.forwardAll(t.forwardings)
 	}
 	for _, call := range t.ended {
 		c.finishFollowers(call)
@@ -173,10 +173,10 @@ func (c *core) applyStart(e *engine.Effect) {
 		a, job = c.grant(entry)
 	} else {
 		w := c.workerFor()
-		if a = w.spare; a == nil {
+		if a = w.prepared; a == nil {
 			a = new(attempt)
 		}
-		w.spare, w.attempt, w.entry, w.tag = nil, a, entry, tag
+		w.prepared, w.attempt, w.entry, w.tag = nil, a, entry, tag
 		w.ref = c.ref(e.Handle)
 		job, w.way = &w.job, c.wayOf(e.Endpoint)
 	}
@@ -218,7 +218,7 @@ func (c *core) applyEnd(ns int64, e *engine.Effect) {
 	h, tag := e.Handle, c.engine.Tag(e.Handle)
 	hand := c.forwardings[h]
 	if hand != nil {
-		c.recall(hand)
+		c.withdraw(hand)
 	}
 	err := c.reason(h, e.Code)
 	if tag&tagCall != 0 {

@@ -51,15 +51,15 @@ type hop struct {
 	params  any               // P
 }
 
-func (h *hop) put(w *waiter) { h.from.comeBack(h, w) }
+func (h *hop) put(w *waiter) { h.from.receiveReply(h, w) }
 
-// place is where a request is.
-type place struct {
+// location is where a request is.
+type location struct {
 	core *core
 	ref  ref
 }
 
-var errRecalled = fmt.Errorf("%w: its own queue gave it up", ErrCanceled)
+var errWithdrawn = fmt.Errorf("%w: its own queue gave it up", ErrCanceled)
 
 func (c *core) keepForwarding(h uint32, hand *forwarding) {
 	if c.forwardings == nil {
@@ -78,9 +78,9 @@ func (c *core) applyHandoff(e *engine.Effect) {
 	more.forwardings = append(more.forwardings, c.ref(e.Handle))
 }
 
-// travel submits requests to other models, on a goroutine of its own because that runs the
+// forwardAll submits requests to other models, on a goroutine of its own because that runs the
 // caller's estimator and validation.
-func (c *core) travel(requests []ref) {
+func (c *core) forwardAll(requests []ref) {
 	for _, r := range requests {
 		for c.tryNext(r) {
 		}
@@ -197,7 +197,7 @@ func (c *core) arrive(h *hop, err error) (again bool) {
 		h.arrived, hand.modelID = true, h.model
 	default:
 		more := c.todo.more()
-		more.recalls = append(more.recalls, place{h.target, h.at})
+		more.withdrawals = append(more.withdrawals, location{h.target, h.at})
 	}
 	return false
 }
@@ -210,8 +210,8 @@ func (hand *forwarding) err() error {
 	return &joinedError{hand.failure, "; before that, ", hand.reason}
 }
 
-// comeBack ends a request with the answer of another model, or lets it go on to the next.
-func (c *core) comeBack(h *hop, w *waiter) {
+// receiveReply ends a request with the answer of another model, or lets it go on to the next.
+func (c *core) receiveReply(h *hop, w *waiter) {
 	ns := c.lock()
 	defer c.unlock(ns)
 	h.back = true
@@ -245,15 +245,15 @@ func (c *core) comeBack(h *hop, w *waiter) {
 	c.engine.Finish(ns, h.ref.handle, a.state, false)
 }
 
-// recall cancels a request at the model that has it, because it has ended here. Callers hold
+// withdraw cancels a request at the model that has it, because it has ended here. Callers hold
 // the lock.
-func (c *core) recall(hand *forwarding) {
+func (c *core) withdraw(hand *forwarding) {
 	if h := hand.hop; h != nil {
 		hand.hop = nil
 		h.ended.Store(true)
 		if h.arrived && !h.back {
 			more := c.todo.more()
-			more.recalls = append(more.recalls, place{h.target, h.at})
+			more.withdrawals = append(more.withdrawals, location{h.target, h.at})
 		}
 	}
 }
@@ -278,10 +278,10 @@ func (hand *forwarding) overlay(usage *Usage, attempts *int, modelID *string, st
 // shares, unless that was started there.
 func (c *core) expireElsewhere(r ref) {
 	c.mu.Lock()
-	var at place
+	var at location
 	if c.known(r) && c.engine.State(r.handle) == engine.Following {
 		if hand := c.forwardings[c.engine.View(r.handle).Call]; hand != nil && hand.hop != nil && hand.hop.arrived {
-			at = place{hand.hop.target, hand.hop.at}
+			at = location{hand.hop.target, hand.hop.at}
 		}
 	}
 	c.mu.Unlock()

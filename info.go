@@ -204,7 +204,7 @@ type view struct {
 	metadata map[string]string
 	rank     int
 	wait     endpoint.Wait // of one in line
-	at       place         // where a fallback has it
+	at       location      // where a fallback has it
 }
 
 // look takes a view of a request. Callers hold the lock.
@@ -229,7 +229,7 @@ func (c *core) lookAs(h uint32, of engine.View) (v view) {
 	if hand := c.forwardings[h]; hand != nil {
 		hand.overlay(&v.Usage, &v.Attempts, &v.ModelID, &started)
 		if hop := hand.hop; hop != nil && hop.arrived && of.State == engine.HandedOff {
-			v.at = place{hop.target, hop.at}
+			v.at = location{hop.target, hop.at}
 		}
 	}
 	if v.Attempts > 0 {

@@ -102,11 +102,11 @@ func (c *core) find(id string) (h uint32, ok bool) {
 	if h, ok := c.ids[id]; ok {
 		return h, true
 	}
-	rest, ok := strings.CutPrefix(id, c.prefix)
+	numbers, ok := strings.CutPrefix(id, c.prefix)
 	if !ok {
 		return 0, false
 	}
-	seq, handle, ok := strings.Cut(rest, "-")
+	seq, handle, ok := strings.Cut(numbers, "-")
 	if !ok {
 		return 0, false
 	}
@@ -213,7 +213,7 @@ func (c *core) Requests(f RequestFilter) []RequestInfo {
 	for i := range l.views {
 		v := &l.views[i]
 		at := v.at
-		v.at = place{}
+		v.at = location{}
 		c.follow(v)
 		if at.core != nil {
 			v.ModelID = at.core.modelID

@@ -66,18 +66,18 @@ type batch struct {
 	stop chan struct{} // closed when the feeder must not go on
 
 	// mu guards the rest. It is taken before a queue's lock, never after.
-	mu      sync.Mutex
-	open    map[*waiter]place
-	stopped bool
-	fed     bool // the input has ended
-	failure any  // the input's panic
-	goexit  bool // the input called runtime.Goexit
+	mu          sync.Mutex
+	outstanding map[*waiter]location
+	stopped     bool
+	fed         bool // the input has ended
+	failure     any  // the input's panic
+	goexit      bool // the input called runtime.Goexit
 }
 
 func submitAll[P, T any](ctx context.Context, reqs iter.Seq[Request[P]], outstanding int, route func(string) (*Queue[P, T], error)) iter.Seq2[Response[T], error] {
 	return func(yield func(Response[T], error) bool) {
 		b := &batch{
-			ctx: ctx, sink: &sink{signal: make(chan struct{}, 1)}, open: make(map[*waiter]place),
+			ctx: ctx, sink: &sink{signal: make(chan struct{}, 1)}, outstanding: make(map[*waiter]location),
 			room: make(chan struct{}, outstanding), stop: make(chan struct{}),
 		}
 		defer context.AfterFunc(ctx, b.cancel)()
@@ -156,7 +156,7 @@ func (q *Queue[P, T]) submitInto(b *batch, req *Request[P], w *waiter) error {
 	for {
 		r := q.accept(&in, &req.Params, w)
 		if in.err == nil {
-			b.opened(w, place{&q.core, r})
+			b.opened(w, location{&q.core, r})
 			return nil
 		}
 		if !errors.Is(in.err, ErrQueueFull) {
@@ -177,19 +177,19 @@ func (b *batch) opening(w *waiter) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.stopped {
-		b.open[w] = place{}
+		b.outstanding[w] = location{}
 	}
 	return !b.stopped
 }
 
 // opened notes where an accepted request is, so that it can be canceled.
-func (b *batch) opened(w *waiter, p place) {
+func (b *batch) opened(w *waiter, p location) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if _, waits := b.open[w]; !waits {
+	if _, waits := b.outstanding[w]; !waits {
 		return // it has already been yielded
 	}
-	b.open[w] = p
+	b.outstanding[w] = p
 	if b.stopped {
 		b.abandon(p)
 	}
@@ -198,7 +198,7 @@ func (b *batch) opened(w *waiter, p place) {
 // yielding notes that an answer is about to be yielded.
 func (b *batch) yielding(w *waiter) {
 	b.mu.Lock()
-	delete(b.open, w)
+	delete(b.outstanding, w)
 	b.mu.Unlock()
 	<-b.room
 }
@@ -207,7 +207,7 @@ func (b *batch) yielding(w *waiter) {
 // input panicked with.
 func (b *batch) finished() bool {
 	b.mu.Lock()
-	finished := len(b.open) == 0 && (b.fed || b.stopped)
+	finished := len(b.outstanding) == 0 && (b.fed || b.stopped)
 	failure, goexit := b.failure, b.goexit
 	b.mu.Unlock()
 	switch {
@@ -228,7 +228,7 @@ func (b *batch) cancel() {
 	}
 	b.stopped = true
 	close(b.stop)
-	for _, p := range b.open {
+	for _, p := range b.outstanding {
 		if p.ref.seq != 0 {
 			b.abandon(p)
 		}
@@ -236,7 +236,7 @@ func (b *batch) cancel() {
 	b.sink.notify()
 }
 
-func (b *batch) abandon(p place) {
+func (b *batch) abandon(p location) {
 	p.core.end(p.ref, engine.CanceledState, engine.CallerLeft, b.reason())
 }
 

@@ -27,10 +27,10 @@ type worker struct {
 	tag     uint8
 	attempt *attempt
 
-	spare   *attempt // for the next job
-	id      string   // of the request, once it was needed
-	ids     []byte   // see cutID
-	invalid bool     // the result broke its validate tags
+	prepared *attempt // for the next job
+	id       string   // of the request, once it was needed
+	ids      []byte   // see cutID
+	invalid  bool     // the result broke its validate tags
 }
 
 // loop runs jobs until the worker is retired; busy says that it has one already. A processor
@@ -91,8 +91,8 @@ func (c *core) conclude(w *worker, err error) (busy, retired bool) {
 		ending.CallerLeft, in.left = true, canceledBy(a.Parent)
 	}
 	w.invalid = false
-	if w.spare == nil {
-		w.spare = new(attempt) // here, not under the lock
+	if w.prepared == nil {
+		w.prepared = new(attempt) // here, not under the lock
 	}
 	ns := c.lockAt(time.Now())
 	h, number, way := w.job.Handle, w.job.Number, c.wayOf(w.job.Endpoint)
@@ -130,9 +130,9 @@ func (c *core) workerFor() (w *worker) {
 	return w
 }
 
-// rest makes a worker without a job idle, or retires it when there are more than the limits
+// park makes a worker without a job idle, or retires it when there are more than the limits
 // can ever use.
-func (c *core) rest(w *worker) {
+func (c *core) park(w *worker) {
 	if c.isDrained() || int64(c.workers) > c.engine.Slots() {
 		w.retired = true
 		c.workers--
