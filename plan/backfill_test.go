@@ -132,7 +132,7 @@ type headOf struct {
 //
 // The faults that it is there for:
 //   - what passes leaves no room, or no slot, for the head
-//   - the spare room is not computed again after a start
+//   - the slack room is not computed again after a start
 //   - a new request behind a head that waits is not looked at
 //   - the queue does not wake for who fits before the head
 func TestBackfillNeverPutsTheHeadOff(t *testing.T) {

@@ -3,7 +3,7 @@ package endpoint
 import "github.com/llmqueue/llmqueue/internal/window"
 
 var (
-	noSlack    window.Spare
+	noSlack    window.Slack
 	oneRequest = window.Charge{Requests: 1}
 )
 
@@ -12,7 +12,7 @@ var (
 func (e *Endpoint) FindSlack(now int64, u Usage) bool {
 	e.slack = noSlack
 	if len(e.shared) == 0 && e.MayStart(now) && e.running+1 < e.SlotsNow() && (e.breaker == nil || e.breaker.IsClosed()) {
-		e.slack = e.windows.SpareAt(now, u.charge())
+		e.slack = e.windows.SlackAt(now, u.charge())
 	}
 	return e.slack.Holds(oneRequest)
 }

@@ -106,7 +106,7 @@ type Endpoint struct {
 	removed        bool
 	roomAt         int64 // when the head of the line fits the limits; 0: something else holds it
 	queued         bool  // the head waits for a shared set
-	slack          window.Spare
+	slack          window.Slack
 
 	learned     learned
 	pacing      pacing

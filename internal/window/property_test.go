@@ -215,13 +215,13 @@ func (r *run) clockStep() {
 func (r *run) reserve(c Charge) {
 	waiting := r.charge()
 	before, _ := r.s.Next(r.now, waiting)
-	spare := r.s.Spare(r.now, waiting).Holds(c)
-	r.say("reserve %v, while %v waits, spare %v", c, waiting, spare)
+	slack := r.s.Slack(r.now, waiting).Holds(c)
+	r.say("reserve %v, while %v waits, slack %v", c, waiting, slack)
 	got, ok := r.s.Reserve(r.now, c)
-	if after, _ := r.s.Next(r.now, waiting); ok && spare {
-		require.Equal(r.t, before, after, "Spare let %v start, which puts %v off%s", c, waiting, lazy(r.story))
+	if after, _ := r.s.Next(r.now, waiting); ok && slack {
+		require.Equal(r.t, before, after, "Slack let %v start, which puts %v off%s", c, waiting, lazy(r.story))
 	} else if ok && !r.merging {
-		require.Greater(r.t, after, before, "Spare did not let %v start, which does not put %v off%s", c, waiting, lazy(r.story))
+		require.Greater(r.t, after, before, "Slack did not let %v start, which does not put %v off%s", c, waiting, lazy(r.story))
 	}
 	if !ok && r.merging {
 		return
@@ -468,12 +468,12 @@ func (f lazy) String() string { return f() }
 //   - prior usage counts from now, or yesterday's counts today
 //   - Undo keeps the request; Settle reports room that no limit got
 //   - tokens leave out the output
-//   - Spare leaves out a charge that stays, or what waits, or counts one that has
+//   - Slack leaves out a charge that stays, or what waits, or counts one that has
 //     left; it rounds up, or knows nothing of pacing, of Burst, or of midnight
 //
 // And these are caught by TestMergingAdmitsNoMore: a merged entry is dated, or
 // found, by its first charge; a merged charge leaves no mark; Undo removes an
-// entry that holds others' charges too; Spare lets a merged entry leave in time.
+// entry that holds others' charges too; Slack lets a merged entry leave in time.
 func TestSetAgreesWithBruteForce(t *testing.T) {
 	for seed := range runs() {
 		runChoices(t, &choices{rand: rand.New(rand.NewPCG(uint64(seed), 1))}, 150, false)

@@ -64,8 +64,8 @@ func (s *Set) Forecast(now time.Time, ahead, own Charge) (at time.Time, limit in
 	return date(now, ns, next), limit
 }
 
-// Spare is SpareAt.
-func (s *Set) Spare(now time.Time, waiting Charge) Spare { return s.SpareAt(s.at(now), waiting) }
+// Slack is SlackAt.
+func (s *Set) Slack(now time.Time, waiting Charge) Slack { return s.SlackAt(s.at(now), waiting) }
 
 // Usage is UsageAt. It returns the zero time when nothing is charged.
 func (s *Set) Usage(now time.Time, i int) (used, available int64, resetAt time.Time) {

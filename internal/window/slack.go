@@ -2,11 +2,11 @@ package window
 
 import "math"
 
-// Spare is what may start before a charge that waits without putting it off.
-type Spare struct{ amounts amounts }
+// Slack is what may start before a charge that waits without putting it off.
+type Slack struct{ amounts amounts }
 
 // Holds reports whether c is no more than that.
-func (s Spare) Holds(c Charge) bool {
+func (s Slack) Holds(c Charge) bool {
 	n := c.capped().amounts()
 	for k := range n {
 		if n[k] > s.amounts[k] {
@@ -16,17 +16,17 @@ func (s Spare) Holds(c Charge) bool {
 	return true
 }
 
-// SpareAt returns what may be charged now, besides what waits for room, so that NextAt
+// SlackAt returns what may be charged now, besides what waits for room, so that NextAt
 // says for waiting what it says without it. It may not fit now: ReserveAt tells. Where
 // waiting can never fit, nothing puts it off.
-func (s *Set) SpareAt(ns int64, waiting Charge) Spare {
-	var spare Spare
-	for k := range spare.amounts {
-		spare.amounts[k] = math.MaxInt64
+func (s *Set) SlackAt(ns int64, waiting Charge) Slack {
+	var slack Slack
+	for k := range slack.amounts {
+		slack.amounts[k] = math.MaxInt64
 	}
 	at, limit := s.NextAt(ns, waiting)
 	if at == Never {
-		return spare
+		return slack
 	}
 	n, wait := waiting.capped().amounts(), int64(0)
 	if limit >= 0 {
@@ -34,23 +34,23 @@ func (s *Set) SpareAt(ns int64, waiting Charge) Spare {
 	}
 	for i := range s.windows {
 		w := &s.windows[i]
-		spare.amounts[w.kind] = min(spare.amounts[w.kind], w.spare(&s.clock, wait, n[w.kind]))
+		slack.amounts[w.kind] = min(slack.amounts[w.kind], w.slack(&s.clock, wait, n[w.kind]))
 	}
-	return spare
+	return slack
 }
 
-// spare returns what may be charged now so that x, which fits after the given wait,
+// slack returns what may be charged now so that x, which fits after the given wait,
 // still does.
-func (w *window) spare(c *clock, wait, x int64) (spare int64) {
+func (w *window) slack(c *clock, wait, x int64) (slack int64) {
 	l := w.log
 	raw := l.raw(c) // below zero for an instant before the epoch
 	then := raw + min(wait, math.MaxInt64-max(raw, 0))
-	spare = math.MaxInt64
+	slack = math.MaxInt64
 	switch {
 	case l.day != nil && wait > 0 && c.rawWall+wait >= l.day.reset, l.day == nil && then >= addSat(l.now, l.hold):
 		// What is charged now has left by then.
 	case l.day != nil:
-		spare = w.amount - l.sum[w.kind] - x
+		slack = w.amount - l.sum[w.kind] - x
 	default:
 		left := l.sum[w.kind]
 		pos := l.head
@@ -62,21 +62,21 @@ func (w *window) spare(c *clock, wait, x int64) (spare int64) {
 			// stays. Below zero, not even a charge that takes nothing here may start.
 			left += l.at(pos - 1).n[w.kind]
 		}
-		spare = w.amount - left - x
+		slack = w.amount - left - x
 	}
 	if w.others.n > 0 {
 		// Others leave while the charges do; a bound that needs no walk.
-		spare = min(spare, max(w.amount-l.sum[w.kind]-x-w.others.at(l.now), 0))
+		slack = min(slack, max(w.amount-l.sum[w.kind]-x-w.others.at(l.now), 0))
 	}
 	if w.pace != nil {
-		spare = min(spare, w.pace.spare(l.now, max(then-l.now, 0), x))
+		slack = min(slack, w.pace.slack(l.now, max(then-l.now, 0), x))
 	}
-	return spare
+	return slack
 }
 
-// spare returns what may be owed now so that a charge of n, which fits after the given
+// slack returns what may be owed now so that a charge of n, which fits after the given
 // wait, still does.
-func (p *pace) spare(now, wait, n int64) int64 {
+func (p *pace) slack(now, wait, n int64) int64 {
 	p.drain(now)
 	room := mul(p.amount, wait)
 	if n <= p.burst {
