@@ -19,7 +19,7 @@ import (
 // once, no slot is lost and nothing is left.
 func TestStressPermits(t *testing.T) {
 	const holders = 64
-	rounds := max(much(200_000)/holders, 20)
+	rounds := max(much(60_000)/holders, 20)
 	q, err := NewQueue("m", echo, WithLimits(Concurrent(8)), WithHistory(100, time.Hour), WithMaxQueued(40),
 		WithRetry(RetryPolicy{MaxAttempts: 4, BaseDelay: time.Microsecond, MaxDelay: time.Microsecond, Budget: -1}))
 	require.NoError(t, err)
