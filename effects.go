@@ -40,6 +40,7 @@ type reply struct {
 type todo struct {
 	wake     *worker
 	answered *waiter
+	permits  *Permit
 	rare     *rareTodo // nil: nothing
 }
 
@@ -136,6 +137,12 @@ func (c *core) release() {
 			w.done <- struct{}{}
 		}
 		w = next
+	}
+	for p := t.permits; p != nil; {
+		next := p.woken
+		p.woken = nil
+		p.waiter.done <- struct{}{}
+		p = next
 	}
 	if t.rare != nil {
 		c.doRare(t.rare)

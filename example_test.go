@@ -171,6 +171,60 @@ func ExampleRateLimited() {
 	// Output: fine 2 true <nil>
 }
 
+// A permit is leave to make one call, for code that no processor can wrap. Done says how the
+// call went; as long as it asks for another attempt, Again waits for it.
+func ExampleQueue_Acquire() {
+	ctx := context.Background()
+	q := must(llmqueue.NewQueue("gpt-5-mini", ask, llmqueue.WithLimits(llmqueue.RPM(500), llmqueue.Concurrent(32))))
+	defer q.Shutdown(ctx)
+
+	attempts := 0
+	call := func(ctx context.Context) error { // as it is in your code
+		if attempts++; attempts == 1 {
+			return llmqueue.RateLimited(errors.New("429 too many requests"), 5*time.Millisecond)
+		}
+		llmqueue.ReportUsage(ctx, llmqueue.Usage{InputTokens: 12, OutputTokens: 30})
+		return nil
+	}
+
+	p, err := q.Acquire(ctx, llmqueue.Claim{Tenant: "acme", Priority: 5})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	err = p.Done(call(p.Context()))
+	for errors.Is(err, llmqueue.ErrTryAgain) {
+		if err = p.Again(ctx); err == nil {
+			err = p.Done(call(p.Context()))
+		}
+	}
+	info := q.Info()
+	fmt.Println(info.Completed, info.Attempts, info.Usage.Total(), err)
+	// Output: 1 2 42 <nil>
+}
+
+// Call waits for leave, runs a function on the caller's goroutine and tries it again where that
+// helps.
+func ExampleQueue_Call() {
+	ctx := context.Background()
+	q := must(llmqueue.NewQueue("gpt-5-mini", ask, llmqueue.WithLimits(llmqueue.RPM(500), llmqueue.Concurrent(32)),
+		llmqueue.WithRetry(llmqueue.RetryPolicy{BaseDelay: time.Millisecond})))
+	defer q.Shutdown(ctx)
+
+	attempts := 0
+	err := q.Call(ctx, llmqueue.Claim{}, func(ctx context.Context) error {
+		if attempts++; attempts == 1 {
+			return llmqueue.Retryable(errors.New("503 service unavailable"))
+		}
+		fmt.Println("called in an attempt:", llmqueue.InAttempt(ctx))
+		return nil
+	})
+	fmt.Println(attempts, err)
+	// Output:
+	// called in an attempt: true
+	// 2 <nil>
+}
+
 // What failed, and how, from the error alone.
 func ExampleProcessingError() {
 	ctx := context.Background()
@@ -366,45 +420,4 @@ func ExampleWithPriorUsage() {
 	defer q.Shutdown(ctx)
 	fmt.Println(q.Info().Limits[0].Available)
 	// Output: 600
-}
-
-// The caller makes the call, with types of his own, under the queue's limits.
-func ExampleQueue_Call() {
-	queue := must(llmqueue.NewQueue("gpt-5-mini", ask, llmqueue.WithLimits(llmqueue.RPM(60), llmqueue.Concurrent(1))))
-	defer queue.Shutdown(context.Background())
-
-	attempts := 0
-	err := queue.Call(context.Background(), llmqueue.Claim{Tenant: "customer-17"}, func(ctx context.Context) error {
-		if attempts++; attempts == 1 {
-			return llmqueue.RateLimited(errors.New("busy"), time.Millisecond) // again, in its place
-		}
-		llmqueue.ReportUsage(ctx, llmqueue.Usage{InputTokens: 6, OutputTokens: 8})
-		return nil
-	})
-	fmt.Println(attempts, "attempts:", err)
-	fmt.Println(queue.Info().Completed, "completed,", queue.Info().Usage.Total(), "tokens")
-	// Output:
-	// 2 attempts: <nil>
-	// 1 completed, 14 tokens
-}
-
-// Begin and end of the call lie apart: the permit holds its slot from one to the other.
-func ExampleQueue_Acquire() {
-	ctx := context.Background()
-	queue := must(llmqueue.NewQueue("gpt-5-mini", ask, llmqueue.WithLimits(llmqueue.RPM(60), llmqueue.Concurrent(1))))
-	defer queue.Shutdown(ctx)
-
-	permit := must(queue.Acquire(ctx, llmqueue.Claim{Estimate: llmqueue.Usage{InputTokens: 6, OutputTokens: 100}}))
-	for {
-		err := permit.Done(nil) // make the call with permit.Context(), and give its error
-		if !errors.Is(err, llmqueue.ErrTryAgain) {
-			fmt.Println("done:", err)
-			return
-		}
-		if err := permit.Again(ctx); err != nil {
-			fmt.Println("ended:", err)
-			return
-		}
-	}
-	// Output: done: <nil>
 }

@@ -1,6 +1,7 @@
 package llmqueue
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"runtime/debug"
@@ -34,19 +35,26 @@ var ErrTryAgain = errors.New("llmqueue: attempt failed, call Again to wait for t
 // counts as a request of the queue: it has waited in line, takes part in limits, endpoints and
 // pauses, and holds a slot until Done. Safe for concurrent use; each attempt is ended by the
 // first Done.
+//
+// A permit that Cancel, an attempt's timeout or a Shutdown that runs out of time ends has its
+// context ended, as a processor has, and holds its slot until Done.
 type Permit struct {
 	core   *core
 	ref    ref
 	waiter waiter
+	calls  bool        // it is of Call: an attempt lasts until the function returns
 	stop   func() bool // takes the watch off its context
+	woken  *Permit     // in the list of those to wake
 
 	// Guarded by the queue's lock.
 	attempt *attempt
 	next    *attempt // for the next one
 	job     engine.Job
 	waits   bool // in Acquire or Again, for a token
-	over    bool // the attempt is over
-	ended   bool // the request is
+	held    bool // its holder has an attempt, and no Done of it came
+	again   bool // Done said ErrTryAgain, and no Again followed
+	over    bool // no attempt is under way
+	ended   bool // the request has ended
 	err     error
 }
 
@@ -54,6 +62,10 @@ type Permit struct {
 // refuses, with the same errors. A permit whose ctx ends before Done is canceled then, and its
 // slot is free. A permit is never handed to a fallback and shares no call.
 func (c *core) Acquire(ctx context.Context, claim Claim) (*Permit, error) {
+	return c.acquire(ctx, claim, false)
+}
+
+func (c *core) acquire(ctx context.Context, claim Claim, calls bool) (*Permit, error) {
 	if !c.made {
 		return nil, errNotMade
 	}
@@ -74,7 +86,7 @@ func (c *core) Acquire(ctx context.Context, claim Claim) (*Permit, error) {
 	in.Estimate, in.Sized = toEngineUsage(claim.Estimate), !claim.Estimate.isZero()
 	in.Priority, in.Tenant, in.MaxWait = claim.Priority, claim.Tenant, int64(claim.MaxWait)
 	in.Stays, in.Tag = true, tagPermit
-	p := &Permit{core: c, next: new(attempt), waits: true, over: true}
+	p := &Permit{core: c, calls: calls, next: new(attempt), waits: true, over: true}
 	p.waiter.permit = p
 	now := time.Now()
 	if d, ok := ctx.Deadline(); ok {
@@ -88,20 +100,18 @@ func (c *core) Acquire(ctx context.Context, claim Claim) (*Permit, error) {
 	}
 	p.ref = c.ref(h)
 	c.apply(ns)
-	granted := !p.waits
-	if !granted {
+	waits, err := p.waits, p.err
+	if p.held = !waits; waits {
 		p.waiter.done = make(chan struct{}, 1)
 	}
 	c.release()
-	if ctx.Done() != nil && granted {
-		p.watch(ctx)
+	if waits {
+		err = p.wait(ctx)
 	}
-	if !granted {
-		if err := p.wait(ctx); err != nil {
-			return nil, err
-		}
-		p.watch(ctx)
+	if err != nil {
+		return nil, err
 	}
+	p.watch(ctx)
 	return p, nil
 }
 
@@ -109,6 +119,13 @@ func (c *core) Acquire(ctx context.Context, claim Claim) (*Permit, error) {
 func (p *Permit) watch(ctx context.Context) {
 	if ctx.Done() != nil {
 		p.stop = context.AfterFunc(ctx, func() { p.cancel(ctx) })
+	}
+}
+
+// unwatch takes the watch off, once the request has ended.
+func (p *Permit) unwatch() {
+	if p.stop != nil {
+		p.stop()
 	}
 }
 
@@ -120,17 +137,20 @@ func (p *Permit) wait(ctx context.Context) error {
 		p.core.abandon(ctx, p.ref)
 		<-p.waiter.done
 	}
-	c := p.core
-	c.mu.Lock()
-	ended, over, err := p.ended, p.over, p.err
-	c.mu.Unlock()
-	if ended && !over {
-		_ = p.conclude(err, nil) // it had started when ctx ended
-	}
+	return p.take()
+}
+
+// take gives the holder the attempt that has started, or the error of a request that has ended.
+func (p *Permit) take() error {
+	p.core.mu.Lock()
+	ended, err := p.ended, p.err
+	p.held = !ended
+	p.core.mu.Unlock()
 	if ended {
-		return err
+		p.leave(err)
+		p.unwatch()
 	}
-	return nil
+	return err
 }
 
 // grant gives the permit that waits for a request its attempt. Callers hold the lock.
@@ -149,7 +169,7 @@ func (c *core) wakePermit(p *Permit) {
 	if p.waits {
 		p.waits = false
 		if p.waiter.done != nil {
-			p.waiter.next, c.todo.answered = c.todo.answered, &p.waiter
+			p.woken, c.todo.permits = c.todo.permits, p // its waiter stays where it is, in the request's list
 		}
 	}
 }
@@ -171,7 +191,20 @@ func (w *waiter) ofPermit() *Permit {
 // cancel ends the permit because its context ended: the attempt is over then.
 func (p *Permit) cancel(ctx context.Context) {
 	p.core.abandon(ctx, p.ref)
-	_ = p.conclude(context.Cause(ctx), canceledBy(ctx))
+	if !p.calls {
+		p.leave(context.Cause(ctx))
+	}
+}
+
+// leave ends the attempt that may be under way of a request that has ended.
+func (p *Permit) leave(err error) {
+	p.core.mu.Lock()
+	a, over := p.attempt, p.over
+	p.over = true
+	p.core.mu.Unlock()
+	if !over {
+		_ = p.conclude(a, err)
+	}
 }
 
 // Context is the attempt's: it ends with the request, carries the values of the context given
@@ -190,40 +223,48 @@ func (p *Permit) Endpoint() string {
 	return p.core.wayOf(p.job.Endpoint).name
 }
 
-// errDone is that of a second Done.
-var errDone = errors.New("llmqueue: Done of an attempt that is over already")
+var (
+	errDone  = errors.New("llmqueue: Done of an attempt that is over already")
+	errAgain = errors.New("llmqueue: Again is for an attempt whose Done returned ErrTryAgain, once")
+)
 
 // Done ends the attempt. err means what it means when a processor returns it: nil completes
 // the request; marks and what was observed decide whether it is tried again. Done returns nil
 // or the request's final error, or ErrTryAgain when the request goes on. A second Done of the
 // same attempt returns an error and changes nothing.
 func (p *Permit) Done(err error) error {
-	err = p.conclude(err, nil)
-	if p.stop != nil && err != ErrTryAgain {
-		p.stop()
-	}
-	return err
-}
-
-func (p *Permit) conclude(err, left error) error {
 	c := p.core
 	c.mu.Lock()
-	a, over := p.attempt, p.over
-	p.over = true
+	held, over, a, final := p.held, p.over, p.attempt, p.err
+	if held {
+		p.held, p.over = false, true
+	}
 	c.mu.Unlock()
-	if over {
+	if !held {
 		return errDone
 	}
+	if !over { // else its context has ended, and the request
+		final = p.conclude(a, err)
+	}
+	if final != ErrTryAgain {
+		p.unwatch()
+	}
+	return final
+}
+
+// conclude ends an attempt that is under way, and says how it goes on. Its caller has said that
+// the attempt is over.
+func (p *Permit) conclude(a *attempt, err error) error {
+	c := p.core
 	cut := a.Finish()
 	ending := a.judge(err, cut, false)
-	in := input{err: err, left: left, ended: p.ref}
+	in := input{err: err, ended: p.ref}
 	if c.watched {
 		in.outcome = a.outcome(err)
 	}
-	if left == nil && err != nil && a.Parent.Err() != nil {
-		in.left = canceledBy(a.Parent)
+	if err != nil && a.Parent.Err() != nil {
+		ending.CallerLeft, in.left = true, canceledBy(a.Parent)
 	}
-	ending.CallerLeft = in.left != nil
 	var next *attempt
 	if err != nil {
 		next = new(attempt)
@@ -239,27 +280,29 @@ func (p *Permit) conclude(err, left error) error {
 		c.strip(p.ref.handle)
 	}
 	c.retire(way)
-	ended, final := p.ended, p.err
-	c.release()
-	if !ended {
-		return ErrTryAgain
+	final := p.err
+	if p.again = !p.ended; p.again {
+		final = ErrTryAgain
 	}
+	c.release()
 	return final
 }
 
 // Again waits, after ErrTryAgain, for the next attempt of the request, which has kept its
 // place. It returns nil when that has started, and the request's final error when there is
-// none. When ctx ends first, the request is canceled.
+// none. When ctx ends first, the request is canceled; the permit stays bound to the context
+// given to Acquire. Without ErrTryAgain it returns an error and changes nothing.
 func (p *Permit) Again(ctx context.Context) error {
 	c := p.core
 	c.mu.Lock()
-	switch {
-	case p.ended:
+	if !p.again {
 		defer c.mu.Unlock()
-		return p.err
-	case !p.over:
+		return cmp.Or(p.err, errAgain)
+	}
+	p.again = false
+	if p.ended || !p.over { // or it has started
 		c.mu.Unlock()
-		return nil // it has started
+		return p.take()
 	}
 	p.waits = true
 	if p.waiter.done == nil {
@@ -271,9 +314,10 @@ func (p *Permit) Again(ctx context.Context) error {
 
 // Call is Acquire, f inside the queue's middleware, and Done, again for each attempt that the
 // request is tried: all on the caller's goroutine. ctx of f is the attempt's. It returns nil or
-// the request's final error. A panic of f is the request's end, as a processor's is.
+// the request's final error. A panic of f is the request's end, as a processor's is. When ctx
+// ends first, the request is canceled and f's ctx ends; the slot is free when f returns.
 func (c *core) Call(ctx context.Context, claim Claim, f func(ctx context.Context) error) error {
-	p, err := c.Acquire(ctx, claim)
+	p, err := c.acquire(ctx, claim, true)
 	if err != nil {
 		return err
 	}

@@ -315,7 +315,11 @@ func resultOf[P, T any](w *waiter) *T {
 	return &w.typed.(*typedWaiter[T]).result
 }
 
-func (q *Queue[P, T]) deliver(h uint32, w *waiter) { *resultOf[P, T](w) = q.slots.At(h).result }
+func (q *Queue[P, T]) deliver(h uint32, w *waiter) {
+	if q.slots.Has(h) { // else it is a permit, which has no result
+		*resultOf[P, T](w) = q.slots.At(h).result
+	}
+}
 
 func (q *Queue[P, T]) receive(h uint32, w *waiter) { q.slots.At(h).result = *resultOf[P, T](w) }
 

@@ -531,3 +531,38 @@ func TestUsageOfACallCountsOnce(t *testing.T) {
 	assert.EqualValues(t, 2, b.Counts().Failed)
 	assert.Zero(t, b.Counts().Processing)
 }
+
+// When the breakers open, what may go to another model goes; what stays waits for the probe.
+func TestOpenBreakersLeaveWhatStays(t *testing.T) {
+	opened := &breaker{now: new(int64), delay: 60 * second, failures: 2} // one more opens it
+	b := newBench(t, Config{Fallback: true}, endpoint.Config{Limits: []endpoint.Limit{concurrent(1)}, Breaker: opened})
+	running := b.submit(Request{Sized: true})
+	stays := 0
+	for i := range 5000 {
+		r := Request{Sized: true, Stays: i%7 == 3}
+		if b.submit(r); r.Stays {
+			stays++
+		}
+	}
+	b.effects()
+	b.ends(running, Ending{Verdict: RequestFault, Ballot: endpoint.Failure})
+	gone := 0
+	for slices := 0; ; slices++ {
+		require.Less(t, slices, 30, "it never ends")
+		for _, e := range b.effects() {
+			switch e.Kind {
+			case Handoff:
+				gone++
+			case End:
+				assert.Equal(t, running, e.Handle, "a request that stays was ended: code %d", e.Code)
+			}
+		}
+		if !b.Sweeping() {
+			break
+		}
+		b.Sweep(b.now)
+		assert.LessOrEqual(t, b.Counts().Forwarded-gone, 1024, "the lock was held for all of them")
+	}
+	assert.Equal(t, 5000-stays, gone)
+	assert.Equal(t, stays, b.Waiting())
+}

@@ -141,7 +141,8 @@ type sweepKind uint8
 const (
 	sweepTooLarge sweepKind = iota // those that fit no endpoint any more
 	sweepQuota                     // all, while the quota is used up
-	sweepBreakers                  // all, while the breakers are open: to other models
+	sweepBreakers                  // all that may go to other models, while the breakers are open
+	sweepMovable                   // the same in the order of the records, once one that stays goes first
 	sweepShutDown                  // all
 	sweepCutOff                    // all, and what runs or is elsewhere
 )
@@ -193,8 +194,14 @@ func (q *Engine) slice(s *sweep) (more bool) {
 				q.end(h, r, Failed, TooLarge)
 			}
 		})
-	case s.kind == sweepQuota && !q.exhausted(), s.kind == sweepBreakers && !q.allOpen():
+	case s.kind == sweepQuota && !q.exhausted(), (s.kind == sweepBreakers || s.kind == sweepMovable) && !q.allOpen():
 		return false // renewed meanwhile
+	case s.kind == sweepMovable:
+		return q.eachRecord(s, sweepSlice, func(h uint32, r *record) {
+			if (r.state == InLine || r.state == BackingOff) && r.flags&flagStays == 0 {
+				q.sweepOut(h, r, sweepBreakers)
+			}
+		})
 	}
 	n := 0
 	for ; n < sweepSlice; n++ {
@@ -202,7 +209,12 @@ func (q *Engine) slice(s *sweep) (more bool) {
 		if !waits {
 			break
 		}
-		q.sweepOut(h, q.records.at(h), s.kind)
+		r := q.records.at(h)
+		if s.kind == sweepBreakers && r.flags&flagStays != 0 {
+			s.kind = sweepMovable
+			return true
+		}
+		q.sweepOut(h, r, s.kind)
 	}
 	if n == sweepSlice || s.kind != sweepCutOff {
 		return n == sweepSlice

@@ -148,7 +148,7 @@ var faults = []fault{
 `, ``, "Cancel does not reach the processor"},
 	{inFinish, `if !q.cfg.Fallback || q.cutOff || r.flags&flagStays != 0 {`, `if !q.cfg.Fallback || q.cutOff {`,
 		"a permit is handed to a fallback, which nobody runs there"},
-	{inFinish, `	case s.kind == sweepQuota && !q.exhausted(), s.kind`, `	case s.kind`,
+	{inFinish, `	case s.kind == sweepQuota && !q.exhausted(), (s.kind`, `	case (s.kind`,
 		"requests fail for a quota that was renewed meanwhile"},
 	{inCall, `	if c.followers == 0 && !of.state.Final() {`, `	if c.followers < 0 && !of.state.Final() {`,
 		"a call that everybody left goes on"},
