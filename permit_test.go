@@ -157,6 +157,7 @@ func TestPermitsAndRequestsShareOneLine(t *testing.T) {
 				}
 				q.Resume()
 				time.Sleep(time.Minute)
+				synctest.Wait()
 				assert.Equal(t, c.want, fmt.Sprint(started))
 				assert.EqualValues(t, len(c.line), addsUp(t, q).Completed)
 			})
