@@ -271,11 +271,8 @@ func (q *Queue[P, T]) Wait(ctx context.Context, requestID string) (resp Response
 	}
 	if q.stopWaiting(r, &w.waiter) {
 		q.waiters.Put(w)
-		resp, err = q.Status(requestID)
-		if err == nil {
-			err = context.Cause(ctx)
-		}
-		return resp, err
+		resp, _ = q.Status(requestID) // zero when it has ended and was forgotten meanwhile
+		return resp, context.Cause(ctx)
 	}
 	<-w.done // it ended first
 	q.respond(w, &resp)
