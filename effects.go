@@ -16,7 +16,7 @@ type waiter struct {
 	sink   receiver      // takes the answer instead of done, unless nil
 	typed  any           // the *typedWaiter[T] that this is a part of
 	permit *Permit
-	answer reply
+	answer *reply // is written here; nil for a permit, whose holder gets it otherwise
 }
 
 // receiver is someone who takes answers other than from a channel.
@@ -175,9 +175,9 @@ func (c *core) doRare(t *rareTodo) {
 func (c *core) applyStart(e *engine.Effect) {
 	entry, tag := c.entries.At(e.Handle), c.engine.Tag(e.Handle)
 	var a *attempt
-	var job *engine.Job
+	job := new(engine.Job) // of a permit; it stays on the stack
 	if tag&tagPermit != 0 {
-		a, job = c.grant(entry)
+		a = c.grant(entry, e)
 	} else {
 		w := c.workerFor()
 		if a = w.prepared; a == nil {
@@ -240,7 +240,7 @@ func (c *core) applyEnd(ns int64, e *engine.Effect) {
 		if w.permit != nil {
 			c.endPermit(w.permit, err)
 		} else {
-			a := &w.answer
+			a := w.answer
 			*a = reply{
 				ref: ref{handle: h}, state: e.State, err: err, attempts: v.Attempts, usage: usage, metadata: entry.metadata,
 				created: v.Created, started: v.Started, ended: v.Ended,

@@ -167,7 +167,7 @@ func (q *Queue[P, T]) forward(h *hop) error {
 		Tenant: r.Tenant, Estimate: r.Estimate, MaxWait: r.MaxWait, Metadata: r.Metadata,
 	}
 	w := &typedWaiter[T]{waiter: waiter{sink: h}}
-	w.typed = w
+	w.typed, w.answer = w, &w.reply
 	var in intake
 	if err := target.prepareHere(h.ctx, &req, &in); err != nil {
 		return err
@@ -219,7 +219,7 @@ func (c *core) receiveReply(h *hop, w *waiter) {
 	if !c.known(h.ref) || c.engine.State(h.ref.handle) != engine.HandedOff || hand.hop != h {
 		return
 	}
-	a := &w.answer
+	a := w.answer
 	hand.hop = nil
 	if hand.modelID = a.model; a.model == "" {
 		hand.modelID = h.model

@@ -49,7 +49,8 @@ type Permit struct {
 	// Guarded by the queue's lock.
 	attempt *attempt
 	next    *attempt // for the next one
-	job     engine.Job
+	number  uint32 // the engine's, of the attempt
+	way     *way   // where it goes
 	waits   bool // in Acquire or Again, for a token
 	held    bool // its holder has an attempt, and no Done of it came
 	again   bool // Done said ErrTryAgain, and no Again followed
@@ -154,14 +155,15 @@ func (p *Permit) take() error {
 }
 
 // grant gives the permit that waits for a request its attempt. Callers hold the lock.
-func (c *core) grant(entry *entry) (*attempt, *engine.Job) {
+func (c *core) grant(entry *entry, e *engine.Effect) *attempt {
 	p := entry.waiters.ofPermit()
 	if p.attempt = p.next; p.attempt == nil {
 		p.attempt = new(attempt)
 	}
 	p.next, p.over = nil, false
+	p.number, p.way = e.Attempt, c.wayOf(e.Endpoint)
 	c.wakePermit(p)
-	return p.attempt, &p.job
+	return p.attempt
 }
 
 // wakePermit tells who waits for a permit. Callers hold the lock.
@@ -220,7 +222,7 @@ func (p *Permit) Context() context.Context {
 func (p *Permit) Endpoint() string {
 	p.core.mu.Lock()
 	defer p.core.mu.Unlock()
-	return p.core.wayOf(p.job.Endpoint).name
+	return p.way.name
 }
 
 var (
@@ -270,7 +272,7 @@ func (p *Permit) conclude(a *attempt, err error) error {
 		next = new(attempt)
 	}
 	ns := c.lock()
-	number, way := p.job.Number, c.wayOf(p.job.Endpoint)
+	number, way := p.number, p.way
 	abandoned := c.engine.State(p.ref.handle).Final()
 	c.running[number] = nil
 	p.next, c.input = next, in
@@ -344,8 +346,9 @@ func (p *Permit) call(f func(ctx context.Context) error) (err error) {
 	}()
 	c := p.core
 	c.mu.Lock()
-	a, job := p.attempt, p.job
-	way := c.wayOf(job.Endpoint)
+	a, way := p.attempt, p.way
+	var job engine.Job
+	c.engine.Job(p.number, &job)
 	e := *c.entries.At(p.ref.handle)
 	c.mu.Unlock()
 	if len(c.settings.middleware) == 0 {

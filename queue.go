@@ -33,6 +33,7 @@ type slot[P, T any] struct {
 // typedWaiter is a waiter with the result.
 type typedWaiter[T any] struct {
 	waiter
+	reply  reply
 	result T
 }
 
@@ -220,13 +221,13 @@ func (q *Queue[P, T]) submitPending(in *intake, req *Request[P], resp *Response[
 func (q *Queue[P, T]) respond(w *typedWaiter[T], resp *Response[T]) {
 	q.fill(w, resp)
 	var none T
-	w.result, w.answer = none, reply{}
+	w.result, w.reply = none, reply{}
 	q.waiters.Put(w)
 }
 
 // fill makes the response out of an answer.
 func (q *Queue[P, T]) fill(w *typedWaiter[T], resp *Response[T]) {
-	a := &w.answer
+	a := &w.reply
 	if resp.RequestID = a.id; a.id == "" {
 		resp.RequestID = q.assignedID(a.ref)
 	}

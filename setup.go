@@ -56,7 +56,7 @@ func (q *Queue[P, T]) bind() (err error) {
 	q.usage = usageReaderFor[T]()
 	q.waiters.New = func() any {
 		w := &typedWaiter[T]{waiter: waiter{done: make(chan struct{}, 1)}}
-		w.typed = w
+		w.typed, w.answer = w, &w.reply
 		return w
 	}
 	return nil

@@ -126,7 +126,7 @@ func (w *allWaiter[P, T]) respond(resp *Response[T]) {
 // takeInto submits one request; false when the batch was stopped.
 func takeInto[P, T any](b *batch, req *Request[P], route func(string) (*Queue[P, T], error)) bool {
 	w := new(allWaiter[P, T])
-	w.sink, w.typed = b.sink, w
+	w.sink, w.typed, w.answer = b.sink, w, &w.reply
 	if !b.opening(&w.waiter) {
 		return false
 	}
