@@ -194,7 +194,7 @@ func TestCountersNeverGoDown(t *testing.T) {
 		const completed = `llmqueue_finished_requests_total{model="gpt",status="completed"}`
 		const input = `llmqueue_tokens_total{direction="input",model="gpt"}`
 
-		resp, err := m.Submit(t.Context(), job{ModelID: "gpt"})
+		resp, err := m.Submit(t.Context(), job{ID: "corrected", ModelID: "gpt"})
 		require.NoError(t, err)
 		do(t, m, "gpt", 0)
 		assert.Equal(t, 20.0, gather(t, reg)[input])
