@@ -251,7 +251,7 @@ func (l *lister) list() {
 				break
 			}
 		}
-		for _, h := range c.backingOff() {
+		for _, h := range c.backingOff(max(l.filter.Limit, mostLookedAt)) {
 			l.add(h, nil)
 		}
 	}
@@ -269,10 +269,13 @@ func (l *lister) wants(s Status) bool {
 	return len(l.filter.Statuses) == 0 || slices.Contains(l.filter.Statuses, s)
 }
 
+// searches reports whether requests are looked at that are not listed.
+func (l *lister) searches() bool { return l.filter.Tenant != "" || l.filter.IDPrefix != "" }
+
 // add adds a request, or those that share a call, and reports whether there is room for more.
 func (l *lister) add(h uint32, forecast func() (int, endpoint.Wait)) bool {
 	c := l.core
-	if l.seen++; len(l.views) == l.filter.Limit || l.seen > mostLookedAt {
+	if l.seen++; len(l.views) == l.filter.Limit || l.seen > mostLookedAt && l.searches() {
 		return false
 	}
 	if shared := c.shared[h]; shared != nil {
@@ -322,10 +325,10 @@ func (c *core) handedOff() (handles []uint32) {
 	return handles
 }
 
-// backingOff are the requests between two attempts.
-func (c *core) backingOff() (handles []uint32) {
+// backingOff are requests between two attempts, at most so many.
+func (c *core) backingOff(most int) (handles []uint32) {
 	for h := range c.engine.BackingOff() {
-		if handles = append(handles, h); len(handles) == mostLookedAt {
+		if handles = append(handles, h); len(handles) == most {
 			break
 		}
 	}

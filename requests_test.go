@@ -185,3 +185,14 @@ func TestRequestsListAHundred(t *testing.T) {
 	assert.Len(t, q.Requests(RequestFilter{}), 100)
 	assert.Len(t, q.Requests(RequestFilter{Limit: 110}), 110)
 }
+
+// A page is as long as it was asked to be, however many requests that are.
+func TestRequestsListsAsManyAsAsked(t *testing.T) {
+	q := newQueue(t, echo, WithUnlimited())
+	q.Pause()
+	for range 12_000 {
+		post(t, q, Request[int]{Tenant: "a"})
+	}
+	assert.Len(t, q.Requests(RequestFilter{Limit: 20_000}), 12_000)
+	assert.Len(t, q.Requests(RequestFilter{Limit: 20_000, Tenant: "a"}), 10_000, "a filter looks at the first 10,000")
+}
