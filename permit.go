@@ -49,13 +49,13 @@ type Permit struct {
 	// Guarded by the queue's lock.
 	attempt *attempt
 	next    *attempt // for the next one
-	number  uint32 // the engine's, of the attempt
-	way     *way   // where it goes
-	waits   bool // in Acquire or Again, for a token
-	held    bool // its holder has an attempt, and no Done of it came
-	again   bool // Done said ErrTryAgain, and no Again followed
-	over    bool // no attempt is under way
-	ended   bool // the request has ended
+	number  uint32   // the engine's, of the attempt
+	way     *way     // where it goes
+	waits   bool     // in Acquire or Again, for a token
+	held    bool     // its holder has an attempt, and no Done of it came
+	again   bool     // Done said ErrTryAgain, and no Again followed
+	over    bool     // no attempt is under way
+	ended   bool     // the request has ended
 	err     error
 }
 
