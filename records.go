@@ -242,7 +242,8 @@ func (l *lister) list() {
 		}
 	}
 	if l.wants(StatusPending) {
-		for _, h := range c.handedOff() {
+		most := max(l.filter.Limit, mostLookedAt)
+		for _, h := range c.handedOff(most) {
 			l.add(h, nil)
 		}
 		l.seen = 0
@@ -251,7 +252,7 @@ func (l *lister) list() {
 				break
 			}
 		}
-		for _, h := range c.backingOff(max(l.filter.Limit, mostLookedAt)) {
+		for _, h := range c.backingOff(most) {
 			l.add(h, nil)
 		}
 	}
@@ -280,7 +281,10 @@ func (l *lister) add(h uint32, forecast func() (int, endpoint.Wait)) bool {
 	}
 	if shared := c.shared[h]; shared != nil {
 		for _, r := range shared.followers[shared.first:] {
-			if len(l.views) < l.filter.Limit && c.known(r) && c.engine.State(r.handle) == engine.Following {
+			if l.seen++; len(l.views) == l.filter.Limit || l.seen > mostLookedAt && l.searches() {
+				return false
+			}
+			if c.known(r) && c.engine.State(r.handle) == engine.Following {
 				l.addOne(r.handle, forecast)
 			}
 		}
@@ -314,14 +318,17 @@ func (l *lister) addOne(h uint32, forecast func() (int, endpoint.Wait)) {
 	l.views = append(l.views, v)
 }
 
-// handedOff are the requests that other models have, in order of arrival.
-func (c *core) handedOff() (handles []uint32) {
+// handedOff are requests that other models have, in order of arrival, at most so many.
+func (c *core) handedOff(most int) (handles []uint32) {
 	for h := range c.forwardings {
+		if len(handles) == most {
+			break
+		}
 		if c.engine.State(h) == engine.HandedOff {
 			handles = append(handles, h)
 		}
 	}
-	c.inOrder(handles)
+	slices.SortFunc(handles, func(a, b uint32) int { return cmp.Compare(c.engine.Seq(a), c.engine.Seq(b)) })
 	return handles
 }
 
@@ -334,8 +341,4 @@ func (c *core) backingOff(most int) (handles []uint32) {
 	}
 	slices.SortFunc(handles, func(a, b uint32) int { return cmp.Compare(c.engine.RetryAt(a), c.engine.RetryAt(b)) })
 	return handles
-}
-
-func (c *core) inOrder(handles []uint32) {
-	slices.SortFunc(handles, func(a, b uint32) int { return cmp.Compare(c.engine.Seq(a), c.engine.Seq(b)) })
 }
