@@ -152,16 +152,16 @@ func (q *Engine) decide(h uint32, r *record, a *attempt, e *Ending, delay, took 
 		q.finish(h, r, Failed, AttemptFailed, 0, took)
 		return
 	case int(a.count) >= q.cfg.MaxAttempts:
-		q.fail(h, r, AttemptFailed, took)
+		q.fail(h, r, AttemptFailed, 0, took)
 		return
 	case q.cutOff || q.closed && q.paused:
 		q.finish(h, r, Failed, ShutDownRetry, 0, took)
 		return
 	case e.Verdict == Exhausted && !q.cfg.WaitForQuota && q.exhausted():
-		q.fail(h, r, QuotaRefused, took)
+		q.fail(h, r, QuotaRefused, 0, took)
 		return
 	case q.cfg.Fallback && r.flags&flagStays == 0 && q.allOpen():
-		q.fail(h, r, BreakersOpened, took)
+		q.fail(h, r, BreakersOpened, 0, took)
 		return
 	case e.Verdict == PassingFault:
 		q.move(h, r, BackingOff)

@@ -101,7 +101,7 @@ type Effect struct {
 	Unserved  bool               // of End: another model may yet serve the request
 	Handle    uint32             // of the request, or the call
 	Attempt   uint32             // the number of the attempt: of Start, Cut, and Retry
-	Count     int                // of the request\'s attempts so far: of Start and Retry
+	Count     int                // of the request's attempts so far: of Start and Retry
 	Endpoint  *endpoint.Endpoint // of the attempt: of Start and Retry
 	At        int64              // of Retry: the next attempt starts no earlier
 	Waited    int64              // for the attempt that starts, or until a request left the line without one

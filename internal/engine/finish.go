@@ -56,7 +56,6 @@ func (q *Engine) countEnd(state State) {
 // takeOut takes a request out of wherever it is, and tells how long it waited or ran
 // there.
 func (q *Engine) takeOut(h uint32, r *record, code Code) (waited, took int64) {
-	a := q.attemptOf(r)
 	switch r.state {
 	case InLine:
 		q.line.Remove(h)
@@ -67,14 +66,19 @@ func (q *Engine) takeOut(h uint32, r *record, code Code) (waited, took int64) {
 	case Running:
 		q.counts.Abandoned++
 		q.Effects = append(q.Effects, Effect{Kind: Cut, Handle: h, Attempt: r.attempt - 1, Code: code})
-		return 0, q.now - a.lease.Started
+		return 0, q.now - q.attemptOf(r).lease.Started
 	case HandedOff:
 		return 0, 0
 	}
-	if a != nil && a.since != 0 {
-		return q.now - a.since, 0
+	return q.waited(r), 0
+}
+
+// waited is how long r has waited for its next attempt.
+func (q *Engine) waited(r *record) int64 {
+	if a := q.attemptOf(r); a != nil && a.since != 0 {
+		return q.now - a.since
 	}
-	return q.now - r.created, 0
+	return q.now - r.created
 }
 
 // end finishes a request from outside its processor, wherever it is.
@@ -89,9 +93,9 @@ func (q *Engine) end(h uint32, r *record, state State, code Code) {
 
 // fail ends a request that this model could not serve, unless another one takes it. It
 // must be out of the line.
-func (q *Engine) fail(h uint32, r *record, code Code, took int64) {
+func (q *Engine) fail(h uint32, r *record, code Code, waited, took int64) {
 	if !q.handOff(h, r, code, took) {
-		q.finish(h, r, Failed, code, 0, took)
+		q.finish(h, r, Failed, code, waited, took)
 		q.Effects[len(q.Effects)-1].Unserved = true
 	}
 }
@@ -103,10 +107,7 @@ func (q *Engine) handOff(h uint32, r *record, code Code, took int64) bool {
 	}
 	waited := int64(0)
 	if r.state != Running {
-		waited = q.now - r.created
-		if a := q.attemptOf(r); a != nil && a.since != 0 {
-			waited = q.now - a.since
-		}
+		waited = q.waited(r)
 	}
 	q.move(h, r, HandedOff)
 	q.Effects = append(q.Effects, Effect{Kind: Handoff, Handle: h, Code: code, Waited: waited, Took: took})
@@ -249,10 +250,7 @@ func (q *Engine) sweepOut(h uint32, r *record, kind sweepKind) {
 		code = BreakersOpen
 	}
 	waited, _ := q.takeOut(h, r, code)
-	if !q.handOff(h, r, code, 0) {
-		q.finish(h, r, Failed, code, waited, 0)
-		q.Effects[len(q.Effects)-1].Unserved = true
-	}
+	q.fail(h, r, code, waited, 0)
 }
 
 // eachRecord looks at the next n records, and reports whether there are more.
