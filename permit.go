@@ -22,7 +22,8 @@ type Claim struct {
 	Metadata map[string]string // for middleware and events
 }
 
-// Acquirer gives leave to make calls: a Queue, or a Manager for the models that it knows.
+// Acquirer gives leave to make calls: a Queue, or a Manager for the models that it knows. Both are
+// safe for concurrent use, and another one has to be.
 type Acquirer interface {
 	Acquire(ctx context.Context, c Claim) (*Permit, error)
 }

@@ -9,9 +9,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/llmqueue/llmqueue/internal/endpoint"
-
 	"github.com/llmqueue/llmqueue/internal/clock"
+	"github.com/llmqueue/llmqueue/internal/endpoint"
 	"github.com/llmqueue/llmqueue/internal/engine"
 )
 

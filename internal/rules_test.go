@@ -256,7 +256,7 @@ func (f file) check(dir string) (broken []violation) {
 // TestRootStaysSmall: who opens the root sees what a caller sees, in files that are rooms.
 func TestRootStaysSmall(t *testing.T) {
 	const files, longest = 25, 400
-	const lines = 6700 // 5,000 is the goal; nothing may be added before it is reached
+	const lines = 6660 // 5,000 is the goal; nothing may be added before it is reached
 	count, sum := 0, 0
 	for _, f := range sources(t) {
 		if path.Dir(f.name) != "." {
