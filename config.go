@@ -141,6 +141,10 @@ type queueSettings struct {
 	coalesce        any // func(Request[P]) string
 	retry           RetryPolicy
 	timeout         time.Duration
+	firstByte       time.Duration
+	stall           time.Duration
+	maxPause        time.Duration
+	hedge           *HedgePolicy
 	maxQueued       int
 	historySize     int
 	historyTTL      time.Duration
@@ -218,9 +222,20 @@ func (s *queueSettings) validate() error {
 	if err := s.retry.validate(); err != nil {
 		return err
 	}
+	if s.hedge != nil {
+		if err := s.hedge.validate(); err != nil {
+			return err
+		}
+	}
 	switch {
 	case s.timeout < 0:
 		return invalid("WithTimeout(%v), give a positive duration (0 means none)", s.timeout)
+	case s.firstByte < 0:
+		return invalid("WithFirstByteTimeout(%v), give a positive duration (0 means none)", s.firstByte)
+	case s.stall < 0:
+		return invalid("WithStallTimeout(%v), give a positive duration (0 means none)", s.stall)
+	case s.maxPause < 0:
+		return invalid("WithMaxPause(%v), give a positive duration (0 means 1 hour)", s.maxPause)
 	case s.maxQueued < 0:
 		return invalid("WithMaxQueued(%d), give 1 or more (0 means no bound)", s.maxQueued)
 	case s.historySize < 0 || s.historySize > 0 && s.historyTTL <= 0:

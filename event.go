@@ -27,8 +27,8 @@ const (
 	EventLimitLearned  EventType = "limit_learned"  // an answer changed the limits in force, now Limits; Err says why if a refusal did: shorter bursts, or fewer at once until they all fit again
 	EventLimitIgnored  EventType = "limit_ignored"  // an answer stated a limit that makes no sense: Err says which
 	EventNoLimits      EventType = "no_limits"      // limits were to be learned, but the provider states none; sent once
-	EventOpened        EventType = "opened"         // an endpoint's breaker opened after repeated failure: nothing starts there before Until
-	EventClosed        EventType = "closed"         // an endpoint's breaker closed after a probe succeeded
+	EventOpened        EventType = "opened"         // an endpoint is held out because calls fail there, by its breaker or by itself: before Until nothing starts there that can go elsewhere
+	EventClosed        EventType = "closed"         // it is not any more: a call was served there
 	EventFallback      EventType = "fallback"       // a request goes to the model Fallback, because of Err
 	EventNoUsage       EventType = "no_usage"       // token limits are set but nothing reports usage; sent once
 )
@@ -62,6 +62,8 @@ type Event struct {
 	Took time.Duration
 	// Outcome is what that attempt came to: see OutcomeOf.
 	Outcome Outcome
+	// Hedge says that the attempt which starts is a second one beside a slow one (WithHedge).
+	Hedge bool
 	// Context is that of the request's Submit, for the values that it carries, such as
 	// a trace. It may have ended. Nil for events of the queue.
 	Context context.Context `json:"-"`

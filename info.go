@@ -26,6 +26,7 @@ type QueueInfo struct {
 	Refused   int64 `json:"refused"`
 	Coalesced int64 `json:"coalesced"` // requests that shared the call of an earlier one (WithCoalescing)
 	Fallbacks int64 `json:"fallbacks"` // requests handed to a fallback model, once for each such model
+	Hedges    int64 `json:"hedges"`    // attempts that started beside a slow one (WithHedge)
 	// Abandoned counts processors that still run although their request ended
 	// (canceled or timed out). Each holds its slot until it returns.
 	Abandoned int `json:"abandoned"`
@@ -50,14 +51,26 @@ type QueueInfo struct {
 
 // EndpointInfo is a snapshot of one endpoint.
 type EndpointInfo struct {
-	Name        string      `json:"name"`
-	Processing  int64       `json:"processing"`             // processors that run there
-	Slots       int64       `json:"slots"`                  // that may run at present, at most the concurrent limit
-	Open        bool        `json:"open"`                   // its circuit breaker lets no call through
-	PausedUntil time.Time   `json:"paused_until,omitzero"`  // by the provider, in the future
-	PauseReason string      `json:"pause_reason,omitempty"` // what it said
-	Limits      []LimitInfo `json:"limits"`                 // concurrency last
-	Shared      []LimitInfo `json:"shared_limits,omitempty"`
+	Name       string `json:"name"`
+	Processing int64  `json:"processing"` // processors that run there
+	Slots      int64  `json:"slots"`      // that may run at present, at most the concurrent limit
+	Open       bool   `json:"open"`       // its circuit breaker lets no call through
+	// HeldOut says that calls fail there, for HeldOutReason: while another endpoint or a fallback
+	// can serve, nothing but a probe goes there, at NextProbe and then less often.
+	HeldOut       bool      `json:"held_out"`
+	HeldOutReason string    `json:"held_out_reason,omitempty"`
+	NextProbe     time.Time `json:"next_probe,omitzero"`
+	// How calls ended of late: each counts one at first, and half as much after 30 s.
+	RecentServed   float64 `json:"recent_served"`
+	RecentFaults   float64 `json:"recent_faults"`   // its own: a wrong key, an unknown model
+	RecentFailures float64 `json:"recent_failures"` // passing: 5xx, broken answers, timeouts
+	RecentRefusals float64 `json:"recent_refusals"` // for a limit, a quota or want of capacity
+	// FirstOutput is how long calls took of late until output came, 0 while that is unknown.
+	FirstOutput time.Duration `json:"first_output_ns"`
+	PausedUntil time.Time     `json:"paused_until,omitzero"`  // by the provider, in the future
+	PauseReason string        `json:"pause_reason,omitempty"` // what it said
+	Limits      []LimitInfo   `json:"limits"`                 // concurrency last
+	Shared      []LimitInfo   `json:"shared_limits,omitempty"`
 }
 
 // LimitInfo is a snapshot of one limit. For a concurrent limit Used counts running

@@ -20,6 +20,7 @@ const (
 	OutcomeOverloaded     Outcome = "overloaded"      // the provider lacks capacity: back off, with fewer at once
 	OutcomeQuotaExhausted Outcome = "quota_exhausted" // credit or a spend limit is used up: no call helps before it is renewed
 	OutcomeRetryable      Outcome = "retryable"       // a passing fault: try this request again
+	OutcomeElsewhere      Outcome = "elsewhere"       // not here: the key, the account or the model is refused, another endpoint may serve it
 	OutcomeFatal          Outcome = "fatal"           // this request will never be served
 )
 
@@ -30,8 +31,14 @@ type Observation struct {
 	// provider may not have counted yet in Limits. Zero means when the attempt
 	// started.
 	SentAt time.Time
-	// Outcome is what the answer means.
+	// Outcome is what the answer means. What is observed last counts. An answer that was
+	// served and of which a later observation with the same SentAt says otherwise broke, or
+	// carried an error: its attempt is not served, even if the processor returns nil.
 	Outcome Outcome
+	// Output says that a part of the answer has come: see WithFirstByteTimeout,
+	// WithStallTimeout and WithHedge. An observation of nothing else takes no lock, so that
+	// it can be made for each part.
+	Output bool
 	// Delay is how long the provider asks to wait before the next call; for
 	// OutcomeQuotaExhausted, until the quota is renewed. Zero: it did not say.
 	Delay time.Duration

@@ -88,11 +88,45 @@ func WithRetry(p RetryPolicy) Option {
 	return Option{func(s *settings) { s.retry = p }}
 }
 
-// WithTimeout bounds one attempt. When it passes, the request fails with a
-// ProcessingError that wraps context.DeadlineExceeded, and the processor's context
-// ends; its slot stays taken until it returns. Defaults to 0, no bound.
+// WithTimeout bounds one attempt. When it passes, the processor's context ends, and its slot
+// stays taken until it returns. It is a passing fault: the request is tried again, at another
+// endpoint first, and fails, with a ProcessingError that wraps context.DeadlineExceeded, when
+// its attempts are used up or output was handed on. Defaults to 0, no bound.
 func WithTimeout(d time.Duration) Option {
 	return Option{func(s *settings) { s.timeout = d }}
+}
+
+// WithFirstByteTimeout bounds how long an attempt waits until its answer begins, and is like
+// WithTimeout otherwise. The answer begins when something tells so: the transport of package
+// llmhttp, Streamed, or Observe with OutcomeServed or Output. Where nothing does, it bounds the
+// whole attempt. Defaults to 0, no bound.
+func WithFirstByteTimeout(d time.Duration) Option {
+	return Option{func(s *settings) { s.firstByte = d }}
+}
+
+// WithStallTimeout bounds how long nothing more may come of an answer that has begun, and is
+// like WithTimeout otherwise. It needs something that tells of output as it comes: see
+// WithFirstByteTimeout. Defaults to 0, no bound.
+func WithStallTimeout(d time.Duration) Option {
+	return Option{func(s *settings) { s.stall = d }}
+}
+
+// WithMaxPause bounds how long a provider may ask to pause: a longer pause counts as an
+// exhausted quota. See WithWaitForQuota. Defaults to 1 hour; 0 means the default.
+func WithMaxPause(d time.Duration) Option {
+	return Option{func(s *settings) { s.maxPause = d }}
+}
+
+// WithHedge starts a second attempt of a request, at another endpoint if one has room, when
+// nothing has come of the first for as long as the policy says. It takes only room that
+// nothing that waits could use, within its share of calls, and all limits hold. Both are
+// charged. The first to give output, or to succeed, wins; the context of the other ends. What
+// counts as output is told as for WithFirstByteTimeout; where nothing tells, the first to
+// succeed wins. Processors must bear to run twice at once for one request. One that streams
+// calls Streamed before it hands on its first part, and stops when its context has ended.
+// Permits are not hedged. Defaults to none.
+func WithHedge(p HedgePolicy) Option {
+	return Option{func(s *settings) { s.hedge = &p }}
 }
 
 // WithMaxQueued bounds how many requests may wait; one more is refused with

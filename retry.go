@@ -60,6 +60,7 @@ const (
 	markPermanent
 	markRetryable
 	markRateLimited
+	markElsewhere
 	markQuota // by observation only
 )
 
@@ -83,6 +84,33 @@ func markOf(err error) (markKind, time.Duration) {
 
 var errRateLimited = errors.New("rate limited by the provider")
 
+// HedgePolicy says when a second attempt starts beside one of which nothing has come yet. See
+// WithHedge.
+type HedgePolicy struct {
+	// After is how long nothing may have come.
+	After time.Duration
+	// Quantile, such as 0.95, takes that from the recent times to first output of the queue,
+	// once 20 are known: the time within which that share of them came. With After it is
+	// at least that. Above 0 and below 1; 0 means that After alone counts.
+	Quantile float64
+	// Share bounds hedges to this share of all calls. Defaults to 0.05; at most 1.
+	Share float64
+}
+
+func (p HedgePolicy) validate() error {
+	switch {
+	case p.After < 0:
+		return invalid("HedgePolicy.After is %v, give a positive duration", p.After)
+	case !(p.Quantile >= 0 && p.Quantile < 1):
+		return invalid("HedgePolicy.Quantile is %v, give a share below 1 such as 0.95 (0 means none)", p.Quantile)
+	case !(p.Share >= 0 && p.Share <= 1):
+		return invalid("HedgePolicy.Share is %v, give a share of at most 1 (0 means 0.05)", p.Share)
+	case p.After == 0 && p.Quantile == 0:
+		return invalid("HedgePolicy has neither After nor Quantile, give one")
+	}
+	return nil
+}
+
 // RateLimited marks err, from a processor, as the provider's "slow down": the
 // whole queue pauses for after (a backoff of the retry policy when after ≤ 0), and
 // the request keeps its place and is tried again. A pause only ever lengthens
@@ -101,6 +129,17 @@ func Retryable(err error) error {
 		return nil
 	}
 	return &markedError{mark: markRetryable, err: err}
+}
+
+// Elsewhere marks err, from a processor, as a fault of the endpoint and not of the request: a
+// wrong key, an unknown model or deployment, a context too long for this one. The request goes
+// to another endpoint or a fallback at once, which uses up no attempt; with nowhere to go it
+// fails. An endpoint that does nothing else is held out and probed now and then. nil stays nil.
+func Elsewhere(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &markedError{mark: markElsewhere, err: err}
 }
 
 // Permanent marks err, from a processor, as one never to try again, whatever it

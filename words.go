@@ -253,7 +253,7 @@ func fromTokens(t accounting.Tokens) endpoint.Usage {
 }
 
 // engineOutcomes are the outcomes in the order of the engine's.
-var engineOutcomes = []Outcome{"", OutcomeServed, OutcomeRateLimited, OutcomeSlowDown, OutcomeOverloaded, OutcomeQuotaExhausted, OutcomeRetryable, OutcomeFatal}
+var engineOutcomes = []Outcome{"", OutcomeServed, OutcomeRateLimited, OutcomeSlowDown, OutcomeOverloaded, OutcomeQuotaExhausted, OutcomeRetryable, OutcomeElsewhere, OutcomeFatal}
 
 // toEngineObservation is o for the engine, and what is wrong with the limits that it states.
 func (c *core) toEngineObservation(o Observation) (out endpoint.Observation, ignored []error) {

@@ -20,6 +20,7 @@ const (
 	Overloaded
 	QuotaExhausted
 	Retryable
+	Elsewhere // the endpoint's own fault
 	Fatal
 )
 
