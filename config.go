@@ -1,6 +1,7 @@
 package llmqueue
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"iter"
@@ -269,6 +270,7 @@ func (s *queueSettings) engineConfig(seed uint64) engine.Config {
 		MaxAttempts: s.retry.MaxAttempts, BaseDelay: int64(s.retry.BaseDelay), MaxDelay: int64(s.retry.MaxDelay), RetryBudget: s.retry.Budget,
 		Timeout: int64(s.timeout), MaxQueued: s.maxQueued, Backfill: s.backfill, WaitForQuota: s.keepOnQuota,
 		NoDeadlineCheck: s.noDeadlineCheck, Fallback: len(s.fallback) > 0, Seed: seed,
+		FirstByte: int64(s.firstByte), Stall: int64(s.stall), MaxPause: int64(cmp.Or(s.maxPause, time.Hour)), Hedge: s.hedge.config(),
 	}
 }
 

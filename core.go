@@ -70,6 +70,7 @@ type types interface {
 	forward(h *hop) error                // submits a request to another queue
 	deliver(h uint32, w *waiter)         // copies a result to who waits
 	receive(h uint32, w *waiter)         // keeps the result that another queue gave
+	keepResult(w *worker)                // keeps the result of the job that w ran
 	share(to, from uint32)               // copies the result of a call
 	stripSlot(h uint32, keepResult bool) // drops the params, and the result unless it is kept
 	clearSlot(h uint32, pageFreed bool)  // drops both
@@ -83,6 +84,7 @@ type way struct {
 	shared    []SharedMember
 	left      bool          // it has left them
 	pausedBy  error         // what its provider said
+	heldBy    error         // what the call said for which it is held out
 	drained   chan struct{} // of a removed one: closed when nothing runs there any more
 }
 
@@ -299,8 +301,8 @@ func (c *core) Pause() {
 	}
 }
 
-// Resume ends a manual pause, and one for an exhausted quota. Any other pause by the
-// provider ends by itself.
+// Resume ends a manual pause. On a queue that Pause does not hold it ends its providers' pauses,
+// whatever their reason, and lets endpoints that are held out be probed at once.
 func (c *core) Resume() {
 	if c.made {
 		ns := c.lock()

@@ -1,7 +1,10 @@
 package llmqueue
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/llmqueue/llmqueue/internal/endpoint"
@@ -96,6 +99,8 @@ func (c *core) carryOut(ns int64) {
 			c.applyHandoff(e)
 		case engine.Gone:
 			c.clear(e.Handle, e.PageFreed)
+		case engine.CheckStall:
+			c.engine.Stalled(ns, e.Attempt, c.running[e.Attempt].heard.Load())
 		case engine.AskElsewhere:
 			more := c.todo.more()
 			more.asked = append(more.asked, c.ref(e.Handle))
@@ -197,19 +202,21 @@ func (c *core) applyStart(e *engine.Effect) {
 	}
 	c.running[e.Attempt] = a
 	if len(c.observers) > 0 {
-		c.emitFor(e.Handle, Event{Type: EventStarted, Time: c.clock.At(job.Started), Attempt: e.Count, Endpoint: c.wayOf(e.Endpoint).name, Waited: duration(e.Waited)})
+		c.emitFor(e.Handle, Event{Type: EventStarted, Time: c.clock.At(job.Started), Attempt: e.Count, Endpoint: c.wayOf(e.Endpoint).name, Waited: duration(e.Waited), Hedge: e.Hedge})
 	}
 }
 
 // applyCut ends the context of an attempt whose request has ended.
 func (c *core) applyCut(e *engine.Effect) {
 	a := c.running[e.Attempt]
-	if e.Code == engine.TimedOut {
+	if c.late(e.Code) != nil {
 		a.TimeOut()
 		return
 	}
 	err, cause := error(context.Canceled), error(context.Canceled)
 	switch left, ok := c.input.err.(*callerLeft); {
+	case e.Code == engine.Outrun:
+		cause = errOutrun
 	case ok:
 		err, cause = left.err, left.cause
 	case e.Code == engine.Canceled && c.input.err != nil:
@@ -219,6 +226,8 @@ func (c *core) applyCut(e *engine.Effect) {
 	}
 	a.Cancel(err, cause)
 }
+
+var errOutrun = fmt.Errorf("%w: another attempt of the request was faster", context.Canceled)
 
 // applyEnd answers who waits for a request and keeps what the history needs.
 func (c *core) applyEnd(ns int64, e *engine.Effect) {
@@ -307,7 +316,7 @@ func (c *core) applyTold(ns int64, e *engine.Effect) {
 		if len(c.observers) > 0 {
 			c.emitFor(e.Handle, Event{
 				Type: EventRetried, Time: now, Attempt: e.Count, Endpoint: c.wayOf(e.Endpoint).name,
-				Until: c.clock.At(e.At), Err: c.input.err, Took: duration(e.Took), Outcome: c.input.outcome,
+				Until: c.clock.At(e.At), Err: cmp.Or(c.late(e.Code), c.input.err), Took: duration(e.Took), Outcome: c.input.outcome,
 			})
 		}
 	case engine.NoUsage:
@@ -335,7 +344,10 @@ func (c *core) applyEndpointEvent(ns int64, e *endpoint.Event) {
 		ev.Type = EventResumed
 	case endpoint.Opened:
 		ev.Type, ev.Until, ev.Err = EventOpened, c.clock.At(e.Until), c.input.err
-	case endpoint.Closed:
+	case endpoint.HeldOut:
+		w.heldBy = cmp.Or(c.input.err, errLate)
+		ev.Type, ev.Until, ev.Err = EventOpened, c.clock.At(e.Until), w.heldBy
+	case endpoint.Closed, endpoint.LetIn:
 		ev.Type = EventClosed
 	case endpoint.NoLimits:
 		ev.Type = EventNoLimits
@@ -351,6 +363,8 @@ func (c *core) applyEndpointEvent(ns int64, e *endpoint.Event) {
 	}
 	c.emit(ev)
 }
+
+var errLate = errors.New("its attempts take too long")
 
 func (c *core) wayOf(e *endpoint.Endpoint) *way { return c.ways[e.ID] }
 

@@ -47,7 +47,7 @@ type Event struct {
 	Priority  int
 	NoWait    bool      // fire and forget
 	Attempt   int       // the attempts started so far
-	Usage     Usage     // of all attempts together, at the end
+	Usage     Usage     // of all attempts here together, at the end; what a fallback used is told by its own queue
 	Fallback  string    // the other model: where the request goes, and at its end which one answered
 	Err       error     // why it failed, was canceled, retried or paused
 	Until     time.Time // for EventRetried and EventPaused
@@ -146,7 +146,7 @@ func (c *core) emitEnd(h uint32, end *engine.Effect, err error, usage Usage, han
 	}
 	e.Outcome = c.outcomeOf(h)
 	if hand != nil {
-		hand.overlay(&e.Usage, new(int), &e.Fallback, new(int64))
+		hand.overlay(new(Usage), new(int), &e.Fallback, new(int64))
 		e.Waited, e.Took = max(e.Waited, duration(hand.waited)), max(e.Took, duration(hand.took))
 		if hand.outcome != "" {
 			e.Outcome = hand.outcome

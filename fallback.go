@@ -19,7 +19,9 @@ import (
 // forwarding is what a queue knows of a request that it handed to other models. Guarded by the
 // queue's lock.
 type forwarding struct {
-	reason   error    // why this model did not serve it
+	reason   error // why this model did not serve it
+	code     engine.Code
+	until    int64    // ns, when this model may serve it, as far as that is known and matters
 	failure  error    // what the latest other model said, if anything
 	next     int      // in the list of fallbacks
 	tried    []string // models, this one first
@@ -70,10 +72,14 @@ func (c *core) keepForwarding(h uint32, hand *forwarding) {
 
 // applyHandoff sends a request on its way.
 func (c *core) applyHandoff(e *engine.Effect) {
-	c.keepForwarding(e.Handle, &forwarding{
-		reason: c.reason(e.Handle, e.Code), tried: []string{c.modelID},
+	hand := &forwarding{
+		reason: c.reason(e.Handle, e.Code), code: e.Code, until: e.At, tried: []string{c.modelID},
 		waited: e.Waited, took: e.Took, outcome: c.outcomeOf(e.Handle),
-	})
+	}
+	if before := c.forwardings[e.Handle]; before != nil { // it was handed off before, and taken back
+		hand.usage, hand.attempts, hand.started = before.usage, before.attempts, before.started
+	}
+	c.keepForwarding(e.Handle, hand)
 	more := c.todo.more()
 	more.forwardings = append(more.forwardings, c.ref(e.Handle))
 }
@@ -115,20 +121,8 @@ func (c *core) nextModel(r ref) *hop {
 	for hand.next < len(models) && slices.Contains(hand.tried, models[hand.next]) {
 		hand.next++
 	}
-	wait := v.MaxWait
-	if wait > 0 && v.Attempts == 0 {
-		wait -= ns - v.Created
-	}
-	var err error
-	switch {
-	case hand.next == len(models):
-		err = hand.err()
-	case v.MaxWait > 0 && wait <= 0:
-		err = c.reason(r.handle, engine.WaitedTooLong)
-	}
-	if err != nil {
-		c.input.err = err
-		c.engine.Finish(ns, r.handle, engine.Failed, hand.next == len(models))
+	if hand.next == len(models) {
+		c.nobodyTakes(ns, r.handle, hand)
 		return nil
 	}
 	e, tag := c.entries.At(r.handle), c.engine.Tag(r.handle)
@@ -137,8 +131,12 @@ func (c *core) nextModel(r ref) *hop {
 		ID: c.idOf(r.handle), ModelID: h.model, NoWait: tag&tagNoWait != 0, Priority: v.Priority,
 		Tenant: e.tenant, Estimate: fromEngineUsage(v.Estimate), Metadata: e.metadata,
 	}
-	if v.Attempts == 0 {
-		h.request.MaxWait = time.Duration(wait)
+	if v.Attempts == 0 && v.MaxWait > 0 {
+		// One whose time is over may yet start there at once.
+		h.request.MaxWait = time.Duration(max(v.MaxWait-(ns-v.Created), 1))
+	}
+	if left := time.Duration(hand.until - ns); left > 0 && (h.request.MaxWait == 0 || left < h.request.MaxWait) {
+		h.request.MaxWait = left // later it is served here
 	}
 	if h.request.NoWait {
 		h.ctx = context.WithoutCancel(h.ctx)
@@ -155,6 +153,20 @@ func (c *core) nextModel(r ref) *hop {
 	}
 	hand.waited, hand.took, hand.outcome = 0, 0, ""
 	return h
+}
+
+// nobodyTakes ends a request that no other model took, or lets it wait here after all when only
+// time is against that. Callers hold the lock.
+func (c *core) nobodyTakes(ns int64, h uint32, hand *forwarding) {
+	switch hand.code {
+	case engine.BreakersOpen, engine.BreakersOpened, engine.HeldOut, engine.PausedLong, engine.BudgetSpent:
+		hand.modelID = ""
+		if c.engine.TakeBack(ns, h) {
+			return
+		}
+	}
+	c.input.err = hand.err()
+	c.engine.Finish(ns, h, engine.Failed, true)
 }
 
 // forward submits the request of a hop to its target.

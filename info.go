@@ -143,14 +143,14 @@ func (c *core) Info() QueueInfo {
 	info := QueueInfo{
 		ModelID: c.modelID, Pending: n.Pending, Processing: n.Processing, Forwarded: n.Forwarded,
 		Accepted: n.Accepted, Completed: n.Completed, Failed: n.Failed, Canceled: n.Canceled,
-		Attempts: n.Attempts, Retries: n.Retries, Refused: n.Refused, Coalesced: n.Coalesced, Fallbacks: c.fallbacks,
+		Attempts: n.Attempts, Retries: n.Retries, Refused: n.Refused, Coalesced: n.Coalesced, Fallbacks: c.fallbacks, Hedges: n.Hedges,
 		Abandoned: n.Abandoned, Waited: duration(n.Waited), Worked: duration(n.Worked),
 		Paused: c.engine.Paused(), Closed: c.closed, Dropped: c.dropped.Load(), Usage: fromEngineUsage(n.Usage), Since: c.clock.At(1),
 	}
-	var reasons []error
+	var reasons [][2]error
 	for _, e := range c.engine.Endpoints() {
-		i, reason := c.endpointInfo(ns, now, e)
-		info.Endpoints, reasons = append(info.Endpoints, i), append(reasons, reason)
+		i, paused, held := c.endpointInfo(ns, now, e)
+		info.Endpoints, reasons = append(info.Endpoints, i), append(reasons, [2]error{paused, held})
 		info.Slots += i.Slots
 	}
 	c.mu.Unlock()
@@ -160,15 +160,21 @@ func (c *core) Info() QueueInfo {
 		if e.PausedUntil.Before(info.PausedUntil) {
 			info.PausedUntil = e.PausedUntil
 		}
-		if reasons[i] != nil { // asked for its text without the lock: it may be a user's
-			info.Endpoints[i].PauseReason = reasons[i].Error()
-		}
+		info.Endpoints[i].PauseReason, info.Endpoints[i].HeldOutReason = textOf(reasons[i][0]), textOf(reasons[i][1])
 	}
 	return info
 }
 
-func (c *core) endpointInfo(ns int64, now time.Time, e *endpoint.Endpoint) (info EndpointInfo, reason error) {
-	w := c.wayOf(e)
+// textOf asks an error for its text, which no lock may be held for: it may be a user's.
+func textOf(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+func (c *core) endpointInfo(ns int64, now time.Time, e *endpoint.Endpoint) (info EndpointInfo, paused, held error) {
+	w, recent := c.wayOf(e), e.Recent(ns)
 	info = EndpointInfo{
 		Name: w.name, Processing: e.Running(), Slots: e.SlotsNow(), Open: e.Open(),
 		Limits: limitInfos(fromEngineLimits(e.Limits()), e.Running(), func(i int) (used, available int64, resetAt time.Time) {
@@ -180,12 +186,20 @@ func (c *core) endpointInfo(ns int64, now time.Time, e *endpoint.Endpoint) (info
 		}),
 	}
 	if e.PausedUntil() > ns {
-		info.PausedUntil, reason = c.clock.At(e.PausedUntil()), w.pausedBy
+		info.PausedUntil, paused = c.clock.At(e.PausedUntil()), w.pausedBy
+	}
+	info.RecentServed, info.RecentFaults, info.RecentFailures, info.RecentRefusals = recent.Served, recent.Faults, recent.Failures, recent.Refusals
+	info.FirstOutput = duration(recent.FirstOutput)
+	if info.HeldOut = e.HeldOut(); info.HeldOut {
+		held = w.heldBy
+		if at := e.ProbeAt(); at > 0 {
+			info.NextProbe = c.clock.At(max(at, ns))
+		}
 	}
 	for _, m := range w.shared {
 		info.Shared = append(info.Shared, m.Limits(now)...)
 	}
-	return info, reason
+	return info, paused, held
 }
 
 // limitInfos says how much of limits is used. window is that of the i-th but the concurrent.

@@ -3,6 +3,7 @@ package llmqueue
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/llmqueue/llmqueue/internal/engine"
@@ -67,7 +68,9 @@ type ObservedLimit struct {
 // never before.
 type attempt struct {
 	lazyctx.Context[observations]
-	core     *core // that Observe tells
+	core     *core         // that Observe tells
+	heard    atomic.Int64  // ns, when output came last
+	told     atomic.Uint32 // what of it the core was told
 	usage    Usage
 	number   uint32 // the engine's
 	reported bool
@@ -78,6 +81,8 @@ type attempt struct {
 type observations struct {
 	usage    Usage       // of all calls, for want of a report
 	latest   Observation // that had an outcome
+	served   time.Time   // when the call went out whose answer began well
+	broke    bool        // that answer broke, or carried an error
 	streamed bool        // output was handed on
 }
 
@@ -130,10 +135,38 @@ func (a *attempt) used() (Usage, bool) {
 func (a *attempt) observe(o Observation) bool {
 	return a.note(func(seen *observations) {
 		seen.usage = seen.usage.plus(o.Usage.clamped())
-		if o.Outcome != "" {
-			seen.latest = o
+		if o.Outcome == "" {
+			return
+		}
+		seen.latest = o
+		seen.broke = o.Outcome != OutcomeServed && !o.SentAt.IsZero() && o.SentAt.Equal(seen.served)
+		if o.Outcome == OutcomeServed {
+			seen.served = o.SentAt
 		}
 	})
+}
+
+// What a core was told of an attempt's output.
+const (
+	toldOutput   = 1 << iota // some came
+	toldStreamed             // some was handed on
+)
+
+// output notes that a part of the answer came, and tells the core of the first one.
+func (a *attempt) output(what uint32) {
+	a.heard.Store(a.core.clock.Now())
+	if a.told.Or(what)&what != what {
+		a.core.output(a, what&toldStreamed != 0)
+	}
+}
+
+// output tells the engine that output of an attempt came.
+func (c *core) output(a *attempt, streamed bool) {
+	ns := c.lock()
+	defer c.unlock(ns)
+	if c.running[a.number] == a {
+		c.engine.Output(ns, a.number, streamed)
+	}
 }
 
 // stream notes that output was handed on.
@@ -150,21 +183,39 @@ func (a *attempt) note(keep func(*observations)) bool {
 	return true
 }
 
-// observed is the latest outcome that was observed, and whether streamed output was handed on.
-func (a *attempt) observed() (latest Observation, streamed bool) {
+// observed is what was observed, the latest outcome above all.
+func (a *attempt) observed() (seen observations) {
 	a.Mu.Lock()
 	defer a.Mu.Unlock()
-	if seen := a.HasExtra(); seen != nil {
-		return seen.latest, seen.streamed
+	if extra := a.HasExtra(); extra != nil {
+		seen = *extra
 	}
-	return Observation{}, false
+	return seen
+}
+
+// broken is the error of an attempt whose answer broke, or carried an error, nil if it did not.
+func (a *attempt) broken() error {
+	if seen := a.observed(); seen.broke {
+		return &brokenAnswer{seen.latest.err()}
+	}
+	return nil
 }
 
 // Observe tells the queue, from inside a processor, what the provider said. It may
 // be called several times in an attempt and takes effect at once. Outside an
 // attempt, or after it ended, it does nothing. Safe for concurrent use.
 func Observe(ctx context.Context, o Observation) {
-	if a, ok := ctx.Value(attemptKey{}).(*attempt); ok && a.observe(o) {
+	a, ok := ctx.Value(attemptKey{}).(*attempt)
+	if !ok {
+		return
+	}
+	if o.Output {
+		a.output(toldOutput)
+		if o.Outcome == "" && len(o.Limits) == 0 && o.Usage.isZero() {
+			return
+		}
+	}
+	if a.observe(o) {
 		a.core.observe(a, o)
 	}
 }
@@ -187,6 +238,7 @@ func (c *core) observe(a *attempt, o Observation) {
 func Streamed(ctx context.Context) {
 	if a, ok := ctx.Value(attemptKey{}).(*attempt); ok {
 		a.stream()
+		a.output(toldOutput | toldStreamed)
 	}
 }
 
@@ -209,10 +261,12 @@ func (o Outcome) refused() bool {
 // meaning is what an unmarked error means, by what the provider said last.
 func (o Observation) meaning() markKind {
 	switch o.Outcome {
-	case OutcomeRateLimited, OutcomeSlowDown:
+	case OutcomeRateLimited, OutcomeSlowDown, OutcomeOverloaded:
 		return markRateLimited
-	case OutcomeOverloaded, OutcomeRetryable:
+	case OutcomeRetryable:
 		return markRetryable
+	case OutcomeElsewhere:
+		return markElsewhere
 	case OutcomeQuotaExhausted:
 		return markQuota
 	case OutcomeFatal:
@@ -229,12 +283,14 @@ func (a *attempt) outcome(err error) Outcome {
 	if _, panicked := err.(*PanicError); panicked {
 		return ""
 	}
-	said, _ := a.observed()
+	said := a.observed().latest
 	mark, _ := markOf(err)
 	switch meaning := said.meaning(); {
 	case mark == markPermanent:
 		return OutcomeFatal
-	case mark == markRetryable && meaning != markRetryable:
+	case mark == markElsewhere:
+		return OutcomeElsewhere
+	case mark == markRetryable && meaning != markRetryable && said.Outcome != OutcomeOverloaded:
 		return OutcomeRetryable
 	case mark == markRateLimited && !said.Outcome.refused():
 		return OutcomeRateLimited
@@ -246,7 +302,7 @@ func (a *attempt) outcome(err error) Outcome {
 
 // OutcomeOf says, to a middleware, what the queue takes err for, with which next or the
 // middleware itself returns: OutcomeServed for nil; else what its mark says (Permanent,
-// Retryable, RateLimited), more exactly where the provider was observed to say the same; else
+// Retryable, RateLimited, Elsewhere), more exactly where the provider was observed to say the same; else
 // what the provider was observed to say; else "", an error that nobody explained. ctx is the
 // attempt's.
 func OutcomeOf(ctx context.Context, err error) Outcome {
@@ -298,7 +354,7 @@ func (c *core) UpdateUsage(requestID string, u Usage) error {
 	switch hand := c.forwardings[h]; {
 	case v.State == engine.InLine || v.State == engine.BackingOff:
 		c.engine.UpdateEstimate(ns, h, toEngineUsage(u), !u.isZero())
-	case hand != nil:
+	case hand != nil && (hand.modelID != "" || v.State == engine.HandedOff):
 		return errorf(ErrRequestNotFound, "request %q is at model %q, update it there", requestID, hand.modelID)
 	case v.UnderWay:
 		c.running[v.Attempt].revise(u)

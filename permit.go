@@ -37,8 +37,9 @@ var ErrTryAgain = errors.New("llmqueue: attempt failed, call Again to wait for t
 // pauses, and holds a slot until Done. Safe for concurrent use; each attempt is ended by the
 // first Done.
 //
-// A permit that Cancel, an attempt's timeout or a Shutdown that runs out of time ends has its
-// context ended, as a processor has, and holds its slot until Done.
+// A permit that Cancel or a Shutdown that runs out of time ends has its context ended, as a
+// processor has, and holds its slot until Done. A timeout of the attempt ends its context too:
+// that is a passing fault when Done gets an error.
 type Permit struct {
 	core   *core
 	ref    ref
@@ -87,7 +88,7 @@ func (c *core) acquire(ctx context.Context, claim Claim, calls bool) (*Permit, e
 	in := intake{ctx: ctx, id: claim.ID, metadata: claim.Metadata}
 	in.Estimate, in.Sized = toEngineUsage(claim.Estimate), !claim.Estimate.isZero()
 	in.Priority, in.Tenant, in.MaxWait = claim.Priority, claim.Tenant, int64(claim.MaxWait)
-	in.Stays, in.Tag = true, tagPermit
+	in.Stays, in.Held, in.Tag = true, true, tagPermit
 	p := &Permit{core: c, calls: calls, next: new(attempt), waits: true, over: true}
 	p.waiter.permit = p
 	now := time.Now()
@@ -260,6 +261,9 @@ func (p *Permit) Done(err error) error {
 func (p *Permit) conclude(a *attempt, err error) error {
 	c := p.core
 	cut := a.Finish()
+	if err == nil {
+		err = a.broken()
+	}
 	ending := a.judge(err, cut, false)
 	in := input{err: err, ended: p.ref}
 	if c.watched {
@@ -274,14 +278,11 @@ func (p *Permit) conclude(a *attempt, err error) error {
 	}
 	ns := c.lock()
 	number, way := p.number, p.way
-	abandoned := c.engine.State(p.ref.handle).Final()
 	c.running[number] = nil
 	p.next, c.input = next, in
 	c.engine.Conclude(ns, number, &ending)
 	c.apply(ns)
-	if abandoned && c.known(p.ref) {
-		c.strip(p.ref.handle)
-	}
+	c.stripEnded(p.ref)
 	c.retire(way)
 	final := p.err
 	if p.again = !p.ended; p.again {

@@ -146,8 +146,13 @@ func (c *core) remember(ns int64, h uint32) {
 		c.forget(c.history.Pop())
 	}
 	c.history.Push(ns, h)
-	if !c.engine.View(h).UnderWay {
-		c.strip(h)
+	c.stripEnded(c.ref(h))
+}
+
+// stripEnded is strip for a request that has ended, once none of its attempts is under way.
+func (c *core) stripEnded(r ref) {
+	if c.known(r) && c.engine.State(r.handle).Final() && !c.engine.View(r.handle).Busy {
+		c.strip(r.handle)
 	}
 }
 

@@ -1,25 +1,32 @@
 package llmqueue
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/llmqueue/llmqueue/internal/engine"
 )
 
 // RetryPolicy says how often and how long apart a request is tried. The zero
 // value means the defaults. Only errors marked with RateLimited or Retryable are
 // tried again.
 type RetryPolicy struct {
-	// MaxAttempts bounds the attempts of one request, the first included.
-	// Defaults to 5; 1 means no retry.
+	// MaxAttempts bounds the attempts of one request, the first included. What a provider
+	// refuses for now, and what goes elsewhere because an endpoint is at fault, does not
+	// count. Defaults to 5; 1 means no retry.
 	MaxAttempts int
 	// BaseDelay and MaxDelay shape the backoff: before attempt n+1 a request waits
 	// a random time between 0 and BaseDelay·2ⁿ⁻¹, at most MaxDelay. They default
 	// to 500 ms and 60 s.
 	BaseDelay, MaxDelay time.Duration
-	// Budget bounds retries after passing faults, over all requests of the queue, to
-	// this share of first attempts, with 20 at once and one a second besides. Retries
-	// beyond it wait. Defaults to 0.2; negative means no bound.
+	// Budget bounds retries after passing faults, over all requests of the queue, so that
+	// they are no storm against a provider that is down: 20 at once, one a second, and this
+	// share of the calls that are served. A retry that is served gives back two, so that
+	// they double when the provider is back. Retries beyond it wait, or go to a fallback.
+	// What another endpoint can take at once needs none. Defaults to 0.2; negative means no
+	// bound.
 	Budget float64
 }
 
@@ -97,6 +104,14 @@ type HedgePolicy struct {
 	Share float64
 }
 
+// config is what the policy, nil for none, comes to for the engine.
+func (p *HedgePolicy) config() engine.Hedge {
+	if p == nil {
+		return engine.Hedge{}
+	}
+	return engine.Hedge{After: int64(p.After), Quantile: p.Quantile, Share: cmp.Or(p.Share, 0.05)}
+}
+
 func (p HedgePolicy) validate() error {
 	switch {
 	case p.After < 0:
@@ -112,9 +127,11 @@ func (p HedgePolicy) validate() error {
 }
 
 // RateLimited marks err, from a processor, as the provider's "slow down": the
-// whole queue pauses for after (a backoff of the retry policy when after ≤ 0), and
-// the request keeps its place and is tried again. A pause only ever lengthens
-// another. A nil err is replaced by a plain one.
+// endpoint pauses for after (a backoff of the retry policy when after ≤ 0), and
+// the request keeps its place and is tried again, which uses up no attempt. After the
+// pause calls start slowly. A pause only ever lengthens another; one beyond WithMaxPause
+// is an exhausted quota. A request that alone is refused again and again fails in the end.
+// A nil err is replaced by a plain one.
 func RateLimited(err error, after time.Duration) error {
 	if err == nil {
 		err = errRateLimited

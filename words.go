@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/llmqueue/llmqueue/accounting"
@@ -82,6 +85,10 @@ func (c *core) refusal(no *engine.Refusal) error {
 		return c.quotaExhausted(no.At)
 	case engine.BreakersOpen:
 		return c.breakersOpen()
+	case engine.HeldOut:
+		return c.heldOut()
+	case engine.PausedLong:
+		return c.pausedLong(no.At)
 	}
 	err := &DeadlineError{
 		ModelID: c.modelID, Deadline: c.clock.At(no.Deadline), EstimatedStart: c.clock.At(no.Wait.At), WaitsFor: waitsFor(no.Wait),
@@ -101,6 +108,45 @@ var errOpen = errors.New("its circuit breaker is open")
 
 func (c *core) breakersOpen() error {
 	return fmt.Errorf("llmqueue: model %q serves nothing at present: %w", c.modelID, errOpen)
+}
+
+// heldOut is the error of a request that goes elsewhere because calls fail here.
+func (c *core) heldOut() error {
+	return fmt.Errorf("llmqueue: model %q serves nothing at present: calls fail at all its endpoints", c.modelID)
+}
+
+func (c *core) pausedLong(at int64) error {
+	return fmt.Errorf("llmqueue: model %q starts nothing before %s: its provider asked for a pause", c.modelID, c.clock.Date(at).Format(time.RFC3339))
+}
+
+// after is err, with the error of the attempt that made it known, if there is one.
+func (c *core) after(h uint32, err error) error {
+	if c.input.err == nil || c.input.ended.handle != h || c.input.ended.seq == 0 {
+		return err
+	}
+	return &joinedError{err, ", after: ", c.processingError(h, c.input.err)}
+}
+
+// brokenAnswer is the error of an attempt whose processor returned nil although its answer broke
+// or carried an error.
+type brokenAnswer struct{ said error }
+
+func (e *brokenAnswer) Error() string {
+	return "the answer broke off or carried an error: " + e.said.Error()
+}
+func (e *brokenAnswer) Unwrap() error { return e.said }
+
+// late is the error of an attempt that took too long.
+func (c *core) late(code engine.Code) error {
+	switch code {
+	case engine.TimedOut:
+		return fmt.Errorf("the attempt took longer than %v: %w", c.settings.timeout, context.DeadlineExceeded)
+	case engine.FirstByteLate:
+		return fmt.Errorf("the answer did not begin within %v: %w", c.settings.firstByte, context.DeadlineExceeded)
+	case engine.StalledCode:
+		return fmt.Errorf("nothing more of the answer came for %v: %w", c.settings.stall, context.DeadlineExceeded)
+	}
+	return nil
 }
 
 // reason is the error of a request that ends, or is handed off, for the given code.
@@ -133,8 +179,16 @@ func (c *core) reason(h uint32, code engine.Code) error {
 		return c.breakersOpen()
 	case engine.BreakersOpened:
 		return &joinedError{c.breakersOpen(), ", after: ", c.processingError(h, c.input.err)}
-	case engine.TimedOut:
-		return c.processingError(h, fmt.Errorf("the attempt took longer than %v: %w", c.settings.timeout, context.DeadlineExceeded))
+	case engine.TimedOut, engine.FirstByteLate, engine.StalledCode:
+		return c.processingError(h, c.late(code))
+	case engine.HeldOut:
+		return c.after(h, c.heldOut())
+	case engine.PausedLong:
+		return c.after(h, c.pausedLong(c.engine.PausesEnd()))
+	case engine.BudgetSpent:
+		return fmt.Errorf("llmqueue: model %q has no retry left at present (see RetryPolicy.Budget)", c.modelID)
+	case engine.DeadlinePasses:
+		return c.after(h, c.refusal(c.engine.DeadlinePasses(h)))
 	case engine.ShutDown:
 		return closed("shut down before it could start")
 	case engine.ShutDownRunning:
@@ -308,6 +362,13 @@ func statusOf(s engine.State) Status {
 	return StatusPending
 }
 
+// passes reports whether an error that nobody explained is of a kind that passes: the connection
+// failed, or something of the processor's own took too long.
+func passes(err error) bool {
+	var of net.Error
+	return errors.As(err, &of) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
 // judge says whose fault the end of an attempt is, before the lock: it asks the errors of
 // users.
 func (a *attempt) judge(err error, how lazyctx.End, invalid bool) (e engine.Ending) {
@@ -322,13 +383,19 @@ func (a *attempt) judge(err error, how lazyctx.End, invalid bool) (e engine.Endi
 		} else {
 			failed = true
 		}
-		said, streamed := a.observed()
-		e.Streamed = streamed
+		seen := a.observed()
+		said, streamed := seen.latest, seen.streamed
+		e.Streamed, e.Answered = streamed, said.Outcome == OutcomeFatal
 		e.Unobserved = mark == markRateLimited && !said.Outcome.refused()
 		if e.Marked = mark != unmarked; !e.Marked && !failed {
 			mark, delay = said.meaning(), said.Delay
+			if mark == unmarked && (how == lazyctx.TimedOut || passes(err)) {
+				mark = markRetryable
+			}
 		}
 		switch mark {
+		case markElsewhere:
+			e.Verdict = engine.EndpointFault
 		case markRetryable:
 			if e.Verdict = engine.PassingFault; !e.Marked {
 				e.Delay = int64(delay)
@@ -338,8 +405,9 @@ func (a *attempt) judge(err error, how lazyctx.End, invalid bool) (e engine.Endi
 		case markQuota:
 			e.Verdict = engine.Exhausted
 		}
-		passing := said.meaning() == markRetryable // also when streamed output forbids another attempt
-		failed = !invalid && (failed || passing || mark == unmarked || mark == markRetryable && !streamed)
+		// Also when streamed output forbids another attempt.
+		passing := said.Outcome == OutcomeRetryable || said.Outcome == OutcomeOverloaded
+		failed = !invalid && (failed || passing || mark == unmarked || mark == markElsewhere || mark == markRetryable && !streamed)
 	}
 	switch {
 	case failed && how == lazyctx.Canceled:

@@ -31,6 +31,7 @@ type worker struct {
 	id       string   // of the request, once it was needed
 	ids      []byte   // see cutID
 	invalid  bool     // the result broke its validate tags
+	result   any      // *T, what the processor returned
 }
 
 // loop runs jobs until the worker is retired; busy says that it has one already. A processor
@@ -82,6 +83,9 @@ func (w *worker) run() (err error) {
 func (c *core) conclude(w *worker, err error) (busy, retired bool) {
 	a := w.attempt
 	cut := a.Finish()
+	if err == nil {
+		err = a.broken()
+	}
 	ending := a.judge(err, cut, w.invalid)
 	in := input{err: err, worker: w, ended: w.ref}
 	if c.watched {
@@ -95,15 +99,15 @@ func (c *core) conclude(w *worker, err error) (busy, retired bool) {
 		w.prepared = new(attempt) // here, not under the lock
 	}
 	ns := c.lockAt(time.Now())
-	h, number, way := w.job.Handle, w.job.Number, c.wayOf(w.job.Endpoint)
-	abandoned := c.engine.State(h).Final()
+	number, way := w.job.Number, c.wayOf(w.job.Endpoint)
 	c.running[number] = nil
+	if err == nil && !c.engine.IsCut(number) {
+		c.types.keepResult(w)
+	}
 	w.attempt, w.busy, c.input = nil, false, in
 	c.engine.Conclude(ns, number, &ending)
 	c.apply(ns)
-	if abandoned && c.engine.Seq(h) == w.ref.seq {
-		c.strip(h)
-	}
+	c.stripEnded(w.ref)
 	c.retire(way)
 	busy, retired = w.busy, w.retired
 	c.release()
@@ -188,6 +192,11 @@ func (c *core) through(a *attempt, about *Attempt, f func(ctx context.Context) e
 // process runs the processor of the job that w has, and keeps the result.
 func (q *Queue[P, T]) process(w *worker) error {
 	s, process := q.slots.At(w.job.Handle), w.way.processor.(Processor[P, T])
+	result, ok := w.result.(*T)
+	if !ok {
+		result = new(T)
+		w.result = result
+	}
 	req := Request[P]{
 		ID: w.id, ModelID: q.modelID, Params: s.params, NoWait: w.tag&tagNoWait != 0 && w.tag&tagAwaited == 0,
 		Priority: w.job.Priority, Tenant: w.entry.tenant, Estimate: fromEngineUsage(w.job.Reserved),
@@ -195,19 +204,27 @@ func (q *Queue[P, T]) process(w *worker) error {
 	}
 	var err error
 	if len(q.settings.middleware) == 0 {
-		s.result, err = process(w.attempt, req)
+		*result, err = process(w.attempt, req)
 	} else {
-		s.result, err = q.processThrough(w, process, req)
+		*result, err = q.processThrough(w, process, req)
 	}
 	if err != nil {
 		return err
 	}
-	q.reportResult(w.attempt, &s.result)
+	q.reportResult(w.attempt, result)
 	if q.checkResult != nil {
-		err = q.checkResult(&s.result)
+		err = q.checkResult(result)
 		w.invalid = err != nil
 	}
 	return err
+}
+
+// keepResult keeps it with the request: only now it is known that this attempt is the one that
+// counts. Callers hold the lock.
+func (q *Queue[P, T]) keepResult(w *worker) {
+	var none T
+	result := w.result.(*T)
+	q.slots.At(w.job.Handle).result, *result = *result, none
 }
 
 // reportResult is what a result says that its call used.

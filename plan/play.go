@@ -13,10 +13,7 @@ import (
 )
 
 // What the head of the line waits for, besides a limit of a period.
-const (
-	waitsForSlot = string(llmqueue.KindConcurrent)
-	waitsForSize = "unknown size"
-)
+const waitsForSlot = string(llmqueue.KindConcurrent)
 
 // begin is the instant at which a plan begins: none of the engine's is 0.
 const begin = 1
@@ -117,8 +114,6 @@ func (p *player) holds() string {
 		return p.name(wait.Limit)
 	case endpoint.Slot:
 		return waitsForSlot
-	case endpoint.UnknownSize:
-		return waitsForSize
 	}
 	return ""
 }
@@ -198,9 +193,6 @@ func (p *player) result() Result {
 		slots.Quota = p.busy / float64(p.endpoint.Slots()) / float64(r.Makespan)
 	}
 	r.Limits = append(r.Limits, slots)
-	if d := p.held[waitsForSize]; d > 0 {
-		r.Limits = append(r.Limits, Limit{Limit: waitsForSize, Held: time.Duration(d)})
-	}
 	slices.SortStableFunc(r.Limits, func(a, b Limit) int { return int(min(max(b.Held-a.Held, -1), 1)) })
 	return r
 }

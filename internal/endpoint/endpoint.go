@@ -9,6 +9,7 @@
 package endpoint
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"time"
@@ -56,7 +57,7 @@ type Prior struct {
 type Event struct {
 	Kind     EventKind
 	Endpoint *Endpoint
-	Until    int64   // of Paused and Opened
+	Until    int64   // of Paused, Opened and HeldOut
 	Limits   []Limit // of LimitsLearned
 	Refused  bool    // LimitsLearned: because a call was refused
 }
@@ -70,6 +71,8 @@ const (
 	Resumed                        // that pause is over
 	Opened                         // its breaker lets no call through before Until
 	Closed                         // it lets calls through again
+	HeldOut                        // calls fail there: the next probe goes there at Until
+	LetIn                          // a call was served there
 	LimitsLearned                  // an answer changed the limits in force
 	LimitIgnored                   // an answer stated one that makes no sense
 	NoLimits                       // limits were to be learned, but answers state none
@@ -78,6 +81,7 @@ const (
 // Endpoint is one way to a provider. Make one with New.
 type Endpoint struct {
 	ID         uint32 // the owner's
+	Bit        uint64 // the engine's: its name in sets of endpoints
 	margin     time.Duration
 	learn      bool
 	unlimited  bool
@@ -88,10 +92,12 @@ type Endpoint struct {
 	configured []Limit // as they were given
 	limits     []Limit // in force: see inForce
 	windows    *window.Set
-	tokens     bool // some limit counts tokens
+	tokens     bool  // some limit counts tokens
+	guess      Usage // see firstGuess
 	slots      int64
 	running    int64
 	unanswered int64 // attempts under way whose answer has not begun, as far as observed
+	unsettled  Usage // what attempts under way reserved
 
 	shared   []Shared
 	patience []int64 // by shared set: see reserveShared
@@ -112,7 +118,10 @@ type Endpoint struct {
 	pacing      pacing
 	concurrency concurrency
 	slowStart   slowStart
+	refusals    int   // calls in a row that were refused
+	refusedAt   int64 // the latest that was counted
 	departures  departures
+	health      health
 }
 
 // New makes an endpoint at the instant now.
@@ -140,8 +149,11 @@ func (e *Endpoint) take(now int64, limits []Limit) {
 	e.limits = slices.Clone(limits)
 	e.slots = Slots(limits, DefaultSlots)
 	e.tokens = countsTokens(limits)
+	e.guess = firstGuess(Usage{}, limits)
 	for _, s := range e.shared {
-		e.tokens = e.tokens || countsTokens(s.Limits(now))
+		limits := s.Limits(now)
+		e.tokens = e.tokens || countsTokens(limits)
+		e.guess = firstGuess(e.guess, limits)
 	}
 }
 
@@ -160,13 +172,15 @@ type Lease struct {
 	version  int
 	compared bool // an answer was compared already
 	answered bool // the provider's answer has begun
+	probe    bool // the endpoint is held out, and this tells whether it still has to be
+	open     bool // it is under way
 }
 
 // Reservation is what a request with this estimate takes from the limits if it starts
 // now. mean is what attempts used so far; it stands for a size that is not known.
 func (e *Endpoint) Reservation(estimate Usage, sized bool, mean Usage) Usage {
 	if !sized {
-		estimate = e.Capped(mean)
+		estimate = e.unsized(mean)
 	}
 	if e.accounting == nil {
 		return estimate
@@ -174,6 +188,34 @@ func (e *Endpoint) Reservation(estimate Usage, sized bool, mean Usage) Usage {
 	u := e.accounting.Reserved(estimate, 1, mean.Output)
 	if !sized {
 		u = e.Capped(u) // again: it would never start
+	}
+	return u
+}
+
+// UnknownMean is the mean while no attempt has told what it used.
+var UnknownMean = Usage{Input: -1}
+
+// unsized is what a request of unknown size is taken for.
+func (e *Endpoint) unsized(mean Usage) Usage {
+	if mean == UnknownMean {
+		mean = e.guess
+	}
+	return e.Capped(mean)
+}
+
+// firstGuess stands for the mean while that is unknown: a sixteenth of the smallest limit on
+// tokens, and at least 1,000. u is what other limits came to.
+func firstGuess(u Usage, limits []Limit) Usage {
+	const part, least = 16, 1000
+	for _, l := range limits {
+		n := max(l.Amount/part, least)
+		switch {
+		case l.Kind == Concurrent || kinds[l.Kind].counts == window.Requests:
+		case kinds[l.Kind].counts == window.Output:
+			u.Output = min(cmp.Or(u.Output, n), n)
+		default:
+			u.Input = min(cmp.Or(u.Input, n), n)
+		}
 	}
 	return u
 }
@@ -235,12 +277,16 @@ func (e *Endpoint) Admit(now int64, u Usage, l *Lease) Admission {
 
 func (e *Endpoint) start(now int64, u Usage, l *Lease) {
 	l.Endpoint, l.Reserved, l.Started = e, u, now
-	l.compared, l.answered = false, false
+	l.compared, l.answered, l.open = false, false, true
+	if l.probe = e.health.held; l.probe {
+		e.health.probing = true
+	}
 	if e.learned.watched {
 		l.booked, l.version = e.windows.Booked(l.booked[:0]), e.learned.version
 	}
 	e.running++
 	e.unanswered++
+	e.unsettled = e.unsettled.Plus(u)
 }
 
 func (e *Endpoint) lookAgain(at int64) Admission {
@@ -265,9 +311,13 @@ func (l *Lease) Settle(now int64, used Usage) {
 func (l *Lease) Release(now int64) {
 	e := l.Endpoint
 	e.running--
+	l.open = false
+	e.unsettled = e.unsettled.Minus(l.Reserved)
 	if !l.answered {
 		e.unanswered--
-		e.slowStart.allowed = 0 // calls end unobserved: nothing lets it grow
+	}
+	if l.probe {
+		e.health.probing = false
 	}
 	for _, g := range l.shared {
 		g.Release(now)
@@ -286,7 +336,6 @@ const (
 	Pause              // the end of a pause by the provider
 	OpenBreaker        // the breaker's probe
 	ManualPause        // Resume
-	UnknownSize        // the first request of unknown size to tell how large they are
 )
 
 // Wait is when a request may start, and what holds it until then.
@@ -307,16 +356,47 @@ type Ends struct {
 // and what holds it longest. It is the one answer for the timer, forecasts, plans and
 // what is shown; mean is that of the attempts so far.
 func (e *Endpoint) Check(now int64, ahead Load, estimate Usage, sized bool, mean Usage, ends Ends) Wait {
-	w := Wait{At: now}
+	w := e.checkLimits(now, ahead, e.Reservation(estimate, sized, mean), mean)
+	if late := e.running + ahead.Requests - e.slots + 1; late > 0 {
+		switch {
+		case ends.Next != 0 && late == 1:
+			if ends.Next >= w.At {
+				return Wait{At: ends.Next, Cause: Slot, Guessed: w.Guessed}
+			}
+		case ends.Mean > 0:
+			if at := now + int64(ends.Mean*float64(late)/float64(e.slots)); at > w.At {
+				return Wait{At: at, Cause: Slot, Guessed: true}
+			}
+		case w.At <= now:
+			return Wait{At: Never, Cause: Slot, Guessed: true} // and nothing ended yet
+		}
+	}
+	return w
+}
+
+// Earliest is Check without anything that may turn out otherwise: a request behind so many
+// others starts no earlier. They may use no tokens, the attempts under way may give back what
+// they reserved, and all may end at once.
+func (e *Endpoint) Earliest(now, ahead int64, estimate Usage, sized bool, mean Usage) Wait {
 	u := e.Reservation(estimate, sized, mean)
+	if !sized {
+		u = Usage{} // the mean is a guess
+	}
+	u = Usage{Input: max(u.Input-e.unsettled.Input, 0), Output: max(u.Output-e.unsettled.Output, 0)}
+	return e.checkLimits(now, Load{Requests: ahead}, u, Usage{})
+}
+
+// checkLimits is Check but for slots.
+func (e *Endpoint) checkLimits(now int64, ahead Load, u, mean Usage) Wait {
+	w := Wait{At: now}
 	load := Usage{Input: ahead.Input, Output: ahead.Output}
 	if ahead.Unsized > 0 {
-		m := e.Capped(mean)
+		m := e.unsized(mean)
 		load.Input += ahead.Unsized * m.Input
 		load.Output += ahead.Unsized * m.Output
 		w.Guessed = true
 	}
-	if e.accounting != nil && ahead.Requests > 0 {
+	if e.accounting != nil && load != (Usage{}) {
 		load = e.accounting.Reserved(load, ahead.Requests, mean.Output)
 		w.Guessed = true
 	}
@@ -341,20 +421,6 @@ func (e *Endpoint) Check(now int64, ahead Load, estimate Usage, sized bool, mean
 	if e.breaker != nil {
 		if d := e.breaker.RemainingDelay(); d > 0 && now+int64(d) > w.At {
 			w.At, w.Cause = now+int64(d), OpenBreaker
-		}
-	}
-	if late := e.running + ahead.Requests - e.slots + 1; late > 0 {
-		switch {
-		case ends.Next != 0 && late == 1:
-			if ends.Next >= w.At {
-				return Wait{At: ends.Next, Cause: Slot, Guessed: w.Guessed}
-			}
-		case ends.Mean > 0:
-			if at := now + int64(ends.Mean*float64(late)/float64(e.slots)); at > w.At {
-				return Wait{At: at, Cause: Slot, Guessed: true}
-			}
-		case w.At <= now:
-			return Wait{At: Never, Cause: Slot, Guessed: true} // and nothing ended yet
 		}
 	}
 	return w

@@ -32,6 +32,7 @@ func (o Outcome) Refused() bool { return o >= RateLimited && o <= QuotaExhausted
 type Observation struct {
 	SentAt  int64 // 0: when the attempt started
 	Outcome Outcome
+	Marked  bool  // it was not observed: the processor says so
 	Delay   int64 // how long it asks to wait; 0: it did not say
 	Backoff int64 // how long to wait when it did not say
 	Limits  []Stated
@@ -76,7 +77,7 @@ func (l *Lease) Observe(now int64, o *Observation) (lowered bool) {
 		}
 	case RateLimited:
 		e.Pause(After(now, delay))
-		if !o.exhausted() {
+		if !o.exhausted() && !o.Marked {
 			lowered = e.shorten(now, l.Started) // there was room in every limit, here and there
 		}
 	case SlowDown:
@@ -385,3 +386,12 @@ func (e *Endpoint) expectOthers(now int64, i int, n int64, l Limit, delay int64,
 
 // Version counts the changes of the limits in force.
 func (e *Endpoint) Version() int { return e.learned.version }
+
+// CountRefusal counts that the call of an attempt was refused, and gives how many were in a
+// row. Calls that were under way together count once.
+func (e *Endpoint) CountRefusal(now int64, l *Lease) int {
+	if e.refusals == 0 || l.Started > e.refusedAt {
+		e.refusals, e.refusedAt = e.refusals+1, now
+	}
+	return e.refusals
+}

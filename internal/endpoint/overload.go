@@ -90,30 +90,59 @@ func (c *concurrency) grow(slots int64) (gone bool) {
 }
 
 // Succeeded notes that an attempt ended well.
-func (e *Endpoint) Succeeded() {
+func (e *Endpoint) Succeeded(l *Lease) {
+	e.refusals = 0
+	if !l.answered { // nobody observed it
+		l.answered = true
+		if l.open {
+			e.unanswered--
+		}
+		e.slowStart.served(e.slots)
+	}
 	if e.concurrency.grow(e.slots) {
 		e.tellLimits(true, false)
 	}
 	e.noneStated()
 }
 
-// slowStart bounds how many calls may be under way whose answer has not begun, while the
-// endpoint learns its limits and does not know yet how many at once the provider takes:
-// whatever a limit says of a minute, a server that enforces by the second refuses most of
-// what comes in the first millisecond. Every answer allows one more, so that it doubles
-// with each round, and it ends when it bounds nothing, or when calls turn out to end
-// unobserved.
-type slowStart struct{ allowed int64 } // 0: no bound
+// slowStart bounds how many calls may be under way whose answer has not begun: while the
+// endpoint learns its limits and does not know yet how many at once the provider takes, and
+// after a pause. Whatever a limit says of a minute, a server that enforces by the second
+// refuses most of what comes in the first millisecond. Every answer allows one more, so that
+// it doubles with each round, and it ends when it bounds nothing. After a pause it also
+// doubles with time: refusals come fast and answers may take long, so what was not refused
+// for a while was taken.
+type slowStart struct {
+	allowed   int64 // 0: no bound
+	doublesAt int64 // 0: with answers alone
+}
 
-// slowStartFirst is how many calls are made at once when the limits have been learned.
-const slowStartFirst = 32
+const (
+	// slowStartFirst is how many calls are made at once when the limits have been learned.
+	slowStartFirst = 32
+	// slowStartStep is how long nothing is refused before twice as many calls are made.
+	slowStartStep = int64(500 * time.Millisecond)
+)
 
-func (s *slowStart) served(slots int64) {
+// begin starts slowly, with one call.
+func (s *slowStart) begin(now int64) { s.allowed, s.doublesAt = 1, After(now, slowStartStep) }
+
+func (s *slowStart) served(slots int64) { s.allow(s.allowed+1, slots) }
+
+func (s *slowStart) allow(n, slots int64) {
 	if s.allowed == 0 {
 		return
 	}
-	if s.allowed++; s.allowed >= slots {
-		s.allowed = 0
+	if s.allowed = n; n >= slots {
+		*s = slowStart{}
+	}
+}
+
+// advance lets more calls start as time goes on.
+func (s *slowStart) advance(now, slots int64) {
+	for s.doublesAt != 0 && s.doublesAt <= now {
+		s.doublesAt += slowStartStep
+		s.allow(2*s.allowed, slots)
 	}
 }
 
@@ -153,6 +182,7 @@ func (e *Endpoint) answered(now int64, l *Lease, o *Observation) {
 	l.answered = true
 	e.unanswered--
 	if o.Outcome == Served {
+		e.refusals = 0
 		e.slowStart.served(e.slots)
 	}
 	if period := int64(Shortest(e.limits)); period > 0 && o.SentAt != 0 {

@@ -30,6 +30,8 @@ func (e *Endpoint) Next(now int64) int64 {
 		return e.pausedUntil
 	case e.Open():
 		return After(now, int64(e.breaker.RemainingDelay()))
+	case e.slowStart.doublesAt > now && e.running >= e.SlotsNow():
+		return e.slowStart.doublesAt
 	}
 	return e.roomAt
 }
@@ -48,26 +50,36 @@ func (e *Endpoint) Pause(until int64) bool {
 // Exhaust notes that a quota is used up until the given instant.
 func (e *Endpoint) Exhaust(until int64) { e.exhaustedUntil = max(e.exhaustedUntil, until) }
 
-// Renew ends the pause for a quota, if there is one, and reports whether there was.
-func (e *Endpoint) Renew(now int64) bool {
-	if e.exhaustedUntil <= now {
-		return false
+// EndPause ends the provider's pause, if there is one.
+func (e *Endpoint) EndPause(now int64) {
+	if e.pausedUntil > now {
+		e.pausedUntil, e.exhaustedUntil = 0, 0
+		e.resumed(now)
 	}
-	e.pausedUntil, e.exhaustedUntil = 0, 0
-	e.tellResumed()
-	return true
 }
 
-// Advance tells of a pause that has ended by now.
+// Advance brings up to date what time alone changes, and tells of a pause that has ended.
 func (e *Endpoint) Advance(now int64) {
 	if e.announces && e.pausedUntil <= now {
-		e.tellResumed()
+		e.resumed(e.pausedUntil)
 	}
+	e.slowStart.advance(now, e.slots)
 }
 
-func (e *Endpoint) tellResumed() {
+// resumed tells that a pause ended at the given instant. What waits starts slowly.
+func (e *Endpoint) resumed(at int64) {
 	e.announces = false
+	e.slowStart.begin(at)
 	e.emit(Event{Kind: Resumed, Endpoint: e})
+}
+
+// HeldUntil is until when a pause or the breaker lets nothing start, now when nothing holds.
+func (e *Endpoint) HeldUntil(now int64) int64 {
+	until := max(e.pausedUntil, now)
+	if e.Open() {
+		until = max(until, After(now, int64(e.breaker.RemainingDelay())))
+	}
+	return until
 }
 
 // PausedUntil is when the provider's pause ends; in the past when there is none.

@@ -206,7 +206,7 @@ func TestConcurrencyAfterAnOverload(t *testing.T) {
 	rounds := 0
 	for ; e.SlotsNow() < 8; rounds++ {
 		require.Less(t, rounds, 50, "after an overload concurrency stays low forever")
-		e.Succeeded()
+		e.Succeeded(&Lease{answered: true})
 	}
 	assert.Greater(t, rounds, 10, "it grows by one for each round of successes")
 	assert.Equal(t, LimitsLearned, slices.MaxFunc(e.events, func(a, b Event) int { return int(a.Kind) - int(b.Kind) }).Kind)

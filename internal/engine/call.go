@@ -43,10 +43,13 @@ func (q *Engine) Raise(now int64, h uint32, priority int, tenant string) {
 		r.priority = priority
 		return
 	}
-	q.line.Remove(h)
+	aside := q.takeAside(h)
+	if !aside {
+		q.line.Remove(h)
+	}
 	q.line.Book(r.priority, r.minusSize())
 	r.priority = priority
-	if r.started() {
+	if r.started() || aside {
 		q.rejoin(h, r)
 	} else {
 		q.join(h, r, tenant)
@@ -99,7 +102,7 @@ func (q *Engine) FinishFollower(now int64, h uint32, first, unserved bool, usage
 		}
 	}
 	q.unfollow(h, r, c)
-	if a := q.attemptOf(of); first && a != nil && !a.running {
+	if a := q.attemptOf(of); first && a != nil && a.underWay == 0 {
 		r.attempt, of.attempt = of.attempt, 0
 		a.handle, took = h, c.took
 	} else {

@@ -7,11 +7,12 @@ type Verdict uint8
 
 // The verdicts.
 const (
-	Served       Verdict = iota
-	RequestFault         // it would fail again
-	PassingFault         // another attempt may succeed
-	Refused              // for now: the request keeps its place
-	Exhausted            // a quota is used up
+	Served        Verdict = iota
+	RequestFault          // it would fail again, anywhere
+	EndpointFault         // it would fail again here
+	PassingFault          // another attempt may succeed
+	Refused               // for now: the request keeps its place
+	Exhausted             // a quota is used up
 )
 
 // Ending is how an attempt ended, as judged by who ran it.
@@ -22,6 +23,7 @@ type Ending struct {
 	Streamed   bool // output was handed on: the request is not tried again
 	CallerLeft bool // who waits for it has gone
 	Unobserved bool // it was refused, and nobody observed that
+	Answered   bool // the provider answered, whatever the verdict
 	Delay      int64
 	Reported   bool
 	Used       endpoint.Usage
@@ -36,32 +38,53 @@ func (q *Engine) Conclude(now int64, number uint32, e *Ending) {
 	h, at := a.handle, a.lease.Endpoint
 	r := q.records.at(h)
 	took := q.now - a.lease.Started
-	q.settle(number, a, e)
-	delay := q.hear(a, e)
-	opened := at.Judge(q.now, e.Ballot)
-	if opened && q.allOpen() {
-		q.beginSweep(sweepBreakers)
+	if !a.cut {
+		q.hear(number, a, e)
 	}
-	switch {
-	case r.state != Running:
+	q.settle(number, a, e)
+	at.Judge(q.now, e.Ballot)
+	if a.cut {
 		q.counts.Abandoned--
-	case e.Invalid:
+	} else {
 		q.duration.add(float64(took))
-		q.finish(h, r, Failed, InvalidResult, 0, took)
-	case e.Verdict == Served:
-		q.duration.add(float64(took))
-		at.Succeeded()
+		q.follow(h, r, number, a, e, took)
+	}
+	q.leaveRequest(h, r, number, a)
+	q.pump()
+}
+
+// follow lets the request of an attempt that was not cut off go on or end.
+func (q *Engine) follow(h uint32, r *record, number uint32, a *attempt, e *Ending, took int64) {
+	switch {
+	case e.Invalid || e.Verdict == Served:
+		q.win(r, number)
+		if e.Invalid {
+			q.finish(h, r, Failed, InvalidResult, 0, took)
+			return
+		}
 		q.finish(h, r, Completed, OK, 0, took)
-	default:
-		q.duration.add(float64(took))
-		q.decide(h, r, a, e, delay, took)
+	case e.CallerLeft:
+		q.win(r, number)
+		q.finish(h, r, CanceledState, CallerLeft, 0, took)
+	case !q.otherGoesOn(r, a, e.Verdict):
+		q.decide(h, r, a, e, AttemptFailed, took)
+	}
+}
+
+// leaveRequest lets go of an attempt that is over and is not its request's latest, and of a
+// request that was forgotten once its last attempt is over.
+func (q *Engine) leaveRequest(h uint32, r *record, number uint32, a *attempt) {
+	latest := q.attemptOf(r)
+	latest.underWay--
+	if latest != a {
+		latest.prior = latest.prior.Plus(a.used)
+		q.detach(number, a)
 	}
 	if r.flags&flagForgotten != 0 {
 		if gone, pageFreed := q.Forget(h); gone {
 			q.Effects = append(q.Effects, Effect{Kind: Gone, Handle: h, PageFreed: pageFreed})
 		}
 	}
-	q.pump()
 }
 
 // settle ends an attempt and books what it used.
@@ -71,9 +94,7 @@ func (q *Engine) settle(number uint32, a *attempt, e *Ending) {
 	q.underWay[a.index] = moved
 	q.attempts[moved].index = a.index
 	q.underWay = q.underWay[:last]
-	if q.cfg.Timeout > 0 {
-		q.timeouts.Remove(number)
-	}
+	q.unwatch(number)
 	q.running--
 	q.counts.Worked += q.now - a.lease.Started
 	a.running, a.since = false, q.now
@@ -81,11 +102,6 @@ func (q *Engine) settle(number uint32, a *attempt, e *Ending) {
 		q.book(a, e.Used)
 	}
 	a.lease.Release(q.now)
-	if !a.unknown {
-		return
-	}
-	a.unknown = false
-	q.unsized--
 	if !e.Reported && (e.Verdict == Served || e.Invalid) && q.tokens && !q.sizes.known {
 		q.sizes.known = true // waiting for a report that never comes helps nobody
 		q.Effects = append(q.Effects, Effect{Kind: NoUsage})
@@ -120,61 +136,186 @@ func (q *Engine) UpdateUsage(now int64, h uint32, u endpoint.Usage) bool {
 	return true
 }
 
-// hear pauses the endpoint when the processor says so, and gives how long the request
-// waits for its next attempt.
-func (q *Engine) hear(a *attempt, e *Ending) (delay int64) {
+// hear tells the endpoint of an attempt how that ended.
+func (q *Engine) hear(number uint32, a *attempt, e *Ending) {
+	at := a.lease.Endpoint
 	if e.Unobserved {
 		q.counts.Refused++
-	}
-	switch {
-	case e.Verdict < PassingFault:
-		return 0
-	case e.Verdict == PassingFault:
-		return max(q.delay(int(a.count)), e.Delay)
-	case e.Marked:
-		if delay = e.Delay; delay <= 0 {
-			delay = q.delay(int(a.count))
+		q.noteRefusal(at, &endpoint.Observation{Outcome: endpoint.RateLimited, Marked: true, Delay: e.Delay}, &a.lease)
+	} else if e.Marked && e.Verdict == Refused && e.Delay > 0 {
+		at.Pause(endpoint.After(q.now, e.Delay)) // longer, perhaps, than what was observed
+		if q.cfg.MaxPause > 0 && e.Delay > q.cfg.MaxPause {
+			at.Exhaust(endpoint.After(q.now, e.Delay))
 		}
-		a.lease.Endpoint.Pause(endpoint.After(q.now, delay))
-		return delay
 	}
-	return max(a.lease.Endpoint.PausedUntil()-q.now, 0) // as observed
+	if e.Verdict == Refused && at.ExhaustedUntil() > q.now {
+		e.Verdict = Exhausted // it asked for a longer pause than is waited for
+	}
+	result := endpoint.Nothing
+	switch {
+	case e.Verdict == Served || e.Invalid:
+		result = endpoint.Answered
+		at.Succeeded(&a.lease)
+		q.firstOutput(number, a)
+		q.servedStart = max(q.servedStart, a.lease.Started)
+		q.budget.served(q.cfg.RetryBudget, a.budgeted)
+	case e.CallerLeft:
+	case e.Verdict == EndpointFault:
+		result = endpoint.OwnFault
+	case e.Verdict == PassingFault:
+		result = endpoint.Failed
+	case e.Verdict >= Refused:
+		result = endpoint.RefusedCall
+	case e.Answered:
+		result = endpoint.Answered
+	}
+	at.Ended(q.now, &a.lease, result)
 }
 
-// decide lets the request of a failed attempt wait for the next one, or ends it.
-func (q *Engine) decide(h uint32, r *record, a *attempt, e *Ending, delay, took int64) {
-	until := endpoint.After(q.now, delay)
+// noteRefusal takes in that an endpoint refused a call. What asks for a longer pause than
+// MaxPause has used up a quota.
+func (q *Engine) noteRefusal(at *endpoint.Endpoint, o *endpoint.Observation, l *endpoint.Lease) (lowered bool) {
+	o.Backoff = q.delay(at.CountRefusal(q.now, l))
+	if q.cfg.MaxPause > 0 && o.Delay > q.cfg.MaxPause {
+		o.Outcome = endpoint.QuotaExhausted
+	}
+	lowered = l.Observe(q.now, o)
+	if o.Outcome == endpoint.QuotaExhausted && !q.cfg.WaitForQuota && q.exhausted() {
+		q.beginSweep(sweepQuota)
+	}
+	return lowered
+}
+
+// decide lets the request of a failed attempt wait for the next one, or ends it. code is why
+// the attempt failed.
+func (q *Engine) decide(h uint32, r *record, a *attempt, e *Ending, code Code, took int64) {
+	at := a.lease.Endpoint
+	if a.streamed || e.Streamed || e.Verdict == RequestFault {
+		q.finish(h, r, Failed, code, 0, took)
+		return
+	}
+	wait := false // nothing else can take it now
+	switch e.Verdict {
+	case EndpointFault:
+		a.faulty |= at.Bit
+		if q.fits(r)&^a.faulty == 0 {
+			q.fail(h, r, code, 0, took)
+			return
+		}
+	case PassingFault:
+		a.avoid |= at.Bit
+		a.refusals, a.alone = 0, 0
+		if a.spent++; int(a.spent) >= q.cfg.MaxAttempts {
+			q.fail(h, r, code, 0, took)
+			return
+		}
+		if wait = !q.hasOther(r, a); q.fits(r)&^(a.avoid|a.faulty) == 0 {
+			a.avoid = at.Bit // all have failed it: it goes anywhere but here
+		}
+	case Refused:
+		switch q.refusedAgain(a) {
+		case itsFault:
+			q.finish(h, r, Failed, code, 0, took)
+			return
+		case everybodys:
+			q.fail(h, r, code, 0, took)
+			return
+		}
+		if at.HeldUntil(q.now) <= q.now { // it lacks capacity, and did not pause
+			a.avoid |= at.Bit
+			wait = !q.hasOther(r, a)
+		}
+	case Exhausted:
+		if !q.cfg.WaitForQuota && q.exhausted() {
+			q.fail(h, r, QuotaRefused, 0, took)
+			return
+		}
+	}
 	switch {
-	case e.CallerLeft:
-		q.finish(h, r, CanceledState, CallerLeft, 0, took)
-		return
-	case e.Streamed || e.Verdict == RequestFault:
-		q.finish(h, r, Failed, AttemptFailed, 0, took)
-		return
-	case int(a.count) >= q.cfg.MaxAttempts:
-		q.fail(h, r, AttemptFailed, 0, took)
-		return
 	case q.cutOff || q.closed && q.paused:
 		q.finish(h, r, Failed, ShutDownRetry, 0, took)
-		return
-	case e.Verdict == Exhausted && !q.cfg.WaitForQuota && q.exhausted():
-		q.fail(h, r, QuotaRefused, 0, took)
-		return
-	case q.cfg.Fallback && r.flags&flagStays == 0 && q.allOpen():
-		q.fail(h, r, BreakersOpened, 0, took)
-		return
-	case e.Verdict == PassingFault:
-		q.move(h, r, BackingOff)
-		q.note(r.estimate)
-		q.backoff.Set(h, until)
+	case r.flags&flagStays == 0 && q.movesOn() != OK:
+		moved := q.movesOn()
+		if moved == BreakersOpen {
+			moved = BreakersOpened
+		}
+		q.fail(h, r, moved, 0, took)
+	case q.doomed(r):
+		q.fail(h, r, DeadlinePasses, 0, took)
+	case e.Verdict == PassingFault && wait:
+		q.backOff(h, r, a, max(q.delay(int(a.spent)), e.Delay), true, code, took)
+	case e.Verdict == Refused && wait:
+		q.backOff(h, r, a, max(q.delay(a.refusals), e.Delay), false, code, took)
+	case e.Verdict == Refused && max(a.refusals, a.alone+1) > 1 && q.inLine() > 0:
+		// What is refused again lets others try first: only so it shows whose fault it is.
+		pause := q.pausesEnd() - q.now
+		q.backOff(h, r, a, pause+q.delay(max(a.refusals, a.alone+1)-1), false, code, took)
 	default:
+		a.budgeted = false
 		q.move(h, r, InLine)
 		q.rejoin(h, r)
-		until = q.pausesEnd()
+		q.tellRetry(h, r, a, q.pausesEnd(), code, took)
 	}
+}
+
+// backOff lets a request wait outside the line. budgeted says that the budget for retries has
+// to allow its return.
+func (q *Engine) backOff(h uint32, r *record, a *attempt, delay int64, budgeted bool, code Code, took int64) {
+	until := endpoint.After(q.now, delay)
+	a.budgeted = budgeted
+	q.move(h, r, BackingOff)
+	q.note(r.estimate)
+	q.backoff.Set(h, until)
+	q.tellRetry(h, r, a, until, code, took)
+}
+
+func (q *Engine) tellRetry(h uint32, r *record, a *attempt, until int64, code Code, took int64) {
 	q.Effects = append(q.Effects, Effect{
-		Kind: Retry, Handle: h, Attempt: r.attempt - 1, Count: int(a.count), Endpoint: a.lease.Endpoint, At: until, Took: took,
+		Kind: Retry, Code: code, Handle: h, Attempt: r.attempt - 1, Count: int(a.count), Endpoint: a.lease.Endpoint, At: until, Took: took,
 	})
+}
+
+// blame says whose fault it is that a request was refused.
+type blame uint8
+
+const (
+	nobodys blame = iota
+	itsFault
+	everybodys
+)
+
+const (
+	// maxAlone is how often a request is refused again while all others are served, until
+	// it is its own fault.
+	maxAlone = 4
+	// maxRefusals is how often in a row a request is refused while nothing is served.
+	maxRefusals = 30
+)
+
+// refusedAgain counts a refusal. It is the request's own fault when it alone is refused again
+// and again, while requests that start after each of its refusals are served.
+func (q *Engine) refusedAgain(a *attempt) blame {
+	q.refusedCalls++
+	others := q.refusedCalls - a.refusedBefore - 1
+	switch {
+	case a.refusals > 0 && q.servedStart > a.refusedAt:
+		a.refusals = 1
+		if a.alone++; others > 0 {
+			a.alone = 0
+		}
+	default:
+		if a.refusals++; others > 0 {
+			a.alone = 0
+		}
+	}
+	a.refusedAt, a.refusedBefore = q.now, q.refusedCalls
+	switch {
+	case a.alone >= maxAlone:
+		return itsFault
+	case a.refusals >= maxRefusals:
+		return everybodys
+	}
+	return nobodys
 }
 
 // pausesEnd is when some endpoint is not paused by its provider any more, now when one is
@@ -187,21 +328,26 @@ func (q *Engine) pausesEnd() int64 {
 	return max(first, q.now)
 }
 
+// PausesEnd is when some endpoint is not paused by its provider any more.
+func (q *Engine) PausesEnd() int64 { return q.pausesEnd() }
+
 // Observe takes in what the provider said about an attempt under way.
 func (q *Engine) Observe(now int64, number uint32, o *endpoint.Observation) {
 	q.advance(now)
 	a := q.attempts[number]
+	version := a.lease.Endpoint.Version()
+	var lowered bool
 	if o.Outcome.Refused() {
 		q.counts.Refused++
-		o.Backoff = q.delay(int(a.count))
+		lowered = q.noteRefusal(a.lease.Endpoint, o, &a.lease)
+	} else {
+		lowered = a.lease.Observe(q.now, o)
 	}
-	version := a.lease.Endpoint.Version()
-	lowered := a.lease.Observe(q.now, o)
+	if o.Outcome == endpoint.Served {
+		q.beginAnswer(number, a)
+	}
 	if a.lease.Endpoint.Version() != version {
 		q.limitsChanged(lowered)
-	}
-	if o.Outcome == endpoint.QuotaExhausted && !q.cfg.WaitForQuota && q.exhausted() {
-		q.beginSweep(sweepQuota)
 	}
 	q.pump()
 }

@@ -13,6 +13,7 @@ package engine
 
 import (
 	"math/rand/v2"
+	"slices"
 
 	"github.com/llmqueue/llmqueue/internal/endpoint"
 	"github.com/llmqueue/llmqueue/internal/line"
@@ -26,7 +27,11 @@ type Config struct {
 	MaxDelay        int64
 	RetryBudget     float64 // retries by first attempts; negative: no bound
 	Timeout         int64   // of one attempt; 0: none
-	MaxQueued       int     // 0: no bound
+	FirstByte       int64   // until its answer begins; 0: no bound
+	Stall           int64   // until more of it comes; 0: no bound
+	MaxPause        int64   // a longer pause is an exhausted quota; 0: no bound
+	Hedge           Hedge
+	MaxQueued       int // 0: no bound
 	Backfill        bool
 	WaitForQuota    bool // an exhausted quota fails nothing
 	NoDeadlineCheck bool // requests are taken although they would start after their deadline
@@ -34,14 +39,22 @@ type Config struct {
 	Seed            uint64
 }
 
+// Hedge says when a second attempt may start beside one of which nothing has come.
+type Hedge struct {
+	After    int64   // ns; 0: the quantile alone
+	Quantile float64 // of the times to first output; 0: none
+	Share    float64 // of all calls
+}
+
 // Counts are what happened so far, and where requests are. Accepted = Pending +
 // Processing + Forwarded + Completed + Failed + Canceled.
 type Counts struct {
 	Accepted, Completed, Failed, Canceled int64
 	Attempts, Retries, Refused, Coalesced int64
+	Hedges                                int64
 	Waited, Worked                        int64 // ns
 	Pending, Processing, Forwarded        int
-	Abandoned                             int // attempts under way whose request has ended
+	Abandoned                             int // attempts under way that nobody waits for
 	Usage                                 endpoint.Usage
 }
 
@@ -49,47 +62,56 @@ type Counts struct {
 type Engine struct {
 	Effects []Effect // what the inputs so far caused, in order; the owner empties it
 
-	cfg        Config
-	now        int64 // the latest instant: time that goes back counts as that
-	rand       *rand.Rand
-	counts     Counts
-	records    records
-	attempts   []*attempt // by number; nil while free
-	free       []uint32   // numbers of attempts
-	pool       []*attempt // for reuse
-	line       line.Line
-	largest    endpoint.Usage // no request in line, or to return to it, is larger in any figure
-	endpoints  []*endpoint.Endpoint
-	order      []*endpoint.Endpoint // for byLoad
-	slots      int64                // of all endpoints
-	tokens     bool                 // some limit counts tokens
-	accounts   bool                 // some endpoint charges by an accounting of its own
-	running    int64                // attempts under way
-	unsized    int                  // of them those of unknown size while no size is known
-	backoff    timeline.Timeline    // requests between two attempts
-	expiry     timeline.Timeline    // MaxWait of those that have not started
-	timeouts   timeline.Timeline    // of attempts, by number
-	budget     budget
-	retryAt    int64 // when the budget allows the next retry; 0 when it does
-	backfillAt int64 // when a request may pass the head; 0 when none is known to
-	candidates []uint32
-	sizes      sizes
-	duration   mean             // of attempts, ns
-	calls      map[uint32]*call // what several requests share, by the handle of the call
-	sweeps     []sweep
-	roomMade   bool
-	paused     bool
-	closed     bool
-	cutOff     bool
-	refusal    Refusal
-	next       *attempt // for who starts next
-	underWay   []uint32 // numbers of the attempts under way, in no order
+	cfg          Config
+	now          int64 // the latest instant: time that goes back counts as that
+	rand         *rand.Rand
+	counts       Counts
+	records      records
+	attempts     []*attempt // by number; nil while free
+	free         []uint32   // numbers of attempts
+	pool         []*attempt // for reuse
+	line         line.Line
+	largest      endpoint.Usage // no request in line, or to return to it, is larger in any figure
+	endpoints    []*endpoint.Endpoint
+	order        []*endpoint.Endpoint // for byLoad
+	slots        int64                // of all endpoints
+	tokens       bool                 // some limit counts tokens
+	accounts     bool                 // some endpoint charges by an accounting of its own
+	running      int64                // attempts under way
+	aside        []*group             // requests that wait for some endpoints only
+	asideOrder   map[uint32]uint64    // the order in which they left the line
+	asideSeq     uint64
+	headsBuf     []head            // for heads
+	crowded      bool              // more has to be set aside
+	backoff      timeline.Timeline // requests between two attempts
+	expiry       timeline.Timeline // by when a request in line has to start
+	timeouts     timeline.Timeline // of attempts, by number
+	hedges       hedges
+	budget       budget
+	moved        Code  // why what waited was handed off last; OK when it is not any more
+	servedStart  int64 // the latest start of an attempt that was served
+	refusedCalls int64
+	retryAt      int64 // when the budget allows the next retry; 0 when it does
+	backfillAt   int64 // when a request may pass the head; 0 when none is known to
+	candidates   []uint32
+	sizes        sizes
+	duration     mean             // of attempts, ns
+	calls        map[uint32]*call // what several requests share, by the handle of the call
+	sweeps       []sweep
+	roomMade     bool
+	paused       bool
+	closed       bool
+	cutOff       bool
+	refusal      Refusal
+	next         *attempt // for who starts next
+	underWay     []uint32 // numbers of the attempts under way, in no order
 }
 
 // New makes an engine without an endpoint: add one before anything else.
 func New(cfg Config) *Engine {
 	q := &Engine{cfg: cfg, rand: rand.New(rand.NewPCG(cfg.Seed, 0))}
 	q.budget.left = budgetAllowance
+	q.hedges.left = hedgesAtOnce
 	return q
 }
 
@@ -103,7 +125,8 @@ type Effect struct {
 	Attempt   uint32             // the number of the attempt: of Start, Cut, and Retry
 	Count     int                // of the request's attempts so far: of Start and Retry
 	Endpoint  *endpoint.Endpoint // of the attempt: of Start and Retry
-	At        int64              // of Retry: the next attempt starts no earlier
+	Hedge     bool               // of Start: beside another attempt
+	At        int64              // of Retry: the next attempt starts no earlier; of Handoff: nor does the request here, 0 when that is not known
 	Waited    int64              // for the attempt that starts, or until a request left the line without one
 	Took      int64              // how long the attempt ran that ended with this
 	PageFreed bool               // of Gone: nothing else is in the page of the handle
@@ -119,7 +142,8 @@ const (
 	Retry                           // tell that an attempt failed and another one follows
 	End                             // answer who waits, and Forget the request in time
 	Cut                             // end the context of an attempt whose request has ended
-	Handoff                         // submit the request to another model, then Finish it
+	Handoff                         // submit the request to another model, then Finish it, or TakeBack
+	CheckStall                      // tell with Stalled when output of the attempt came last
 	EndpointEvent                   // tell what happened to an endpoint
 	NoUsage                         // tell that token limits are set but nothing reports usage
 	PausedByHand                    // tell that Pause holds the line
@@ -148,6 +172,12 @@ const (
 	BreakersOpen           // before it was tried
 	BreakersOpened         // by its last attempt
 	TimedOut               // its attempt took too long
+	FirstByteLate          // its answer did not begin in time
+	StalledCode            // no more of its answer came in time
+	HeldOut                // calls fail at all endpoints
+	PausedLong             // by the provider, until At
+	BudgetSpent            // there is nothing left for its retry
+	Outrun                 // another attempt of the request was faster
 	ShutDown               // while it waited
 	ShutDownRunning        // while it ran
 	ShutDownElsewhere      // while a fallback had it
@@ -162,7 +192,7 @@ type Refusal struct {
 	Code     Code
 	Limit    endpoint.Limit // of TooLarge
 	Usage    endpoint.Usage // of TooLarge: what it would reserve
-	At       int64          // of QuotaExhausted: when the first endpoint is renewed
+	At       int64          // of QuotaExhausted and PausedLong: when that is over at the first endpoint
 	Deadline int64          // of DeadlinePasses
 	Context  bool           // of DeadlinePasses: it is the caller's
 	Wait     endpoint.Wait  // of DeadlinePasses
@@ -171,9 +201,19 @@ type Refusal struct {
 // AddEndpoint adds a way to the provider. The config's Emit is the engine's.
 func (q *Engine) AddEndpoint(now int64, e *endpoint.Endpoint) {
 	q.advance(now)
+	e.Bit = q.freeBit()
 	q.endpoints = append(q.endpoints[:len(q.endpoints):len(q.endpoints)], e)
 	q.sumUp()
 	q.pump()
+}
+
+// freeBit names an endpoint in sets of endpoints. Those beyond the first 63 share a name.
+func (q *Engine) freeBit() uint64 {
+	bit := uint64(1)
+	for bit < 1<<63 && slices.ContainsFunc(q.endpoints, func(e *endpoint.Endpoint) bool { return e.Bit == bit }) {
+		bit <<= 1
+	}
+	return bit
 }
 
 // RemoveEndpoint starts nothing more on e, which must not be the last one.
@@ -238,15 +278,21 @@ func (q *Engine) Pause(now int64) {
 	q.pump()
 }
 
-// Resume ends a manual pause, and the pauses for an exhausted quota.
+// Resume ends a manual pause. Without one it ends the provider's pauses, and lets endpoints
+// that are held out be probed at once.
 func (q *Engine) Resume(now int64) {
 	q.advance(now)
 	if q.paused {
 		q.paused = false
 		q.Effects = append(q.Effects, Effect{Kind: ResumedByHand})
+		q.pump()
+		return
 	}
 	for _, e := range q.endpoints {
-		e.Renew(q.now)
+		e.EndPause(q.now)
+		if e.HeldOut() {
+			e.ProbeNow(q.now)
+		}
 	}
 	q.pump()
 }
@@ -284,7 +330,7 @@ func (q *Engine) advance(now int64) { q.now = max(q.now, now) }
 func (q *Engine) Counts() Counts { return q.counts }
 
 // Waiting is how many requests wait, those that share a call counted once.
-func (q *Engine) Waiting() int { return q.line.Len() + q.backoff.Len() }
+func (q *Engine) Waiting() int { return q.inLine() + q.backoff.Len() }
 
 // Slots is how many attempts the limits allow at once, on all endpoints.
 func (q *Engine) Slots() int64 { return q.slots }
@@ -307,7 +353,7 @@ func (q *Engine) RoomMade() bool {
 
 // Done reports whether a closed engine has nothing left to do.
 func (q *Engine) Done() bool {
-	return q.closed && q.running == 0 && q.line.Len() == 0 && q.backoff.Len() == 0 &&
+	return q.closed && q.running == 0 && q.inLine() == 0 && q.backoff.Len() == 0 &&
 		q.counts.Pending == 0 && q.counts.Processing == 0 && q.counts.Forwarded == 0
 }
 

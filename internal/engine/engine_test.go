@@ -385,26 +385,30 @@ func TestForecastCountsWhatIsAhead(t *testing.T) {
 }
 
 // The request that starts next is held by nothing that it does not itself have.
-func TestUnknownSizesWaitForTheFirst(t *testing.T) {
-	b := newBench(t, Config{}, limited(endpoint.Limit{Kind: endpoint.TPM, Amount: 100}, concurrent(10)))
+// While nobody knows how large requests are, each is taken for a sixteenth of the smallest
+// limit, and for at least 1,000 tokens.
+func TestUnknownSizesTakeAPartOfTheLimitUntilTheFirstTells(t *testing.T) {
+	b := newBench(t, Config{}, limited(endpoint.Limit{Kind: endpoint.TPM, Amount: 32_000}, endpoint.Limit{Kind: endpoint.OTPM, Amount: 2500}, concurrent(10)))
 	first, second := b.submit(Request{}), b.submit(Request{})
-	assert.Equal(t, Running, b.State(first))
-	assert.Equal(t, InLine, b.State(second), "nobody knows how large they are")
-	b.ends(first, Ending{Reported: true, Used: endpoint.Usage{Input: 30}})
-	third := b.submit(Request{})
+	assert.Equal(t, endpoint.Usage{Input: 2000, Output: 1000}, jobOf(b, first).Reserved)
 	assert.Equal(t, Running, b.State(second))
+	third := b.submit(Request{})
+	assert.Equal(t, InLine, b.State(third), "2,500 output tokens hold two of 1,000")
+	assert.Equal(t, endpoint.WindowLimit, b.Forecast(&Request{}).Cause)
+	b.ends(first, Ending{Reported: true, Used: endpoint.Usage{Input: 30, Output: 10}})
 	assert.Equal(t, Running, b.State(third))
-	fourth := b.submit(Request{})
-	assert.Equal(t, InLine, b.State(fourth), "each takes the mean, of which three fit")
-	assert.Equal(t, endpoint.Usage{Input: 30, Output: 0}, jobOf(b, second).Reserved)
+	assert.Equal(t, endpoint.Usage{Input: 30, Output: 10}, jobOf(b, third).Reserved, "the mean")
 	assert.Zero(t, b.count(NoUsage))
 }
 
-func TestUnknownSizesWaitForNoReport(t *testing.T) {
-	b := newBench(t, Config{}, limited(endpoint.Limit{Kind: endpoint.TPM, Amount: 100}, concurrent(10)))
-	first, second, third := b.submit(Request{}), b.submit(Request{}), b.submit(Request{})
+// Where nothing tells what it used, nothing more is reserved, and that is said once.
+func TestUnknownSizesTakeNothingWhereNothingReports(t *testing.T) {
+	b := newBench(t, Config{}, limited(endpoint.Limit{Kind: endpoint.TPM, Amount: 1000}, concurrent(10)))
+	first, second := b.submit(Request{}), b.submit(Request{})
+	assert.Equal(t, InLine, b.State(second))
 	b.ends(first, Ending{})
-	assert.Equal(t, 1, b.count(NoUsage), "it is said once")
+	assert.Equal(t, 1, b.count(NoUsage))
+	third := b.submit(Request{})
 	assert.Equal(t, Running, b.State(second))
 	assert.Equal(t, Running, b.State(third))
 	b.ends(second, Ending{})

@@ -58,15 +58,21 @@ func (q *Engine) countEnd(state State) {
 func (q *Engine) takeOut(h uint32, r *record, code Code) (waited, took int64) {
 	switch r.state {
 	case InLine:
-		q.line.Remove(h)
+		if !q.takeAside(h) {
+			q.line.Remove(h)
+		}
 		q.leave(h, r)
 	case BackingOff:
 		q.backoff.Remove(h)
 		q.roomMade = true
 	case Running:
-		q.counts.Abandoned++
-		q.Effects = append(q.Effects, Effect{Kind: Cut, Handle: h, Attempt: r.attempt - 1, Code: code})
-		return 0, q.now - q.attemptOf(r).lease.Started
+		a := q.attemptOf(r)
+		if a.pair != 0 {
+			q.cut(a.pair-1, code)
+			a.pair = 0
+		}
+		q.cut(r.attempt-1, code)
+		return 0, q.now - a.lease.Started
 	case HandedOff:
 		return 0, 0
 	}
@@ -105,13 +111,72 @@ func (q *Engine) handOff(h uint32, r *record, code Code, took int64) bool {
 	if !q.cfg.Fallback || q.cutOff || r.flags&flagStays != 0 {
 		return false
 	}
+	at := int64(0)
+	if code == PausedLong {
+		at = q.pausesEnd()
+	}
 	waited := int64(0)
 	if r.state != Running {
 		waited = q.waited(r)
 	}
 	q.move(h, r, HandedOff)
-	q.Effects = append(q.Effects, Effect{Kind: Handoff, Handle: h, Code: code, Waited: waited, Took: took})
+	q.Effects = append(q.Effects, Effect{Kind: Handoff, Handle: h, Code: code, At: at, Waited: waited, Took: took})
 	return true
+}
+
+// TakeBack lets a request that was handed off wait here after all, because no other model takes
+// it: nothing but its time was against that. It reports whether it may.
+func (q *Engine) TakeBack(now int64, h uint32) bool {
+	q.advance(now)
+	if q.cutOff || q.closed && q.paused {
+		return false
+	}
+	r := q.records.at(h)
+	r.flags |= flagKept
+	if a := q.attemptOf(r); a != nil && a.budgeted {
+		q.move(h, r, BackingOff)
+		q.note(r.estimate)
+		q.backoff.Set(h, q.now)
+	} else {
+		q.move(h, r, InLine)
+		q.rejoin(h, r)
+	}
+	q.pump()
+	return true
+}
+
+// movesOn says why what waits goes to another model now, if there is one: no endpoint may start
+// anything before the longest backoff is over. OK is for no reason.
+func (q *Engine) movesOn() Code {
+	if !q.cfg.Fallback {
+		return OK
+	}
+	code := OK
+	for _, e := range q.endpoints {
+		held := e.PausedUntil()-q.now > q.cfg.MaxDelay && !(q.cfg.WaitForQuota && e.ExhaustedUntil() > q.now)
+		switch {
+		case e.Open():
+			code = BreakersOpen
+		case e.HeldOut() && !e.ProbeDue(q.now):
+			code = max(code, HeldOut)
+		case held:
+			code = PausedLong
+		default:
+			return OK
+		}
+	}
+	return code
+}
+
+// moveOn lets what waits go to another model as soon as there is a reason.
+func (q *Engine) moveOn() {
+	code := q.movesOn()
+	if (code == OK) == (q.moved == OK) {
+		return
+	}
+	if q.moved = code; code != OK && q.Waiting() > 0 {
+		q.beginSweep(sweepWaiting)
+	}
 }
 
 // Finish ends a request that was handed off, as the other model ended it or because none
@@ -142,7 +207,7 @@ type sweepKind uint8
 const (
 	sweepTooLarge sweepKind = iota // those that fit no endpoint any more
 	sweepQuota                     // all, while the quota is used up
-	sweepBreakers                  // all that may go to other models, while the breakers are open
+	sweepWaiting                   // all that may go to other models, while there is a reason
 	sweepMovable                   // the same in the order of the records, once one that stays goes first
 	sweepShutDown                  // all
 	sweepCutOff                    // all, and what runs or is elsewhere
@@ -161,9 +226,6 @@ const sweepSlice = 1024
 // beginSweep starts a sweep, and makes its first slice.
 func (q *Engine) beginSweep(kind sweepKind) {
 	if kind == sweepTooLarge && (q.Waiting() == 0 || q.tooLarge(q.largest) == nil) {
-		return
-	}
-	if kind == sweepBreakers && !q.cfg.Fallback {
 		return
 	}
 	if s := (sweep{kind: kind}); q.slice(&s) {
@@ -195,12 +257,12 @@ func (q *Engine) slice(s *sweep) (more bool) {
 				q.end(h, r, Failed, TooLarge)
 			}
 		})
-	case s.kind == sweepQuota && !q.exhausted(), (s.kind == sweepBreakers || s.kind == sweepMovable) && !q.allOpen():
+	case s.kind == sweepQuota && !q.exhausted(), (s.kind == sweepWaiting || s.kind == sweepMovable) && q.movesOn() == OK:
 		return false // renewed meanwhile
 	case s.kind == sweepMovable:
 		return q.eachRecord(s, sweepSlice, func(h uint32, r *record) {
-			if (r.state == InLine || r.state == BackingOff) && r.flags&flagStays == 0 {
-				q.sweepOut(h, r, sweepBreakers)
+			if (r.state == InLine || r.state == BackingOff) && r.flags&(flagStays|flagKept) == 0 {
+				q.sweepOut(h, r, sweepWaiting)
 			}
 		})
 	}
@@ -211,7 +273,7 @@ func (q *Engine) slice(s *sweep) (more bool) {
 			break
 		}
 		r := q.records.at(h)
-		if s.kind == sweepBreakers && r.flags&flagStays != 0 {
+		if s.kind == sweepWaiting && r.flags&(flagStays|flagKept) != 0 {
 			s.kind = sweepMovable
 			return true
 		}
@@ -232,7 +294,7 @@ func (q *Engine) slice(s *sweep) (more bool) {
 
 // nextWaiting is the request that goes first: in line, and then between two attempts.
 func (q *Engine) nextWaiting() (h uint32, ok bool) {
-	if h, ok = q.line.Head(); ok {
+	if h, ok = q.head(); ok {
 		return h, true
 	}
 	h, _, ok = q.backoff.First()
@@ -246,8 +308,8 @@ func (q *Engine) sweepOut(h uint32, r *record, kind sweepKind) {
 	case sweepShutDown, sweepCutOff:
 		q.end(h, r, Failed, ShutDown)
 		return
-	case sweepBreakers:
-		code = BreakersOpen
+	case sweepWaiting:
+		code = q.movesOn()
 	}
 	waited, _ := q.takeOut(h, r, code)
 	q.fail(h, r, code, waited, 0)

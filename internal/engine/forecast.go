@@ -37,7 +37,7 @@ func (q *Engine) ForecastLast(h uint32) (rank int, w endpoint.Wait) {
 		Requests: ahead.Requests - 1, Input: ahead.Input - own.Input,
 		Output: ahead.Output - own.Output, Unsized: ahead.Unsized - own.Unsized,
 	}
-	return q.line.Rank(h), q.check(r.estimate, r.sized(), ahead, 0)
+	return q.rank(h), q.check(r.estimate, r.sized(), ahead, 0)
 }
 
 // exactForecast bounds how far the line is walked for one forecast; the requests ahead
@@ -48,10 +48,10 @@ const exactForecast = 256
 // else comes.
 func (q *Engine) ForecastOf(h uint32) (rank int, w endpoint.Wait) {
 	r := q.records.at(h)
-	rank = q.line.Rank(h)
+	rank = q.rank(h)
 	var ahead line.Size
 	if rank <= exactForecast {
-		for other := range q.line.All() {
+		for other := range q.allInLine() {
 			if other == h || ahead.Requests == exactForecast {
 				break
 			}
@@ -72,13 +72,10 @@ func sum(a, b line.Size) line.Size {
 // Head says what the request waits for that starts next. slot is when the next attempt
 // ends, where the owner of a single endpoint knows that; 0 lets a mean stand for it.
 func (q *Engine) Head(slot int64) (h uint32, w endpoint.Wait, waits bool) {
-	if h, waits = q.line.Head(); !waits {
+	if h, waits = q.head(); !waits {
 		return 0, w, false
 	}
 	r := q.records.at(h)
-	if !q.paused && q.mustLearnSize(r) {
-		return h, endpoint.Wait{At: endpoint.Never, Cause: endpoint.UnknownSize}, true
-	}
 	return h, q.check(r.estimate, r.sized(), line.Size{}, slot), true
 }
 
@@ -87,7 +84,7 @@ func (q *Engine) Head(slot int64) (h uint32, w endpoint.Wait, waits bool) {
 func (q *Engine) InLine() iter.Seq2[uint32, func() (rank int, w endpoint.Wait)] {
 	return func(yield func(uint32, func() (int, endpoint.Wait)) bool) {
 		var ahead line.Size
-		for h := range q.line.All() {
+		for h := range q.allInLine() {
 			r := q.records.at(h)
 			if !yield(h, func() (int, endpoint.Wait) {
 				return int(ahead.Requests) + 1, q.check(r.estimate, r.sized(), ahead, 0)
@@ -113,7 +110,7 @@ func (q *Engine) RetryAt(h uint32) int64 {
 func (q *Engine) UnderWay() []uint32 {
 	running := make([]*attempt, 0, len(q.underWay))
 	for _, n := range q.underWay {
-		if a := q.attempts[n]; q.records.at(a.handle).state == Running {
+		if a := q.attempts[n]; !a.cut && q.attemptOf(q.records.at(a.handle)) == a {
 			running = append(running, a)
 		}
 	}
@@ -146,7 +143,7 @@ func (q *Engine) check(estimate endpoint.Usage, sized bool, ahead line.Size, slo
 	for _, held := range []bool{false, true} { // those that are held back count when all are
 		for i, e := range q.endpoints {
 			u := e.Reservation(estimate, sized, mean)
-			if _, never := e.Exceeds(u); !never && (held || e.PausedUntil() <= q.now && !e.Open()) {
+			if _, never := e.Exceeds(u); !never && (held || e.HeldUntil(q.now) <= q.now && !e.HeldOut()) {
 				rates[i] = e.PerSecond(mean)
 				all += rates[i]
 			}

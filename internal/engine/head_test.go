@@ -48,19 +48,3 @@ func TestHeadComparesSlotsAndLimits(t *testing.T) {
 		assert.Equal(t, want, w, "the slot is free at %v", time.Duration(slot))
 	}
 }
-
-func TestHeadOfUnknownSizeWaitsForTheFirstToTell(t *testing.T) {
-	q := newEngine(Config{}, endpoint.Limit{Kind: endpoint.TPM, Amount: 100})
-	q.Submit(1, new(Request), nil)
-	q.Submit(1, new(Request), nil)
-	_, w, _ := q.Head(0)
-	assert.Equal(t, endpoint.Wait{At: endpoint.Never, Cause: endpoint.UnknownSize}, w)
-	q.Pause(2)
-	_, w, _ = q.Head(0)
-	assert.Equal(t, endpoint.ManualPause, w.Cause)
-	q.Resume(3)
-	q.Conclude(4, 0, &Ending{Reported: true, Used: endpoint.Usage{Input: 100}})
-	_, w, _ = q.Head(0)
-	assert.Equal(t, endpoint.WindowLimit, w.Cause)
-	assert.Equal(t, 1+int64(time.Minute), w.At)
-}

@@ -17,7 +17,7 @@ func (m *mean) add(x float64) {
 // sizes learns how large requests are from the attempts that were settled.
 type sizes struct {
 	input, output mean
-	known         bool // more than one request of unknown size may run
+	known         bool // some attempt was settled, or nothing ever reports
 }
 
 func (s *sizes) add(u endpoint.Usage) {
@@ -34,21 +34,33 @@ func (s *sizes) replace(was, is endpoint.Usage) {
 
 // mean is what a request of unknown size reserves.
 func (s *sizes) mean() endpoint.Usage {
+	if !s.known {
+		return endpoint.UnknownMean
+	}
 	return endpoint.Usage{Input: endpoint.RoundUp(max(s.input.value, 0)), Output: endpoint.RoundUp(max(s.output.value, 0))}
 }
 
-// budget bounds retries after passing faults to a share of the traffic. Retries beyond it
-// wait; none is lost.
+// budget bounds retries after passing faults, so that they are no storm against a provider
+// that is down. A served call earns its share of one, and a retry that was served gives back
+// two: when the provider is back, retries double with each round.
 type budget struct {
 	left float64
 	at   int64 // when left was brought up to date
 }
 
-// budgetAllowance is how many retries may come at once, beyond the share.
+// budgetAllowance is how many retries may come at once.
 const budgetAllowance = 20
 
-// first books a first attempt.
-func (b *budget) first(share float64) { b.left = min(b.left+share, budgetAllowance) }
+// served books a call that was served.
+func (b *budget) served(share float64, retry bool) {
+	if share < 0 {
+		return // there is no bound
+	}
+	if retry {
+		share += 2
+	}
+	b.left = min(b.left+share, budgetAllowance)
+}
 
 // take books a retry, or says how long to wait: one a second is always allowed.
 func (b *budget) take(now int64, share float64) (wait int64) {

@@ -211,9 +211,6 @@ func (w *world) checkHead() {
 	if w.cutOff {
 		w.fail("request %d waits after all was cut off", h)
 	}
-	if w.q.mustLearnSize(r) {
-		return
-	}
 	for _, e := range w.current() {
 		// What Check does not know: shared sets wake, breakers let one probe through at a time,
 		// and what is learned holds more back than the slots do.

@@ -32,6 +32,8 @@ const (
 	flagForgotten             // by the owner; its attempt is still under way
 	flagStarted               // an attempt was started
 	flagStays                 // it is never handed off
+	flagHeld                  // its attempts end when its holder says so
+	flagKept                  // no other model takes it: it waits here until it starts
 )
 
 // record is a request as the engine knows it: no pointers, so that the garbage collector
@@ -41,6 +43,7 @@ type record struct {
 	created  int64
 	estimate endpoint.Usage
 	maxWait  int64
+	deadline int64 // of who waits for it; 0: none
 	priority int
 	attempt  uint32 // number of its latest attempt, plus 1; of a follower the handle of its call
 	state    State
@@ -65,21 +68,42 @@ func (r *record) minusSize() line.Size {
 	return line.Size{Requests: -s.Requests, Input: -s.Input, Output: -s.Output, Unsized: -s.Unsized}
 }
 
-// attempt is the engine's half of an attempt, and then what is kept of it until the
-// request is forgotten.
+// attempt is the engine's half of an attempt. The latest one of a request carries the
+// request's progress, and is kept until the request is forgotten.
 type attempt struct {
 	lease    endpoint.Lease
 	handle   uint32
-	count    int32 // of the request's attempts so far, 1 is the first
+	number   int32  // of the request's attempts, 1 is the first
+	index    uint32 // in underWay, while it runs
 	running  bool
-	index    uint32         // in underWay, while it runs
-	borrowed bool           // another request has what the call used: see call
+	cut      bool           // nobody waits for it any more
+	begun    bool           // its answer has begun
+	output   bool           // some of it has come
+	streamed bool           // and was handed on
+	heard    int64          // when something of it came last, as far as is known
 	reported bool           // used is what was reported, not nothing
-	unknown  bool           // it started without any idea of its size
 	used     endpoint.Usage // once settled
+	progress
+}
+
+// progress is what is known of a request that was started.
+type progress struct {
+	count    int32          // attempts so far
+	spent    int32          // of them those that MaxAttempts counts
+	underWay int32          // those that have not ended
+	pair     uint32         // number of the hedge that is under way beside this attempt, plus 1
+	borrowed bool           // another request has what the call used: see call
+	budgeted bool           // its latest attempt was taken from the budget for retries
 	prior    endpoint.Usage // of the attempts before
 	since    int64          // when the request began to wait for the attempt after it
 	ended    int64          // the request
+	avoid    uint64         // the endpoints that failed it of late
+	faulty   uint64         // those that were at fault themselves
+
+	refusals      int // in a row while nothing was served
+	alone         int // in a row while nothing else was refused
+	refusedAt     int64
+	refusedBefore int64 // calls that were refused in all, up to then
 }
 
 // PageSize is how many handles a page has. A page whose handles are all free may be given
@@ -189,16 +213,19 @@ func (q *Engine) unused() *attempt {
 }
 
 // attach gives r an attempt of its own.
-func (q *Engine) attach(h uint32, r *record, a *attempt) {
+func (q *Engine) attach(h uint32, r *record, a *attempt) { r.attempt = q.number(h, a) + 1 }
+
+// number gives an attempt of a request its number.
+func (q *Engine) number(h uint32, a *attempt) uint32 {
 	a.handle = h
 	if n := len(q.free); n > 0 {
-		r.attempt = q.free[n-1] + 1
+		number := q.free[n-1]
 		q.free = q.free[:n-1]
-		q.attempts[r.attempt-1] = a
-	} else {
-		q.attempts = append(q.attempts, a)
-		r.attempt = uint32(len(q.attempts))
+		q.attempts[number] = a
+		return number
 	}
+	q.attempts = append(q.attempts, a)
+	return uint32(len(q.attempts) - 1)
 }
 
 // attemptOf is r's attempt, nil when there was none.
@@ -225,7 +252,7 @@ func (q *Engine) ownAttempt(h uint32, r *record) *attempt {
 func (q *Engine) Forget(h uint32) (gone, pageFreed bool) {
 	r := q.records.at(h)
 	a := q.attemptOf(r)
-	if a != nil && a.running {
+	if a != nil && a.underWay > 0 {
 		r.flags |= flagForgotten
 		return false, false
 	}
@@ -248,8 +275,15 @@ func (q *Engine) detach(number uint32, a *attempt) {
 // reset makes a like a new one, but keeps the memory that it has.
 func (a *attempt) reset() {
 	a.lease.Reuse()
-	a.count, a.running, a.borrowed, a.reported, a.unknown = 0, false, false, false, false
-	a.used, a.prior, a.since, a.ended = endpoint.Usage{}, endpoint.Usage{}, 0, 0
+	*a = attempt{lease: a.lease}
+}
+
+// supersede makes another attempt the latest of a request.
+func (q *Engine) supersede(r *record, number uint32) {
+	old, a := q.attemptOf(r), q.attempts[number]
+	a.progress, old.progress = old.progress, progress{}
+	a.pair = 0
+	r.attempt = number + 1
 }
 
 // Seq is the number of a request in the order of Submit, 0 when the handle names none
@@ -260,6 +294,9 @@ func (q *Engine) Seq(h uint32) uint64 {
 	}
 	return 0
 }
+
+// IsCut reports whether nobody waits for an attempt any more.
+func (q *Engine) IsCut(number uint32) bool { return q.attempts[number].cut }
 
 // State is where a request is.
 func (q *Engine) State(h uint32) State { return q.records.at(h).state }
@@ -286,6 +323,7 @@ type View struct {
 	Endpoint *endpoint.Endpoint
 	Attempt  uint32 // the number of the last one
 	UnderWay bool   // it is
+	Busy     bool   // some attempt is
 	Call     uint32 // of a follower
 }
 
@@ -300,6 +338,7 @@ func (q *Engine) View(h uint32) (v View) {
 	if a := q.attemptOf(r); a != nil {
 		v.Attempts, v.Started, v.Ended, v.Endpoint = int(a.count), a.lease.Started, a.ended, a.lease.Endpoint
 		v.Usage, v.Prior, v.Attempt, v.UnderWay = a.prior.Plus(a.used), a.prior, r.attempt-1, a.running
+		v.Busy = a.underWay > 0
 		if a.since != 0 {
 			v.Since = a.since
 		}
@@ -326,7 +365,7 @@ func (q *Engine) Job(number uint32, j *Job) {
 	a := q.attempts[number]
 	r := q.records.at(a.handle)
 	*j = Job{
-		Handle: a.handle, Number: number, Count: int(a.count), Priority: r.priority, Created: r.created, MaxWait: r.maxWait,
-		Since: a.since, Started: a.lease.Started, Reserved: a.lease.Reserved, Endpoint: a.lease.Endpoint,
+		Handle: a.handle, Number: number, Count: int(a.number), Priority: r.priority, Created: r.created, MaxWait: r.maxWait,
+		Since: q.attemptOf(r).since, Started: a.lease.Started, Reserved: a.lease.Reserved, Endpoint: a.lease.Endpoint,
 	}
 }

@@ -1,11 +1,6 @@
 package engine
 
-import (
-	"cmp"
-	"slices"
-
-	"github.com/llmqueue/llmqueue/internal/endpoint"
-)
+import "github.com/llmqueue/llmqueue/internal/endpoint"
 
 // pump starts everything that may start now, and ends waits that are over.
 func (q *Engine) pump() {
@@ -17,39 +12,91 @@ func (q *Engine) pump() {
 	for q.expireWaits() {
 		q.startAll() // the line has another head
 	}
+	q.startHedges()
+	q.moveOn()
 }
 
-// startAll starts requests in order until the head of the line has to wait.
+// startAll starts requests in order until whose turn is next has to wait.
 func (q *Engine) startAll() {
-	for {
-		for _, e := range q.endpoints {
-			e.Reset()
-		}
-		q.backfillAt = 0
+	q.crowded = false
+	for moved := 0; q.startNext(&moved); {
+	}
+	q.withdraw()
+}
+
+// startNext looks once for what may start, in order: what waits keeps the endpoints that it may
+// use from those behind it. It reports whether to look again.
+func (q *Engine) startNext(moved *int) (again bool) {
+	for _, e := range q.endpoints {
+		e.Reset()
+	}
+	q.backfillAt = 0
+	if q.paused || q.cutOff {
+		return false
+	}
+	if len(q.aside) == 0 {
 		h, waits := q.line.Head()
-		if !waits || q.paused || q.cutOff {
-			break
+		return waits && q.tryHead(h, q.records.at(h), 0, moved)
+	}
+	var taken uint64
+	for _, one := range q.heads() {
+		r := q.records.at(one.handle)
+		if one.group == nil {
+			return q.tryHead(one.handle, r, taken, moved)
 		}
-		r := q.records.at(h)
-		if q.mustLearnSize(r) {
-			break
-		}
-		admission := q.admit(r)
-		if admission == endpoint.Impossible {
-			q.end(h, r, Failed, TooLarge)
-			continue
-		}
-		if admission == endpoint.NotNow {
-			if q.cfg.Backfill {
-				q.backfill(h, r)
+		places := q.places(r)
+		if places != one.group.places {
+			if *moved++; *moved > maxAside {
+				q.crowded = true
+				return false
 			}
-			break
+			q.takeAside(one.handle)
+			q.setAside(one.handle, r, places, one.order)
+			return true
 		}
+		switch q.admit(r, places&^taken) {
+		case endpoint.Impossible:
+			q.end(one.handle, r, Failed, TooLarge)
+			return true
+		case endpoint.Admitted:
+			q.takeAside(one.handle)
+			q.leave(one.handle, r)
+			q.start(one.handle, r)
+			return true
+		}
+		taken |= places
+	}
+	return false
+}
+
+// tryHead starts the head of the line, or lets it step aside when others may start where it may
+// not. Those that stepped aside before have taken some places.
+func (q *Engine) tryHead(h uint32, r *record, taken uint64, moved *int) (again bool) {
+	places := q.places(r)
+	switch q.admit(r, places&^taken) {
+	case endpoint.Impossible:
+		q.end(h, r, Failed, TooLarge)
+		return true
+	case endpoint.Admitted:
 		q.line.Pop()
 		q.leave(h, r)
 		q.start(h, r)
+		return true
 	}
-	q.withdraw()
+	if q.roomBeyond(places | taken) {
+		if *moved++; *moved > maxAside {
+			q.crowded = true
+			return false
+		}
+		q.line.Pop()
+		q.asideSeq++
+		q.setAside(h, r, places, q.asideSeq)
+		return true
+	}
+	if q.cfg.Backfill && taken == 0 {
+		q.backfill(h, r)
+	}
+	return false
 }
 
 // withdraw leaves the lines of shared sets that the head of the line does not wait in.
@@ -64,7 +111,7 @@ func (q *Engine) withdraw() {
 // startAtOnce starts a new request when nothing waits and there is room: what startAll
 // would do, without the way through the line.
 func (q *Engine) startAtOnce(h uint32, r *record) bool {
-	if q.line.Len() > 0 || q.paused || q.mustLearnSize(r) {
+	if q.inLine() > 0 || q.paused {
 		return false
 	}
 	if q.backoff.Len() > 0 {
@@ -72,7 +119,7 @@ func (q *Engine) startAtOnce(h uint32, r *record) bool {
 			return false // it goes first
 		}
 	}
-	if q.admit(r) != endpoint.Admitted {
+	if q.admit(r, q.places(r)) != endpoint.Admitted {
 		return false // startAll looks again, with r in line
 	}
 	for _, e := range q.endpoints {
@@ -82,84 +129,52 @@ func (q *Engine) startAtOnce(h uint32, r *record) bool {
 	return true
 }
 
-// mustLearnSize reports whether r, of unknown size, waits for the first of its kind to
-// tell how large they are.
-func (q *Engine) mustLearnSize(r *record) bool {
-	return !r.sized() && q.tokens && !q.sizes.known && q.unsized > 0
-}
-
-// admit reserves for r, in q.next, on the endpoint that has room now. Impossible means
-// that it can never fit anywhere.
-func (q *Engine) admit(r *record) endpoint.Admission {
-	if q.next == nil {
-		q.next = q.unused()
-	}
-	mean := q.mean(r.sized())
-	impossible := true
-	for _, e := range q.byLoad() {
-		e.Advance(q.now) // before what starts there, when the timer is late
-		switch e.Admit(q.now, e.Reservation(r.estimate, r.sized(), mean), &q.next.lease) {
-		case endpoint.Admitted:
-			return endpoint.Admitted
-		case endpoint.NotNow:
-			impossible = false
-		}
-	}
-	if impossible && r.sized() && q.tooLarge(r.estimate) != nil {
-		return endpoint.Impossible
-	}
-	return endpoint.NotNow
-}
-
-// byLoad gives the endpoints, those with the fewest attempts for their slots first.
-func (q *Engine) byLoad() []*endpoint.Endpoint {
-	if len(q.endpoints) == 1 {
-		return q.endpoints
-	}
-	q.order = append(q.order[:0], q.endpoints...)
-	slices.SortStableFunc(q.order, func(a, b *endpoint.Endpoint) int {
-		return cmp.Compare(a.Running()*b.Slots(), b.Running()*a.Slots())
-	})
-	return q.order
-}
-
 // start begins an attempt of r, which is in no line, with the reservation in q.next.
 func (q *Engine) start(h uint32, r *record) {
 	a := q.attemptOf(r)
-	if a == nil {
+	switch {
+	case a == nil:
 		a, q.next = q.next, nil
 		q.attach(h, r, a)
 		a.since = r.created
-	} else {
+	case a.running: // it was cut off, and goes on by itself
+		a, q.next = q.next, nil
+		q.supersede(r, q.number(h, a))
+	default:
 		a.lease, q.next.lease = q.next.lease, a.lease
 		q.next.lease.Reuse()
 		a.prior, a.used, a.reported = a.prior.Plus(a.used), endpoint.Usage{}, false
+		a.cut, a.begun, a.output, a.streamed = false, false, false, false
 	}
 	waited := q.now - a.since
-	if a.count++; a.count == 1 {
-		q.budget.first(q.cfg.RetryBudget)
-	} else {
+	if a.count++; a.count > 1 {
 		q.counts.Retries++
 	}
-	if !r.sized() && !q.sizes.known {
-		a.unknown = true
-		q.unsized++
-	}
+	q.counts.Waited += waited
+	r.flags = r.flags&^flagKept | flagStarted
+	q.move(h, r, Running)
 	number := r.attempt - 1
-	if q.cfg.Timeout > 0 {
-		q.timeouts.Set(number, endpoint.After(q.now, q.cfg.Timeout))
+	q.begin(number, a, &a.progress)
+	if q.cfg.Hedge.Share > 0 && r.flags&flagHeld == 0 {
+		q.hedges.earn(q.cfg.Hedge.Share)
+		q.watchSlow(number)
 	}
+	q.Effects = append(q.Effects, Effect{Kind: Start, Handle: h, Attempt: number, Count: int(a.count), Endpoint: a.lease.Endpoint, Waited: waited})
+}
+
+// begin notes that an attempt of the request with this progress is under way.
+func (q *Engine) begin(number uint32, a *attempt, p *progress) {
+	a.number = p.count
+	p.underWay++
+	q.watch(number, a)
 	a.running, a.index = true, uint32(len(q.underWay))
 	q.underWay = append(q.underWay, number)
 	q.running++
 	q.counts.Attempts++
-	q.counts.Waited += waited
-	r.flags |= flagStarted
-	q.move(h, r, Running)
-	q.Effects = append(q.Effects, Effect{Kind: Start, Handle: h, Attempt: number, Count: int(a.count), Endpoint: a.lease.Endpoint, Waited: waited})
 }
 
-// returnRetries puts requests whose backoff is over back in their place in line.
+// returnRetries puts requests whose backoff is over back in their place in line. One that the
+// budget does not allow waits for it, or goes to another model.
 func (q *Engine) returnRetries() {
 	q.retryAt = 0
 	for q.backoff.Len() > 0 {
@@ -167,44 +182,102 @@ func (q *Engine) returnRetries() {
 		if at > q.now {
 			return
 		}
-		if wait := q.budget.take(q.now, q.cfg.RetryBudget); wait > 0 {
-			q.retryAt = endpoint.After(q.now, wait)
-			return
+		r := q.records.at(h)
+		if q.attemptOf(r).budgeted {
+			if wait := q.budget.take(q.now, q.cfg.RetryBudget); wait > 0 {
+				if q.cfg.Fallback && r.flags&(flagStays|flagKept) == 0 && !q.cutOff {
+					q.backoff.Pop()
+					q.handOff(h, r, BudgetSpent, 0)
+					continue
+				}
+				q.retryAt = endpoint.After(q.now, wait)
+				return
+			}
 		}
 		q.backoff.Pop()
-		q.rejoin(h, q.records.at(h))
+		q.rejoin(h, r)
 	}
 }
 
-// expireWaits ends requests whose MaxWait passed before their first start, and reports
+// expireWaits ends requests that did not start in time, or cannot any more, and reports
 // whether there were any.
 func (q *Engine) expireWaits() (any bool) {
+	if q.expiry.Len() == 0 {
+		return false
+	}
+	held := q.heldUntil()
+	var later []uint32 // a fallback has their call, and may start it in time
 	for q.expiry.Len() > 0 {
 		h, at, _ := q.expiry.First()
-		if at > q.now {
+		if at > q.now && at >= held {
 			break
 		}
 		q.expiry.Pop()
-		any = q.expire(h) || any
+		if r := q.records.at(h); r.state == Following && at > q.now {
+			later = append(later, h)
+			c := q.records.at(r.attempt)
+			if c.state != InLine || c.started() || r.flags&flagStays != 0 || !q.cfg.Fallback {
+				continue
+			}
+			waited, _ := q.takeOut(r.attempt, c, DeadlinePasses)
+			q.fail(r.attempt, c, DeadlinePasses, waited, 0)
+			any = true
+			continue
+		}
+		any = q.expire(h, at) || any
+	}
+	for _, h := range later {
+		if r := q.records.at(h); r.state == Following {
+			q.expiry.Set(h, endpoint.After(r.created, r.maxWait))
+		}
 	}
 	return any
 }
 
-// expire ends a request whose MaxWait has passed, unless it was started.
-func (q *Engine) expire(h uint32) bool {
+// heldUntil is until when no endpoint starts anything, as far as that is certain.
+func (q *Engine) heldUntil() int64 {
+	if q.cfg.NoDeadlineCheck {
+		return q.now
+	}
+	until := int64(endpoint.Never)
+	for _, e := range q.endpoints {
+		until = min(until, e.HeldUntil(q.now))
+	}
+	return until
+}
+
+// doomed reports whether r, which was started before, cannot start again before its deadline.
+func (q *Engine) doomed(r *record) bool {
+	return r.deadline > q.now && r.deadline < q.heldUntil()
+}
+
+// expire ends a request whose time to start ends at the given instant, unless it was started.
+// One that another model may yet serve goes there.
+func (q *Engine) expire(h uint32, at int64) bool {
 	r := q.records.at(h)
-	state, started := r.state, r.started()
+	code := DeadlinePasses
+	if at <= q.now {
+		if code = WaitedTooLong; r.maxWait == 0 || r.started() || at != endpoint.After(r.created, r.maxWait) {
+			return false // its caller's context ends, and tells
+		}
+	}
+	of, state := r, r.state
 	if state == Following {
-		c := q.records.at(r.attempt)
-		state, started = c.state, c.started()
+		of = q.records.at(r.attempt)
+		state = of.state
 	}
 	switch {
-	case started:
-	case state == InLine:
-		q.end(h, r, Failed, WaitedTooLong)
-		return true
-	case state == HandedOff && r.state == Following:
+	case of != r && of.started():
+	case of != r && state == HandedOff:
 		q.Effects = append(q.Effects, Effect{Kind: AskElsewhere, Handle: h})
+	case state == InLine:
+		if of != r { // alone: the call goes on for the others
+			q.end(h, r, Failed, code)
+			return true
+		}
+		waited, _ := q.takeOut(h, r, code)
+		q.fail(h, r, code, waited, 0)
+		return true
 	}
 	return false
 }
@@ -219,21 +292,6 @@ func (q *Engine) ExpireElsewhere(now int64, h uint32) {
 	}
 }
 
-// expireAttempts ends requests whose attempt takes too long.
-func (q *Engine) expireAttempts() {
-	for q.timeouts.Len() > 0 {
-		number, at, _ := q.timeouts.First()
-		if at > q.now {
-			return
-		}
-		q.timeouts.Pop()
-		a := q.attempts[number]
-		if r := q.records.at(a.handle); r.state == Running {
-			q.end(a.handle, r, Failed, TimedOut)
-		}
-	}
-}
-
 // Next is the next instant at which the engine has something to do, 0 when none is known.
 func (q *Engine) Next() (next int64) {
 	consider := func(at int64) {
@@ -241,12 +299,15 @@ func (q *Engine) Next() (next int64) {
 			next = at
 		}
 	}
-	if len(q.sweeps) > 0 {
+	if len(q.sweeps) > 0 || q.crowded {
 		return max(q.now, 1)
 	}
-	if q.line.Len() > 0 && !q.paused {
+	if q.inLine() > 0 && !q.paused {
 		for _, e := range q.endpoints {
 			consider(e.Next(q.now))
+			if e.HeldOut() && len(q.endpoints) > 1 && e.ProbeAt() > q.now {
+				consider(e.ProbeAt())
+			}
 		}
 		consider(q.backfillAt)
 	}
@@ -263,6 +324,10 @@ func (q *Engine) Next() (next int64) {
 	}
 	if q.timeouts.Len() > 0 {
 		_, at, _ := q.timeouts.First()
+		consider(at)
+	}
+	if q.hedges.due.Len() > 0 {
+		_, at, _ := q.hedges.due.First()
 		consider(at)
 	}
 	return next
@@ -316,13 +381,14 @@ func (q *Engine) backfillOnce(head uint32, r *record) (started bool) {
 // admitBehind reserves for r, in q.next, on an endpoint where it does not put the head
 // off, nil when there is none. It notes when r may fit.
 func (q *Engine) admitBehind(r *record) *endpoint.Endpoint {
-	if !r.sized() && q.tokens && !q.sizes.known {
-		return nil
-	}
 	if q.next == nil {
 		q.next = q.unused()
 	}
-	for _, e := range q.byLoad() {
+	places := q.places(r)
+	for _, e := range q.preferred() {
+		if e.Bit&places == 0 {
+			continue
+		}
 		ok, at := e.Backfill(q.now, q.reservation(e, r), &q.next.lease)
 		if ok {
 			return e

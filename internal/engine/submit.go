@@ -10,6 +10,7 @@ type Request struct {
 	Tenant   string
 	MaxWait  int64 // for the first start; 0: no bound
 	Deadline int64 // of who waits for it; 0: none
+	Held     bool  // its attempts end when its holder says so, whatever they take
 	Call     bool  // no request, but what several share: see Join
 	Stays    bool  // it is never handed off
 	Tag      uint8 // the owner's: see Tag
@@ -36,12 +37,15 @@ func (q *Engine) Refuse(now int64, r *Request, joins bool) *Refusal {
 // Unserved says why the engine cannot serve r now, though another model may; nil when it
 // can. What it gives holds until the next call.
 func (q *Engine) Unserved(r *Request) *Refusal {
-	switch {
-	case !q.cfg.WaitForQuota && q.exhausted():
+	if !q.cfg.WaitForQuota && q.exhausted() {
 		return q.refuse(Refusal{Code: QuotaExhausted, At: q.QuotaRenewed()})
-	case q.cfg.Fallback && !r.Stays && q.allOpen():
-		return q.refuse(Refusal{Code: BreakersOpen})
-	case (r.MaxWait > 0 || r.Deadline > 0) && !q.cfg.NoDeadlineCheck:
+	}
+	if !r.Stays {
+		if code := q.movesOn(); code != OK {
+			return q.refuse(Refusal{Code: code, At: q.pausesEnd()})
+		}
+	}
+	if (r.MaxWait > 0 || r.Deadline > 0) && !q.cfg.NoDeadlineCheck {
 		return q.tooLate(r)
 	}
 	return nil
@@ -53,12 +57,8 @@ func (q *Engine) refuse(no Refusal) *Refusal {
 }
 
 // tooLate refuses a request whose time is over before it can start, as far as that is
-// known and not guessed.
+// certain.
 func (q *Engine) tooLate(r *Request) *Refusal {
-	w := q.Forecast(r)
-	if w.Guessed || w.At <= q.now || w.At == endpoint.Never {
-		return nil
-	}
 	deadline, context := int64(0), false
 	if r.MaxWait > 0 {
 		deadline = endpoint.After(q.now, r.MaxWait)
@@ -66,10 +66,44 @@ func (q *Engine) tooLate(r *Request) *Refusal {
 	if r.Deadline > 0 && (deadline == 0 || r.Deadline < deadline) {
 		deadline, context = r.Deadline, true
 	}
-	if w.At <= deadline {
+	w := q.earliest(r)
+	if w.At <= deadline || w.At == endpoint.Never {
 		return nil
 	}
 	return q.refuse(Refusal{Code: DeadlinePasses, Deadline: deadline, Context: context, Wait: w})
+}
+
+// DeadlinePasses is the refusal of a request in line that cannot start in time.
+func (q *Engine) DeadlinePasses(h uint32) *Refusal {
+	r := q.records.at(h)
+	no := Refusal{Code: DeadlinePasses, Deadline: r.deadline, Context: true}
+	if at := endpoint.After(r.created, r.maxWait); r.maxWait > 0 && !r.started() && (no.Deadline == 0 || at <= no.Deadline) {
+		no.Deadline, no.Context = at, false
+	}
+	no.Wait = endpoint.Wait{At: q.heldUntil(), Cause: endpoint.Pause}
+	if q.movesOn() == BreakersOpen {
+		no.Wait.Cause = endpoint.OpenBreaker
+	}
+	return q.refuse(no)
+}
+
+// earliest is when r starts at the earliest. What goes before it counts where nothing may pass:
+// with several endpoints, or backfill, what waits need not be in its way.
+func (q *Engine) earliest(r *Request) (w endpoint.Wait) {
+	if q.paused {
+		return endpoint.Wait{At: endpoint.Never, Cause: endpoint.ManualPause}
+	}
+	mean, ahead := q.mean(r.Sized), int64(0)
+	if len(q.endpoints) == 1 && !q.cfg.Backfill {
+		ahead = q.line.Before(r.Priority, r.Tenant)
+	}
+	w.At = endpoint.Never
+	for _, e := range q.endpoints {
+		if one := e.Earliest(q.now, ahead, r.Estimate, r.Sized, mean); one.At < w.At {
+			w = one
+		}
+	}
+	return w
 }
 
 // Submit takes a request in, which Refuse does not refuse, and starts it when nothing
@@ -78,12 +112,15 @@ func (q *Engine) Submit(now int64, in *Request, unserved *Refusal) (h uint32) {
 	q.advance(now)
 	h, r := q.records.add()
 	r.created, r.estimate, r.maxWait, r.priority = q.now, in.Estimate, in.MaxWait, in.Priority
-	r.tag = in.Tag
+	r.tag, r.deadline = in.Tag, in.Deadline
 	if in.Sized {
 		r.flags = flagSized
 	}
 	if in.Stays {
 		r.flags |= flagStays
+	}
+	if in.Held {
+		r.flags |= flagHeld
 	}
 	if in.Call {
 		r.flags |= flagCall
@@ -104,9 +141,6 @@ func (q *Engine) Submit(now int64, in *Request, unserved *Refusal) (h uint32) {
 		q.handOff(h, r, unserved.Code, 0)
 	default:
 		q.join(h, r, in.Tenant)
-		if in.MaxWait > 0 {
-			q.expiry.Set(h, endpoint.After(q.now, in.MaxWait))
-		}
 		if head, _ := q.line.Head(); head == h || q.cfg.Backfill {
 			q.pump()
 		}
@@ -120,11 +154,26 @@ func (q *Engine) join(h uint32, r *record, tenant string) {
 	q.note(r.estimate)
 	q.line.Push(h, r.priority, tenant, q.share(r))
 	q.line.Book(r.priority, r.size())
+	q.watchExpiry(h, r)
+}
+
+// watchExpiry looks at a request in line again by when it has to start.
+func (q *Engine) watchExpiry(h uint32, r *record) {
+	at := int64(endpoint.Never)
+	if r.deadline > 0 {
+		at = r.deadline
+	}
+	if r.maxWait > 0 && !r.started() {
+		at = min(at, endpoint.After(r.created, r.maxWait))
+	}
+	if at != endpoint.Never {
+		q.expiry.Set(h, at)
+	}
 }
 
 func (q *Engine) leave(h uint32, r *record) {
 	q.line.Book(r.priority, r.minusSize())
-	if r.maxWait > 0 && !r.started() {
+	if r.maxWait > 0 || r.deadline > 0 {
 		q.expiry.Remove(h)
 	}
 	q.roomMade = true
@@ -136,6 +185,7 @@ func (q *Engine) rejoin(h uint32, r *record) {
 	q.note(r.estimate)
 	q.line.Return(h, r.priority, r.seq)
 	q.line.Book(r.priority, r.size())
+	q.watchExpiry(h, r)
 }
 
 // note keeps largest in step with what waits.
@@ -202,16 +252,6 @@ func (q *Engine) QuotaRenewed() int64 {
 		at = min(at, e.ExhaustedUntil())
 	}
 	return at
-}
-
-// allOpen reports whether the breakers let no call through to any endpoint.
-func (q *Engine) allOpen() bool {
-	for _, e := range q.endpoints {
-		if !e.Open() {
-			return false
-		}
-	}
-	return true
 }
 
 // UpdateEstimate replaces what a waiting request reserves. One that can never start then

@@ -294,3 +294,19 @@ func (l *Line) rest() {
 		l.tenants, l.spots, l.free = nil, nil, nil
 	}
 }
+
+// Before returns how many requests start before one of that priority and tenant that comes now,
+// whatever others cost: all of a higher priority, those that started before, and those of its
+// own tenant.
+func (l *Line) Before(priority int, tenant string) int64 {
+	n := l.tree.from(priority).waiting
+	lv := l.tree.last(priority)
+	if lv == nil || lv.priority != priority {
+		return n
+	}
+	n += int64(len(lv.back.entries) - lv.count)
+	if t := l.find(lv, tenant); t != nil {
+		n += int64(t.queue.live)
+	}
+	return n
+}

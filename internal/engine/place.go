@@ -1,0 +1,267 @@
+package engine
+
+import (
+	"cmp"
+	"iter"
+	"slices"
+
+	"github.com/llmqueue/llmqueue/internal/endpoint"
+	"github.com/llmqueue/llmqueue/internal/line"
+)
+
+// This file decides where a request may start. What the head of the line can never use is no
+// room of its: a request that may use only some endpoints, and waits for these, steps aside,
+// keeps its turn there, and holds nobody up elsewhere.
+
+// group is what waits aside for the same endpoints.
+type group struct {
+	places uint64
+	line   line.Line // in the order in which they left the line
+}
+
+// maxAside bounds how many requests step aside in one decision.
+const maxAside = 64
+
+// fits gives the endpoints whose limits are not below what r takes.
+func (q *Engine) fits(r *record) (places uint64) {
+	for _, e := range q.endpoints {
+		if r.sized() {
+			if _, never := e.Exceeds(q.reservation(e, r)); never {
+				continue
+			}
+		}
+		places |= e.Bit
+	}
+	return places
+}
+
+// places gives the endpoints where r may start, now or once there is room: those that it fits,
+// without those that failed it while another one can take it, and without those that are held
+// out while others are not. A probe is due for a request that was not tried yet.
+func (q *Engine) places(r *record) uint64 {
+	if len(q.endpoints) == 1 {
+		return q.endpoints[0].Bit
+	}
+	fits := q.fits(r)
+	var sound, able, probes, avoid uint64
+	for _, e := range q.endpoints {
+		switch bit := e.Bit & fits; {
+		case !e.HeldOut():
+			sound |= bit
+			if e.HeldUntil(q.now) <= q.now {
+				able |= bit
+			}
+		case e.ProbeDue(q.now):
+			probes |= bit
+		}
+	}
+	faulty := uint64(0)
+	if a := q.attemptOf(r); a != nil {
+		avoid, faulty = a.avoid|a.faulty, a.faulty
+	}
+	switch {
+	case sound&^faulty == 0:
+		sound, able = fits, fits
+	case avoid == 0 && q.cfg.MaxAttempts > 1:
+		sound |= probes
+	}
+	switch {
+	case able&^avoid != 0:
+		return sound &^ avoid
+	case sound&^faulty != 0:
+		return sound &^ faulty
+	}
+	return sound
+}
+
+// hasOther reports whether some endpoint can take r now, or as soon as it has room, that did
+// not fail it.
+func (q *Engine) hasOther(r *record, a *attempt) bool {
+	if len(q.endpoints) == 1 {
+		return false
+	}
+	fits, avoid := q.fits(r), a.avoid|a.faulty
+	return slices.ContainsFunc(q.endpoints, func(e *endpoint.Endpoint) bool {
+		return e.Bit&fits&^avoid != 0 && !e.HeldOut() && e.HeldUntil(q.now) <= q.now
+	})
+}
+
+// admit reserves for r, in q.next, at one of the places that has room now. Impossible means
+// that it can never fit anywhere.
+func (q *Engine) admit(r *record, places uint64) endpoint.Admission {
+	if q.next == nil {
+		q.next = q.unused()
+	}
+	mean := q.mean(r.sized())
+	impossible := true
+	for _, e := range q.preferred() {
+		if e.Bit&places == 0 {
+			impossible = impossible && r.sized()
+			continue
+		}
+		e.Advance(q.now) // before what starts there, when the timer is late
+		switch e.Admit(q.now, e.Reservation(r.estimate, r.sized(), mean), &q.next.lease) {
+		case endpoint.Admitted:
+			return endpoint.Admitted
+		case endpoint.NotNow:
+			impossible = false
+		}
+	}
+	if impossible && r.sized() && q.tooLarge(r.estimate) != nil {
+		return endpoint.Impossible
+	}
+	return endpoint.NotNow
+}
+
+// preferred gives the endpoints in the order in which they are tried: those that a probe is
+// due for, then those that work well, and of these those with the fewest attempts for their
+// slots. Chance decides between equals.
+func (q *Engine) preferred() []*endpoint.Endpoint {
+	n := len(q.endpoints)
+	if n == 1 {
+		return q.endpoints
+	}
+	first := q.rand.IntN(n)
+	q.order = append(append(q.order[:0], q.endpoints[first:]...), q.endpoints[:first]...)
+	fastest := int64(0)
+	for _, e := range q.endpoints {
+		if d := e.Recent(q.now).FirstOutput; d > 0 && !e.HeldOut() && (fastest == 0 || d < fastest) {
+			fastest = d
+		}
+	}
+	rank := func(e *endpoint.Endpoint) int {
+		switch {
+		case e.ProbeDue(q.now):
+			return -1
+		case e.HeldOut():
+			return 3
+		}
+		return e.Rank(q.now, fastest)
+	}
+	slices.SortStableFunc(q.order, func(a, b *endpoint.Endpoint) int {
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.Running()*b.Slots(), b.Running()*a.Slots()))
+	})
+	return q.order
+}
+
+// roomBeyond reports whether an endpoint outside the places may start something.
+func (q *Engine) roomBeyond(places uint64) bool {
+	return len(q.endpoints) > 1 && slices.ContainsFunc(q.endpoints, func(e *endpoint.Endpoint) bool {
+		return e.Bit&^places != 0 && e.MayStart(q.now) && (!e.HeldOut() || e.ProbeDue(q.now))
+	})
+}
+
+// setAside puts a request that has left the line with those that wait for the same places.
+func (q *Engine) setAside(h uint32, r *record, places, order uint64) {
+	i := slices.IndexFunc(q.aside, func(g *group) bool { return g.places == places })
+	if i < 0 {
+		i = len(q.aside)
+		q.aside = append(q.aside, &group{places: places})
+	}
+	if q.asideOrder == nil {
+		q.asideOrder = make(map[uint32]uint64)
+	}
+	q.asideOrder[h] = order
+	q.aside[i].line.Return(h, r.priority, order)
+}
+
+// takeAside takes a request out of those that stepped aside, and reports whether it was there.
+func (q *Engine) takeAside(h uint32) bool {
+	if _, ok := q.asideOrder[h]; !ok {
+		return false
+	}
+	delete(q.asideOrder, h)
+	for i, g := range q.aside {
+		if g.line.Remove(h) {
+			if g.line.Len() == 0 {
+				q.aside = slices.Delete(q.aside, i, i+1)
+			}
+			break
+		}
+	}
+	return true
+}
+
+// inLine is how many requests wait in line, those that stepped aside included.
+func (q *Engine) inLine() int { return q.line.Len() + len(q.asideOrder) }
+
+// heads gives those of the groups and of the line in the order in which they start.
+func (q *Engine) heads() []head {
+	q.headsBuf = q.headsBuf[:0]
+	for _, g := range q.aside {
+		h, _ := g.line.Head()
+		q.headsBuf = append(q.headsBuf, head{h, g, q.records.at(h).priority, q.asideOrder[h]})
+	}
+	if h, ok := q.line.Head(); ok {
+		q.headsBuf = append(q.headsBuf, head{h, nil, q.records.at(h).priority, q.asideSeq + 1})
+	}
+	if len(q.headsBuf) > 1 {
+		slices.SortFunc(q.headsBuf, func(a, b head) int {
+			return cmp.Or(cmp.Compare(b.priority, a.priority), cmp.Compare(a.order, b.order))
+		})
+	}
+	return q.headsBuf
+}
+
+// head is the first of those that wait for the same places.
+type head struct {
+	handle   uint32
+	group    *group // nil: of the line
+	priority int
+	order    uint64
+}
+
+// head is the request whose turn is next.
+func (q *Engine) head() (h uint32, ok bool) {
+	if len(q.aside) == 0 {
+		return q.line.Head()
+	}
+	return q.heads()[0].handle, true
+}
+
+// allInLine gives what waits in line in order: of each priority first those that stepped aside.
+func (q *Engine) allInLine() iter.Seq[uint32] {
+	if len(q.aside) == 0 {
+		return q.line.All()
+	}
+	return func(yield func(uint32) bool) {
+		aside := make([]head, 0, len(q.asideOrder))
+		for h, order := range q.asideOrder {
+			aside = append(aside, head{h, nil, q.records.at(h).priority, order})
+		}
+		slices.SortFunc(aside, func(a, b head) int {
+			return cmp.Or(cmp.Compare(b.priority, a.priority), cmp.Compare(a.order, b.order))
+		})
+		for h := range q.line.All() {
+			for priority := q.records.at(h).priority; len(aside) > 0 && aside[0].priority >= priority; aside = aside[1:] {
+				if !yield(aside[0].handle) {
+					return
+				}
+			}
+			if !yield(h) {
+				return
+			}
+		}
+		for _, one := range aside {
+			if !yield(one.handle) {
+				return
+			}
+		}
+	}
+}
+
+// rank is the place of a request in line, or an upper bound.
+func (q *Engine) rank(h uint32) int {
+	if _, ok := q.asideOrder[h]; !ok {
+		return q.line.Rank(h) + len(q.asideOrder)
+	}
+	rank := 0
+	for _, g := range q.aside {
+		if n := g.line.Rank(h); n > 0 {
+			rank += n
+		} else {
+			rank += g.line.Len()
+		}
+	}
+	return rank
+}
