@@ -393,3 +393,10 @@ func (s *scene) atMost(most, n int, what string) {
 	s.Helper()
 	assert.LessOrEqual(s, n, most, what)
 }
+
+// ended is a context whose time is over.
+func ended() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}
