@@ -330,6 +330,20 @@ func TestAvailability(t *testing.T) {
 	}
 }
 
+// A healthy provider serves everything at once on either of the two ways, with its usage, so
+// that what the rows show is the queue's doing.
+func TestAvailabilityOfAHealthyProvider(t *testing.T) {
+	for _, wire := range []bool{true, false} {
+		inScene(t, wire, func(s *scene) {
+			p := s.provider("m", always(healthy))
+			got := s.ask(s.model("m", p), 20, time.Second, llmqueue.Request[int]{Estimate: llmqueue.Usage{InputTokens: 4, OutputTokens: 2}})
+			s.allServed(got, "m", servedIn)
+			assert.Equal(s, 20, p.total(), "calls")
+			assert.EqualValues(s, 6, got[0].usage.Total(), "tokens")
+		})
+	}
+}
+
 // The guide has the table that the test plays: the same rows in the same words.
 func TestAvailabilityGuide(t *testing.T) {
 	guide, err := os.ReadFile("docs/guides/availability.md")
