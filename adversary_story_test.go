@@ -106,6 +106,7 @@ func writeDrama(seed uint64) *drama {
 		return time.Duration(1+w.Int64N(int64(d/time.Microsecond))) * time.Microsecond
 	}
 	d := &drama{seed: seed, observes: w.IntN(2) == 0, tight: w.IntN(2) == 0, drains: w.IntN(4) == 0, attempts: 4 + w.IntN(3), byID: map[string]*dramaRequest{}}
+	d.drains = d.drains || !d.tight // where nothing binds, that takes no long story
 	span := 20*time.Second + upTo(70*time.Second)
 	newFoe := func(name string) *foe {
 		f := &foe{name: name, takes: upTo(200 * time.Millisecond)}

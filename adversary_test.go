@@ -98,7 +98,7 @@ func (d *drama) servedIfPossible() {
 		switch limited := a.deadline > 0 || a.maxWait > 0; {
 		case !limited:
 			candidates = append(candidates, d.backups...)
-		case len(d.backups) > 0 && !d.tight:
+		case len(d.backups) > 0 && !d.tight && !d.waitedForASlot(a):
 			// A second one comes after the first has failed, and when that has room is not known.
 			candidates = append(candidates, d.backups[0])
 		}
@@ -118,6 +118,14 @@ func (a *dramaRequest) runningAtTheEnd() bool {
 	}
 	last := a.attempts[len(a.attempts)-1]
 	return last.end == 0 || last.end >= a.ended
+}
+
+// waitedForASlot reports whether a request with a deadline may have waited, when that passed, for
+// the end of a call: when that comes, nobody knows before.
+func (d *drama) waitedForASlot(a *dramaRequest) bool {
+	return a.deadline > 0 && a.ended >= a.at+a.deadline && slices.ContainsFunc(d.foes, func(f *foe) bool {
+		return slices.ContainsFunc(f.calls, func(c foeCall) bool { return c.start <= a.ended && (c.end == 0 || c.end >= a.ended) })
+	})
 }
 
 // able reports whether f could certainly serve what came all that time: it had no fault, had
