@@ -15,7 +15,7 @@ import (
 )
 
 var (
-	adversarySeed  = flag.Int64("adversary.seed", -1, "play this story of TestAdversary alone, and tell all of it")
+	adversarySeed  = flag.Int64("adversary.seed", -1, "play this story of TestAdversary alone until it fails, 200 times at most, and tell all of it")
 	adversarySeeds = flag.Int("adversary.seeds", 10_000, "how many stories TestAdversary plays")
 )
 
@@ -32,7 +32,14 @@ var (
 // go test -run TestAdversary -adversary.seed=N . plays it again.
 func TestAdversary(t *testing.T) {
 	if *adversarySeed >= 0 {
-		adversary(t, uint64(*adversarySeed), true)
+		for range 200 { // the queue's own dice fall differently each time
+			if d := adversary(t, uint64(*adversarySeed)); t.Failed() {
+				for _, a := range d.asks {
+					t.Log(a)
+				}
+				return
+			}
+		}
 		return
 	}
 	n := *adversarySeeds
@@ -44,13 +51,13 @@ func TestAdversary(t *testing.T) {
 		t.Run(fmt.Sprint(shard+1, " of ", shards), func(t *testing.T) {
 			t.Parallel()
 			for seed := shard; seed < n && !t.Failed(); seed += shards {
-				adversary(t, uint64(seed), false)
+				adversary(t, uint64(seed))
 			}
 		})
 	}
 }
 
-func adversary(t *testing.T, seed uint64, tell bool) {
+func adversary(t *testing.T, seed uint64) *drama {
 	d := writeDrama(seed)
 	synctest.Test(t, func(t *testing.T) {
 		d.play(t)
@@ -60,15 +67,10 @@ func adversary(t *testing.T, seed uint64, tell bool) {
 	d.servedIfPossible()
 	d.probesOnly()
 	d.quotaIsUsed()
-	if tell {
-		t.Log(d)
-		for _, a := range d.asks {
-			t.Log(a)
-		}
-	}
 	if len(d.errors) > 0 {
 		t.Errorf("%s%s\nAgain: go test -run TestAdversary -adversary.seed=%d .", d, strings.Join(d.errors[:min(len(d.errors), 5)], "\n"), d.seed)
 	}
+	return d
 }
 
 // endsOnce: each request that was accepted ended once, and one that was not did not.
