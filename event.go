@@ -185,6 +185,9 @@ func logEvents(l *slog.Logger) func(Event) {
 		if e.RequestID != "" {
 			attrs = append(attrs, slog.String("request", e.RequestID), slog.Int("attempt", e.Attempt))
 		}
+		if e.Hedge {
+			attrs = append(attrs, slog.Bool("hedge", true))
+		}
 		if e.Fallback != "" {
 			attrs = append(attrs, slog.String("fallback", e.Fallback))
 		}

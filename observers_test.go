@@ -268,6 +268,15 @@ func TestLoggerTellsOfAnEndpointHeldOut(t *testing.T) {
 		`\S+ level=INFO msg="endpoint takes calls again" model=m endpoint=second\n$`, out.String())
 }
 
+// Who reads the log tells a second attempt beside a slow one from a retry.
+func TestLoggerTellsAHedge(t *testing.T) {
+	var out bytes.Buffer
+	log := logEvents(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	log(Event{Type: EventStarted, ModelID: "m", RequestID: "r", Attempt: 1})
+	log(Event{Type: EventStarted, ModelID: "m", RequestID: "r", Attempt: 2, Hedge: true})
+	assert.Regexp(t, `request=r attempt=1\n.* msg="request started" model=m request=r attempt=2 hedge=true\n$`, out.String())
+}
+
 // A logger above the level is asked once and gets nothing.
 func TestLoggerLevel(t *testing.T) {
 	var out bytes.Buffer
