@@ -50,7 +50,7 @@ type Event struct {
 	Usage     Usage     // of all attempts here together, at the end; what a fallback used is told by its own queue
 	Fallback  string    // the other model: where the request goes, and at its end which one answered
 	Err       error     // why it failed, was canceled, retried or paused
-	Until     time.Time // for EventRetried and EventPaused
+	Until     time.Time // for EventRetried, EventPaused and EventOpened
 	Limits    []Limit   // for EventLimitLearned and EventLimitsChanged: those in force, the queue's own or of the shared set that changed
 	// Waited is how long the request waited for the attempt that starts, from its
 	// acceptance, or from the end of the attempt before: a backoff and a pause are part
@@ -185,6 +185,9 @@ func logEvents(l *slog.Logger) func(Event) {
 		if e.RequestID != "" {
 			attrs = append(attrs, slog.String("request", e.RequestID), slog.Int("attempt", e.Attempt))
 		}
+		if e.Hedge {
+			attrs = append(attrs, slog.Bool("hedge", true))
+		}
 		if e.Fallback != "" {
 			attrs = append(attrs, slog.String("fallback", e.Fallback))
 		}
@@ -240,8 +243,10 @@ func (t EventType) message() string {
 		return "queue limits learned"
 	case EventLimitIgnored:
 		return "limit in an answer ignored"
-	case EventOpened, EventClosed:
-		return "endpoint's circuit breaker " + string(t)
+	case EventOpened:
+		return "endpoint held out"
+	case EventClosed:
+		return "endpoint takes calls again"
 	case EventNoLimits:
 		return "limits were to be learned but the provider states none: use WithLimits"
 	case EventNoUsage:

@@ -257,6 +257,26 @@ func TestLoggerLevels(t *testing.T) {
 	}
 }
 
+// An endpoint may be held out by its breaker or because the queue saw calls fail there: the
+// line reads right for both, and says which, why and until when.
+func TestLoggerTellsOfAnEndpointHeldOut(t *testing.T) {
+	var out bytes.Buffer
+	log := logEvents(slog.New(slog.NewTextHandler(&out, nil)))
+	log(Event{Type: EventOpened, ModelID: "m", Endpoint: "second", Until: time.Unix(4, 0).UTC(), Err: errBoom})
+	log(Event{Type: EventClosed, ModelID: "m", Endpoint: "second"})
+	assert.Regexp(t, `^\S+ level=WARN msg="endpoint held out" model=m endpoint=second until=1970-01-01T00:00:04.000Z error=boom\n`+
+		`\S+ level=INFO msg="endpoint takes calls again" model=m endpoint=second\n$`, out.String())
+}
+
+// Who reads the log tells a second attempt beside a slow one from a retry.
+func TestLoggerTellsAHedge(t *testing.T) {
+	var out bytes.Buffer
+	log := logEvents(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	log(Event{Type: EventStarted, ModelID: "m", RequestID: "r", Attempt: 1})
+	log(Event{Type: EventStarted, ModelID: "m", RequestID: "r", Attempt: 2, Hedge: true})
+	assert.Regexp(t, `request=r attempt=1\n.* msg="request started" model=m request=r attempt=2 hedge=true\n$`, out.String())
+}
+
 // A logger above the level is asked once and gets nothing.
 func TestLoggerLevel(t *testing.T) {
 	var out bytes.Buffer

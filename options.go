@@ -170,6 +170,7 @@ type Attempt struct {
 	Estimate  Usage
 	Metadata  map[string]string
 	NoWait    bool // fire and forget; of a call that several share, the first request's
+	Hedge     bool // a second one beside a slow one: see WithHedge
 	CreatedAt time.Time
 	// WaitsSince is since when the request waited for this attempt: CreatedAt, or when
 	// the attempt before it ended.
@@ -222,8 +223,8 @@ func WithMonitor(attach func(info func() QueueInfo) (detach func())) Option {
 // WithLogger logs one line per event, with the context of the request's Submit:
 //
 //   - at error level requests that fail;
-//   - as warnings what holds requests up: retries, fallbacks, pauses, a breaker that
-//     opens, and, once, that no limits or no usage are stated;
+//   - as warnings what holds requests up: retries, fallbacks, pauses, an endpoint
+//     that is held out, and, once, that no limits or no usage are stated;
 //   - at info level what ends that, and limits that change;
 //   - at debug level the rest: requests that are queued, start, complete or are canceled,
 //     and a limit in an answer that makes no sense.

@@ -142,6 +142,41 @@ func TestSnapshot(t *testing.T) {
 	})
 }
 
+// told is an inspector that says what the test says.
+type told []llmqueue.QueueInfo
+
+func (t told) Models() []string                        { return nil }
+func (t told) Info(string) (llmqueue.QueueInfo, error) { return llmqueue.QueueInfo{}, nil }
+func (t told) InfoAll() []llmqueue.QueueInfo           { return t }
+func (t told) Requests(string, llmqueue.RequestFilter) ([]llmqueue.RequestInfo, error) {
+	return nil, nil
+}
+
+// A snapshot tells which endpoint is held out, why and until when, how calls ended there of late
+// and how fast output comes. The reason is a provider's text: it comes out as it went in, cannot
+// end a script, and is bounded.
+func TestSnapshotOfHealth(t *testing.T) {
+	probe := time.UnixMilli(1_700_000_004_000)
+	hostile := "</script><img src=x onerror=alert(1)>"
+	w := get(t, Handler(told{{ModelID: "m", Hedges: 3, Endpoints: []llmqueue.EndpointInfo{
+		{Name: "good", RecentServed: 9, RecentFailures: 0.5, RecentRefusals: 0.25, FirstOutput: 1500 * time.Millisecond},
+		{Name: "bad", Open: true, HeldOut: true, HeldOutReason: hostile, NextProbe: probe, RecentFaults: 4},
+		{Name: "long", HeldOut: true, HeldOutReason: strings.Repeat("x", 5000)},
+	}}}), "/snapshot")
+	assert.NotContains(t, w.Body.String(), "<")
+	var s struct{ Models []modelJSON }
+	require.NoError(t, json.Unmarshal([]byte(strings.ReplaceAll(w.Body.String(), "null", "0")), &s))
+	require.Len(t, s.Models, 1)
+	got := s.Models[0]
+	assert.EqualValues(t, 3, got.Hedges)
+	require.Len(t, got.Endpoints, 3)
+	assert.LessOrEqual(t, len(got.Endpoints[2].HeldReason), maxText+len("…"))
+	assert.Equal(t, []endpointJSON{
+		{Name: "good", Recent: recentJSON{Served: 9, Failures: 0.5, Refusals: 0.25}, FirstOutput: 1500, Limits: []gaugeJSON{}},
+		{Name: "bad", Open: true, HeldOut: true, HeldReason: hostile, NextProbe: probe.UnixMilli(), Recent: recentJSON{Faults: 4}, Limits: []gaugeJSON{}},
+	}, got.Endpoints[:2])
+}
+
 // More may run and wait than was counted a moment before: the lists keep their bounds.
 func TestListsAreBounded(t *testing.T) {
 	var live []llmqueue.RequestInfo

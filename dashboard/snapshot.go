@@ -13,7 +13,7 @@ const (
 	maxListed   = 200  // running requests, and waiting ones
 	maxFailures = 20   // latest first
 	maxID       = 512  // bytes of an id, tenant or endpoint; a longer id cannot be named in an order
-	maxText     = 1000 // bytes of an error or a pause's reason
+	maxText     = 1000 // bytes of an error, a pause's reason or that of an endpoint held out
 )
 
 // snapshotJSON is what the page shows at one moment. Times are in milliseconds since
@@ -38,6 +38,7 @@ type modelJSON struct {
 	Failed       int64          `json:"failed"`
 	Canceled     int64          `json:"canceled"`
 	Retries      int64          `json:"retries"`
+	Hedges       int64          `json:"hedges"`
 	Abandoned    int            `json:"abandoned"`
 	Dropped      int64          `json:"dropped_events"`
 	InputTokens  int64          `json:"input_tokens"`
@@ -58,10 +59,23 @@ type endpointJSON struct {
 	Name        string      `json:"name"`
 	Processing  int64       `json:"processing"`
 	Slots       int64       `json:"slots"`
-	Open        bool        `json:"open"`
+	Open        bool        `json:"open"` // the breaker
+	HeldOut     bool        `json:"held_out"`
+	HeldReason  string      `json:"held_out_reason,omitempty"`
+	NextProbe   int64       `json:"next_probe"`
+	Recent      recentJSON  `json:"recent"`
+	FirstOutput float64     `json:"first_output"` // in milliseconds; 0: not known
 	PausedUntil int64       `json:"paused_until"`
 	PauseReason string      `json:"pause_reason,omitempty"`
 	Limits      []gaugeJSON `json:"limits"`
+}
+
+// recentJSON is how calls ended of late: each counts half as much after 30 s.
+type recentJSON struct {
+	Served   float64 `json:"served"`
+	Faults   float64 `json:"faults"`
+	Failures float64 `json:"failures"`
+	Refusals float64 `json:"refusals"`
 }
 
 type gaugeJSON struct {
@@ -129,7 +143,7 @@ func model(manager int, info llmqueue.QueueInfo) *modelJSON {
 	m := &modelJSON{
 		Manager: manager, Model: info.ModelID, Paused: info.Paused, PausedUntil: millis(info.PausedUntil), Closed: info.Closed,
 		Pending: info.Pending, Processing: info.Processing, Slots: info.Slots, Accepted: info.Accepted,
-		Completed: info.Completed, Failed: info.Failed, Canceled: info.Canceled, Retries: info.Retries,
+		Completed: info.Completed, Failed: info.Failed, Canceled: info.Canceled, Retries: info.Retries, Hedges: info.Hedges,
 		Abandoned: info.Abandoned, Dropped: info.Dropped,
 		InputTokens: info.Usage.InputTokens, OutputTokens: info.Usage.OutputTokens,
 		Running: []requestJSON{}, Waiting: []requestJSON{}, Failures: []requestJSON{},
@@ -139,6 +153,9 @@ func model(manager int, info llmqueue.QueueInfo) *modelJSON {
 	for _, e := range info.Endpoints {
 		m.Endpoints = append(m.Endpoints, endpointJSON{
 			Name: clip(e.Name, maxID), Processing: e.Processing, Slots: e.Slots, Open: e.Open,
+			HeldOut: e.HeldOut, HeldReason: clip(e.HeldOutReason, maxText), NextProbe: millis(e.NextProbe),
+			Recent:      recentJSON{e.RecentServed, e.RecentFaults, e.RecentFailures, e.RecentRefusals},
+			FirstOutput: float64(e.FirstOutput) / float64(time.Millisecond),
 			PausedUntil: millis(e.PausedUntil), PauseReason: clip(e.PauseReason, maxText),
 			Limits: append(gauges(e.Limits, false), gauges(e.Shared, true)...),
 		})

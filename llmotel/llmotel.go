@@ -12,7 +12,8 @@
 // the span in the context given to Submit. A fire-and-forget request outlives its caller:
 // each of its attempts has a trace of its own, whose root spans wait and attempt and links
 // to the caller's span. A request that leaves the line without an attempt has the wait
-// only. What several requests share (WithCoalescing) is in the trace of the first.
+// only. What several requests share (WithCoalescing) is in the trace of the first. A second
+// attempt beside a slow one (WithHedge) has a span with llmqueue.hedge and no wait.
 //
 // # Metrics
 //
@@ -26,9 +27,14 @@
 //   - llmqueue.wait.duration, seconds before each attempt
 //   - llmqueue.requests.waiting and llmqueue.requests.running
 //   - llmqueue.requests.ended, by llmqueue.status: completed, failed, canceled
-//   - llmqueue.attempts, llmqueue.retries, llmqueue.refusals: of Info's Attempts, Retries and Refused
+//   - llmqueue.attempts, llmqueue.retries, llmqueue.hedges, llmqueue.refusals: of Info's Attempts,
+//     Retries, Hedges and Refused
 //   - llmqueue.limit.amount and llmqueue.limit.used, by llmqueue.limit and llmqueue.endpoint
 //   - llmqueue.paused: 1 while paused by hand or by the provider, else 0
+//   - llmqueue.endpoint.held_out: 1 while calls fail there and only probes go there, else 0
+//   - llmqueue.endpoint.recent_calls, by llmqueue.kind: served, fault, failure, refusal; a call
+//     counts 1 at first and half as much after 30 s
+//   - llmqueue.endpoint.first_output, seconds until output came of late, where that is known
 //   - llmqueue.events.dropped
 //
 // The durations have buckets from 10 ms to 11 minutes. Tenants and request ids are on spans
@@ -81,6 +87,15 @@ func WithOperation(name string) Option { return Option{func(c *config) { c.opera
 // its making to the end of its Shutdown. It may be given to any number of queues. An error
 // is the meter's.
 func New(opts ...Option) (llmqueue.Option, error) {
+	t, err := newTelemetry(opts)
+	if err != nil {
+		return llmqueue.Option{}, err
+	}
+	return llmqueue.WithOptions(
+		llmqueue.WithMiddleware(t.attempt), llmqueue.WithObserver(t.observe), llmqueue.WithMonitor(t.attach)), nil
+}
+
+func newTelemetry(opts []Option) (*telemetry, error) {
 	c := config{tracers: otel.GetTracerProvider(), meters: otel.GetMeterProvider(), operation: "chat"}
 	for _, o := range opts {
 		if o.apply != nil {
@@ -88,7 +103,7 @@ func New(opts ...Option) (llmqueue.Option, error) {
 		}
 	}
 	if c.tracers == nil || c.meters == nil {
-		return llmqueue.Option{}, fmt.Errorf("%w: llmotel got a nil provider", llmqueue.ErrInvalidConfiguration)
+		return nil, fmt.Errorf("%w: llmotel got a nil provider", llmqueue.ErrInvalidConfiguration)
 	}
 	t := &telemetry{
 		tracer:    c.tracers.Tracer(scope, trace.WithSchemaURL(semconv.SchemaURL)),
@@ -100,11 +115,10 @@ func New(opts ...Option) (llmqueue.Option, error) {
 	}
 	m, err := newMetrics(c.meters.Meter(scope, metric.WithSchemaURL(semconv.SchemaURL)))
 	if err != nil {
-		return llmqueue.Option{}, fmt.Errorf("llmotel: %w", err)
+		return nil, fmt.Errorf("llmotel: %w", err)
 	}
 	t.metrics = m
-	return llmqueue.WithOptions(
-		llmqueue.WithMiddleware(t.attempt), llmqueue.WithObserver(t.observe), llmqueue.WithMonitor(t.attach)), nil
+	return t, nil
 }
 
 // telemetry observes queues.
@@ -154,4 +168,6 @@ const (
 	reservedKey  = attribute.Key("llmqueue.tokens.reserved")
 	statusKey    = attribute.Key("llmqueue.status")
 	limitKey     = attribute.Key("llmqueue.limit")
+	kindKey      = attribute.Key("llmqueue.kind")
+	hedgeKey     = attribute.Key("llmqueue.hedge")
 )

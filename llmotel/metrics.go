@@ -23,9 +23,10 @@ type metrics struct {
 	tokens   metric.Int64Histogram
 	wait     metric.Float64Histogram
 
-	waiting, running                           metric.Int64ObservableUpDownCounter
-	ended, attempts, retries, refused, dropped metric.Int64ObservableCounter
-	amount, used, paused                       metric.Int64ObservableGauge
+	waiting, running                                   metric.Int64ObservableUpDownCounter
+	ended, attempts, retries, hedges, refused, dropped metric.Int64ObservableCounter
+	amount, used, paused, heldOut                      metric.Int64ObservableGauge
+	recent, firstOutput                                metric.Float64ObservableGauge
 }
 
 func newMetrics(meter metric.Meter) (*metrics, error) {
@@ -56,6 +57,7 @@ func newMetrics(meter metric.Meter) (*metrics, error) {
 	m.ended = count("llmqueue.requests.ended", "{request}", "Requests that ended, by status.")
 	m.attempts = count("llmqueue.attempts", "{attempt}", "Attempts that started.")
 	m.retries = count("llmqueue.retries", "{attempt}", "Attempts after the first.")
+	m.hedges = count("llmqueue.hedges", "{attempt}", "Attempts that started beside a slow one.")
 	m.refused = count("llmqueue.refusals", "{call}", "Calls that the provider refused for a limit, a quota or want of capacity.")
 	m.dropped = count("llmqueue.events.dropped", "{event}", "Events that observers were too slow for.")
 	gauge := func(name, unit, what string) metric.Int64ObservableGauge {
@@ -66,6 +68,13 @@ func newMetrics(meter metric.Meter) (*metrics, error) {
 	m.amount = gauge("llmqueue.limit.amount", "1", "What a limit allows in its period, or at once.")
 	m.used = gauge("llmqueue.limit.used", "1", "What is charged to a limit now.")
 	m.paused = gauge("llmqueue.paused", "1", "1 while the queue is paused, by hand or by the provider.")
+	m.heldOut = gauge("llmqueue.endpoint.held_out", "1", "1 while calls fail on the endpoint and only probes go there, as far as others can serve.")
+	m.recent, err = meter.Float64ObservableGauge("llmqueue.endpoint.recent_calls", metric.WithUnit("{call}"),
+		metric.WithDescription("Calls to the endpoint that ended of late, by how: each counts 1 at first and half as much after 30 s."))
+	note(err)
+	m.firstOutput, err = meter.Float64ObservableGauge("llmqueue.endpoint.first_output", metric.WithUnit("s"),
+		metric.WithDescription("How long calls to the endpoint took of late until output came."))
+	note(err)
 	return m, errors.Join(errs...)
 }
 
@@ -76,7 +85,8 @@ func (t *telemetry) attach(info func() llmqueue.QueueInfo) (detach func()) {
 	registered, err := m.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		t.collect(o, info())
 		return nil
-	}, m.waiting, m.running, m.ended, m.attempts, m.retries, m.refused, m.dropped, m.amount, m.used, m.paused)
+	}, m.waiting, m.running, m.ended, m.attempts, m.retries, m.hedges, m.refused, m.dropped, m.amount, m.used, m.paused,
+		m.heldOut, m.recent, m.firstOutput)
 	if err != nil {
 		panic(err) // NewQueue's error
 	}
@@ -94,13 +104,10 @@ func (t *telemetry) collect(o metric.Observer, i llmqueue.QueueInfo) {
 	}
 	o.ObserveInt64(m.attempts, i.Attempts, p.all)
 	o.ObserveInt64(m.retries, i.Retries, p.all)
+	o.ObserveInt64(m.hedges, i.Hedges, p.all)
 	o.ObserveInt64(m.refused, i.Refused, p.all)
 	o.ObserveInt64(m.dropped, i.Dropped, p.all)
-	paused := int64(0)
-	if i.Paused || !i.PausedUntil.IsZero() {
-		paused = 1
-	}
-	o.ObserveInt64(m.paused, paused, p.all)
+	o.ObserveInt64(m.paused, truth(i.Paused || !i.PausedUntil.IsZero()), p.all)
 	for _, e := range i.Endpoints {
 		at := t.place(i.ModelID, e.Name).all
 		for _, l := range e.Limits {
@@ -109,7 +116,23 @@ func (t *telemetry) collect(o metric.Observer, i llmqueue.QueueInfo) {
 		for _, l := range e.Shared {
 			m.limit(o, l, " shared", at)
 		}
+		o.ObserveInt64(m.heldOut, truth(e.HeldOut), at)
+		for kind, n := range map[string]float64{
+			"served": e.RecentServed, "fault": e.RecentFaults, "failure": e.RecentFailures, "refusal": e.RecentRefusals,
+		} {
+			o.ObserveFloat64(m.recent, n, at, metric.WithAttributes(kindKey.String(kind)))
+		}
+		if e.FirstOutput > 0 { // else it is not known
+			o.ObserveFloat64(m.firstOutput, e.FirstOutput.Seconds(), at)
+		}
 	}
+}
+
+func truth(is bool) int64 {
+	if is {
+		return 1
+	}
+	return 0
 }
 
 // limit tells limits apart by kind and period, without their amount, which may change.

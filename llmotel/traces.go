@@ -19,7 +19,12 @@ var errorTypePanic = semconv.ErrorTypeKey.String("panic")
 // attempt is the middleware: the spans and measurements of one attempt.
 func (t *telemetry) attempt(ctx context.Context, a llmqueue.Attempt, next func(context.Context) error) (err error) {
 	p := t.place(a.ModelID, a.Endpoint)
-	t.metrics.wait.Record(ctx, a.StartedAt.Sub(a.WaitsSince).Seconds(), p.all)
+	since := a.WaitsSince
+	if a.Hedge { // the request did not wait for it: the first attempt runs
+		since = a.StartedAt
+	} else {
+		t.metrics.wait.Record(ctx, a.StartedAt.Sub(since).Seconds(), p.all)
+	}
 
 	attrs := append(p.list[:len(p.list):len(p.list)], requestIDKey.String(a.RequestID), attemptKey.Int(a.Number))
 	if a.Tenant != "" {
@@ -28,17 +33,20 @@ func (t *telemetry) attempt(ctx context.Context, a llmqueue.Attempt, next func(c
 	if a.Priority != 0 {
 		attrs = append(attrs, priorityKey.Int(a.Priority))
 	}
+	if a.Hedge {
+		attrs = append(attrs, hedgeKey.Bool(true))
+	}
 	if n := a.Estimate.Total(); n > 0 {
 		attrs = append(attrs, reservedKey.Int64(n))
 	}
 	with := trace.WithAttributes(attrs...)
 
-	in, root := t.enter(ctx, a.ModelID, a.NoWait, a.WaitsSince, with)
+	in, root := t.enter(ctx, a.ModelID, a.NoWait, since, with)
 	if root != nil {
 		defer root.End() // also when next never returns: every span ends
 	}
-	if a.StartedAt.After(a.WaitsSince) {
-		_, wait := t.tracer.Start(in, "wait "+a.ModelID, trace.WithTimestamp(a.WaitsSince), with)
+	if a.StartedAt.After(since) {
+		_, wait := t.tracer.Start(in, "wait "+a.ModelID, trace.WithTimestamp(since), with)
 		wait.End(trace.WithTimestamp(a.StartedAt))
 	}
 	in, span := t.tracer.Start(in, t.operation+" "+a.ModelID, trace.WithSpanKind(trace.SpanKindClient), with)

@@ -181,6 +181,8 @@ func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, m := range endpointGauges {
 		ch <- m.desc
 	}
+	ch <- recentDesc
+	ch <- firstOutputDesc
 	for _, m := range limitGauges {
 		ch <- m.desc
 	}

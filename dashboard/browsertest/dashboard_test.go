@@ -106,7 +106,7 @@ func told(i llmqueue.QueueInfo) map[string]int64 {
 		"pending": int64(i.Pending), "processing": int64(i.Processing), "slots": i.Slots,
 		"completed": i.Completed, "failed": i.Failed, "canceled": i.Canceled, "retries": i.Retries,
 		"input": i.Usage.InputTokens, "output": i.Usage.OutputTokens,
-		"abandoned": int64(i.Abandoned), "dropped": i.Dropped,
+		"hedges": i.Hedges, "abandoned": int64(i.Abandoned), "dropped": i.Dropped,
 	}
 	for _, l := range i.Limits {
 		figures[l.Limit.String()+" used"] = l.Used

@@ -79,8 +79,12 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		llmqueue.WithBreaker(breaker),
 		llmqueue.WithRetry(llmqueue.RetryPolicy{BaseDelay: time.Millisecond}),
 		llmqueue.WithObserver(func(e llmqueue.Event) {
-			if e.Type == llmqueue.EventOpened || e.Type == llmqueue.EventClosed {
-				fmt.Fprintf(stdout, "%4.1fs  the breaker %s\n", e.Time.Sub(begin).Seconds(), e.Type)
+			at := e.Time.Sub(begin).Seconds()
+			switch e.Type {
+			case llmqueue.EventOpened:
+				fmt.Fprintf(stdout, "%4.1fs  %s is held out\n", at, e.Endpoint)
+			case llmqueue.EventClosed:
+				fmt.Fprintf(stdout, "%4.1fs  %s takes calls again\n", at, e.Endpoint)
 			}
 		})); err != nil {
 		return err

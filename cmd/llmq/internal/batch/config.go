@@ -91,6 +91,7 @@ type Snapshot struct {
 	Until    time.Time  `json:"until,omitzero"`      // when the pause ends, or the next request starts
 	Paused   string     `json:"paused,omitempty"`    // why nothing starts, if the provider said so
 	WaitsFor string     `json:"waits_for,omitempty"` // what holds the next request otherwise
+	HeldOut  string     `json:"held_out,omitempty"`  // the model whose calls fail now, and why
 	Stopping Reason     `json:"stopping,omitempty"`
 	Tokens   int64      `json:"tokens_per_minute"` // charged in the last minute, of all models
 }

@@ -1,6 +1,7 @@
 package batch
 
 import (
+	"strings"
 	"time"
 
 	"github.com/llmqueue/llmqueue"
@@ -32,6 +33,9 @@ func (r *run) snapshot() Snapshot {
 			if l.Limit.Kind != llmqueue.KindConcurrent {
 				s.Limits = append(s.Limits, LimitUse{model, l.Limit.String(), string(l.Limit.Kind), l.Used, l.Limit.Amount})
 			}
+		}
+		if why := heldOut(info); why != "" && s.HeldOut == "" {
+			s.HeldOut = why
 		}
 		switch {
 		case info.PausedUntil.After(now):
@@ -80,6 +84,16 @@ func pauseReason(info llmqueue.QueueInfo) string {
 	for _, e := range info.Endpoints {
 		if e.PausedUntil.Equal(info.PausedUntil) {
 			return e.PauseReason
+		}
+	}
+	return ""
+}
+
+// heldOut is which model's calls fail now, and why, "" when they do not.
+func heldOut(info llmqueue.QueueInfo) string {
+	for _, e := range info.Endpoints {
+		if e.HeldOut {
+			return strings.TrimSuffix(info.ModelID+": "+e.HeldOutReason, ": ")
 		}
 	}
 	return ""

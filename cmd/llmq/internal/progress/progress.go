@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
@@ -200,6 +201,9 @@ func Details(s batch.Snapshot) string {
 	if s.Cost > 0 {
 		parts = append(parts, fmt.Sprintf("$%.4f", s.Cost))
 	}
+	if s.HeldOut != "" {
+		parts = append(parts, "calls fail: "+plain(s.HeldOut))
+	}
 	switch wait := s.Until.Sub(s.Time); {
 	case s.Paused != "":
 		parts = append(parts, fmt.Sprintf("paused %s: %s", span(wait), s.Paused))
@@ -215,6 +219,21 @@ var tokensAMinute = map[string]string{"tpm": "tokens/min", "itpm": "input tokens
 
 // Line is all of it on one line.
 func Line(s batch.Snapshot) string { return Counts(s) + " · " + Details(s) }
+
+// plain makes a provider's text fit for a line of a terminal: without control characters, and
+// short.
+func plain(text string) string {
+	text = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, text)
+	if r := []rune(text); len(r) > 80 {
+		text = string(r[:80]) + "…"
+	}
+	return text
+}
 
 // number writes thousands apart.
 func number(n int64) string {
