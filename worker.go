@@ -158,7 +158,7 @@ func (c *core) isDrained() bool {
 func (c *core) attemptInfo(job *engine.Job, way *way, id string, entry *entry, tag uint8) Attempt {
 	return Attempt{
 		ModelID: c.modelID, Endpoint: way.name, RequestID: id, Number: job.Count, Tenant: entry.tenant,
-		Priority: job.Priority, Estimate: fromEngineUsage(job.Reserved), Metadata: entry.metadata, NoWait: tag&tagNoWait != 0 && tag&tagAwaited == 0,
+		Priority: job.Priority, Estimate: fromEngineUsage(job.Reserved), Metadata: entry.metadata, NoWait: tag&tagNoWait != 0 && tag&tagAwaited == 0, Hedge: job.Hedge,
 		CreatedAt: c.clock.At(job.Created), WaitsSince: c.clock.At(job.Since), StartedAt: c.clock.At(job.Started),
 	}
 }

@@ -212,23 +212,21 @@ func (q *Engine) decide(h uint32, r *record, a *attempt, e *Ending, code Code, t
 		if wait = !q.hasOther(r, a); q.fits(r)&^(a.avoid|a.faulty) == 0 {
 			a.avoid = at.Bit // all have failed it: it goes anywhere but here
 		}
-	case Refused:
-		switch q.refusedAgain(a) {
-		case itsFault:
+	case Refused, Exhausted:
+		blame := q.refusedAgain(a)
+		switch {
+		case blame == itsFault:
 			q.finish(h, r, Failed, code, 0, took)
 			return
-		case everybodys:
+		case blame == everybodys:
 			q.fail(h, r, code, 0, took)
 			return
-		}
-		if at.HeldUntil(q.now) <= q.now { // it lacks capacity, and did not pause
-			a.avoid |= at.Bit
-			wait = !q.hasOther(r, a)
-		}
-	case Exhausted:
-		if !q.cfg.WaitForQuota && q.exhausted() {
+		case e.Verdict == Exhausted && !q.cfg.WaitForQuota && q.exhausted():
 			q.fail(h, r, QuotaRefused, 0, took)
 			return
+		case at.HeldUntil(q.now) <= q.now: // it lacks capacity, and did not pause
+			a.avoid |= at.Bit
+			wait = !q.hasOther(r, a)
 		}
 	}
 	switch {
@@ -244,9 +242,9 @@ func (q *Engine) decide(h uint32, r *record, a *attempt, e *Ending, code Code, t
 		q.fail(h, r, DeadlinePasses, 0, took)
 	case e.Verdict == PassingFault && wait:
 		q.backOff(h, r, a, max(q.delay(int(a.spent)), e.Delay), true, code, took)
-	case e.Verdict == Refused && wait:
+	case e.Verdict >= Refused && wait:
 		q.backOff(h, r, a, max(q.delay(a.refusals), e.Delay), false, code, took)
-	case e.Verdict == Refused && max(a.refusals, a.alone+1) > 1 && q.inLine() > 0:
+	case e.Verdict >= Refused && max(a.refusals, a.alone+1) > 1 && q.inLine() > 0:
 		// What is refused again lets others try first: only so it shows whose fault it is.
 		pause := q.pausesEnd() - q.now
 		q.backOff(h, r, a, pause+q.delay(max(a.refusals, a.alone+1)-1), false, code, took)

@@ -101,7 +101,7 @@ func (q *Engine) hedge(h uint32, r *record, a *attempt) bool {
 		return false
 	}
 	b := q.next
-	q.next = nil
+	q.next, b.hedge = nil, true
 	number := q.number(h, b)
 	q.hedges.left--
 	q.counts.Hedges++

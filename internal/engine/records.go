@@ -76,6 +76,7 @@ type attempt struct {
 	number   int32  // of the request's attempts, 1 is the first
 	index    uint32 // in underWay, while it runs
 	running  bool
+	hedge    bool           // it started beside another one
 	cut      bool           // nobody waits for it any more
 	begun    bool           // its answer has begun
 	output   bool           // some of it has come
@@ -358,6 +359,7 @@ type Job struct {
 	Started  int64
 	Reserved endpoint.Usage
 	Endpoint *endpoint.Endpoint
+	Hedge    bool // it started beside another attempt
 }
 
 // Job describes an attempt that was started.
@@ -366,6 +368,6 @@ func (q *Engine) Job(number uint32, j *Job) {
 	r := q.records.at(a.handle)
 	*j = Job{
 		Handle: a.handle, Number: number, Count: int(a.number), Priority: r.priority, Created: r.created, MaxWait: r.maxWait,
-		Since: q.attemptOf(r).since, Started: a.lease.Started, Reserved: a.lease.Reserved, Endpoint: a.lease.Endpoint,
+		Since: q.attemptOf(r).since, Started: a.lease.Started, Reserved: a.lease.Reserved, Endpoint: a.lease.Endpoint, Hedge: a.hedge,
 	}
 }
