@@ -192,7 +192,7 @@ func (c *core) endpointInfo(ns int64, now time.Time, e *endpoint.Endpoint) (info
 	info.FirstOutput = duration(recent.FirstOutput)
 	if info.HeldOut = e.HeldOut(); info.HeldOut {
 		held = w.heldBy
-		if at := e.ProbeAt(); at > 0 {
+		if at := e.ProbeAt(false); at > 0 {
 			info.NextProbe = c.clock.At(max(at, ns))
 		}
 	}

@@ -42,11 +42,12 @@ type health struct {
 	faults  int     // calls in a row that the endpoint was at fault for
 	started int64   // the latest of those that failed, by its start
 
-	held    bool
-	own     bool // for a fault of its own
-	probed  int  // probes that failed in a row
-	probeAt int64
-	probing bool
+	held     bool
+	own      bool  // for a fault of its own
+	probed   int   // probes that failed in a row
+	failedAt int64 // the latest
+	probeAt  int64
+	probing  bool
 }
 
 // Recent is how calls ended of late. Each counts 1 at first, and half as much 30 s later.
@@ -128,6 +129,7 @@ func (e *Endpoint) failed(now int64, l *Lease, enough, own bool) {
 	if h.own {
 		longest = lastProbeOfKeys
 	}
+	h.failedAt = now
 	h.probeAt = After(now, min(firstProbe<<min(h.probed, 10), longest))
 	e.emit(Event{Kind: HeldOut, Endpoint: e, Until: h.probeAt})
 }
@@ -147,17 +149,23 @@ func (e *Endpoint) letIn(now int64) {
 // somewhere else to go.
 func (e *Endpoint) HeldOut() bool { return e.health.held }
 
-// ProbeDue reports whether a probe may go to an endpoint that is held out.
-func (e *Endpoint) ProbeDue(now int64) bool {
-	return e.health.held && !e.health.probing && now >= e.health.probeAt
+// ProbeDue reports whether a probe may go to an endpoint that is held out; eager is whether
+// nothing else is of use.
+func (e *Endpoint) ProbeDue(now int64, eager bool) bool {
+	at := e.ProbeAt(eager)
+	return e.health.held && at != 0 && now >= at
 }
 
 // ProbeAt is when a probe may go to an endpoint that is held out, 0 when one is under way.
-func (e *Endpoint) ProbeAt() int64 {
-	if e.health.probing {
+func (e *Endpoint) ProbeAt(eager bool) int64 {
+	h := &e.health
+	switch {
+	case h.probing:
 		return 0
+	case eager:
+		return min(h.probeAt, After(h.failedAt, firstProbe))
 	}
-	return e.health.probeAt
+	return h.probeAt
 }
 
 // ProbeNow lets a probe go to an endpoint that is held out without more delay.

@@ -157,7 +157,7 @@ func (q *Engine) movesOn() Code {
 		switch {
 		case e.Open():
 			code = BreakersOpen
-		case e.HeldOut() && !e.ProbeDue(q.now):
+		case e.HeldOut() && !e.ProbeDue(q.now, false):
 			code = max(code, HeldOut)
 		case held:
 			code = PausedLong

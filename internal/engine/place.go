@@ -37,12 +37,13 @@ func (q *Engine) fits(r *record) (places uint64) {
 
 // places gives the endpoints where r may start, now or once there is room: those that it fits,
 // without those that failed it while another one can take it, and without those that are held
-// out while others are not. A probe is due for a request that was not tried yet.
+// out while others are not. A probe is made by a request that was not tried yet, or by any when
+// nothing else is of use.
 func (q *Engine) places(r *record) uint64 {
 	if len(q.endpoints) == 1 {
 		return q.endpoints[0].Bit
 	}
-	fits := q.fits(r)
+	fits, eager := q.fits(r), q.idle()
 	var sound, able, probes, avoid uint64
 	for _, e := range q.endpoints {
 		switch bit := e.Bit & fits; {
@@ -51,7 +52,7 @@ func (q *Engine) places(r *record) uint64 {
 			if e.HeldUntil(q.now) <= q.now {
 				able |= bit
 			}
-		case e.ProbeDue(q.now):
+		case e.ProbeDue(q.now, eager):
 			probes |= bit
 		}
 	}
@@ -62,8 +63,8 @@ func (q *Engine) places(r *record) uint64 {
 	switch {
 	case sound&^faulty == 0:
 		sound, able = fits, fits
-	case avoid == 0 && q.cfg.MaxAttempts > 1:
-		sound |= probes
+	case eager, avoid == 0 && q.cfg.MaxAttempts > 1:
+		sound, able = sound|probes, able|probes
 	}
 	switch {
 	case able&^avoid != 0:
@@ -72,6 +73,13 @@ func (q *Engine) places(r *record) uint64 {
 		return sound &^ faulty
 	}
 	return sound
+}
+
+// idle reports whether no endpoint is of use now but those that are held out.
+func (q *Engine) idle() bool {
+	return !slices.ContainsFunc(q.endpoints, func(e *endpoint.Endpoint) bool {
+		return !e.HeldOut() && e.HeldUntil(q.now) <= q.now
+	})
 }
 
 // hasOther reports whether some endpoint can take r now, or as soon as it has room, that did
@@ -129,9 +137,10 @@ func (q *Engine) preferred() []*endpoint.Endpoint {
 			fastest = d
 		}
 	}
+	eager := q.idle()
 	rank := func(e *endpoint.Endpoint) int {
 		switch {
-		case e.ProbeDue(q.now):
+		case e.ProbeDue(q.now, eager):
 			return -1
 		case e.HeldOut():
 			return 3
@@ -146,8 +155,9 @@ func (q *Engine) preferred() []*endpoint.Endpoint {
 
 // roomBeyond reports whether an endpoint outside the places may start something.
 func (q *Engine) roomBeyond(places uint64) bool {
+	eager := q.idle()
 	return len(q.endpoints) > 1 && slices.ContainsFunc(q.endpoints, func(e *endpoint.Endpoint) bool {
-		return e.Bit&^places != 0 && e.MayStart(q.now) && (!e.HeldOut() || e.ProbeDue(q.now))
+		return e.Bit&^places != 0 && e.MayStart(q.now) && (!e.HeldOut() || e.ProbeDue(q.now, eager))
 	})
 }
 

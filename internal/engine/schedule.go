@@ -303,10 +303,11 @@ func (q *Engine) Next() (next int64) {
 		return max(q.now, 1)
 	}
 	if q.inLine() > 0 && !q.paused {
+		eager := q.idle()
 		for _, e := range q.endpoints {
 			consider(e.Next(q.now))
-			if e.HeldOut() && len(q.endpoints) > 1 && e.ProbeAt() > q.now {
-				consider(e.ProbeAt())
+			if at := e.ProbeAt(eager); e.HeldOut() && len(q.endpoints) > 1 && at > q.now {
+				consider(at)
 			}
 		}
 		consider(q.backfillAt)
