@@ -97,7 +97,9 @@ func (q *Engine) settle(number uint32, a *attempt, e *Ending) {
 	q.unwatch(number)
 	q.running--
 	q.counts.Worked += q.now - a.lease.Started
-	a.running, a.since = false, q.now
+	if a.running = false; !a.cut {
+		a.since = q.now // else its request goes on since it was cut off
+	}
 	if e.Reported {
 		q.book(a, e.Used)
 	}
