@@ -38,6 +38,7 @@ func (q *Engine) Conclude(now int64, number uint32, e *Ending) {
 	h, at := a.handle, a.lease.Endpoint
 	r := q.records.at(h)
 	took := q.now - a.lease.Started
+	q.heed(a, e)
 	if !a.cut {
 		q.hear(number, a, e)
 	}
@@ -138,8 +139,9 @@ func (q *Engine) UpdateUsage(now int64, h uint32, u endpoint.Usage) bool {
 	return true
 }
 
-// hear tells the endpoint of an attempt how that ended.
-func (q *Engine) hear(number uint32, a *attempt, e *Ending) {
+// heed takes in what the end of an attempt says of its endpoint's limits, also when nobody waits
+// for it any more.
+func (q *Engine) heed(a *attempt, e *Ending) {
 	at := a.lease.Endpoint
 	if e.Unobserved {
 		q.counts.Refused++
@@ -150,6 +152,11 @@ func (q *Engine) hear(number uint32, a *attempt, e *Ending) {
 			at.Exhaust(endpoint.After(q.now, e.Delay))
 		}
 	}
+}
+
+// hear tells the endpoint of an attempt how that ended.
+func (q *Engine) hear(number uint32, a *attempt, e *Ending) {
+	at := a.lease.Endpoint
 	if e.Verdict == Refused && at.ExhaustedUntil() > q.now {
 		e.Verdict = Exhausted // it asked for a longer pause than is waited for
 	}
