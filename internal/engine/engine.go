@@ -203,7 +203,7 @@ func (q *Engine) AddEndpoint(now int64, e *endpoint.Endpoint) {
 	q.advance(now)
 	e.Bit = q.freeBit()
 	q.endpoints = append(q.endpoints[:len(q.endpoints):len(q.endpoints)], e)
-	q.sumUp()
+	q.limitsChanged(false)
 	q.pump()
 }
 
@@ -227,8 +227,7 @@ func (q *Engine) RemoveEndpoint(now int64, e *endpoint.Endpoint) {
 		}
 	}
 	q.endpoints = kept
-	q.sumUp()
-	q.beginSweep(sweepTooLarge)
+	q.limitsChanged(true)
 	q.pump()
 }
 
@@ -246,9 +245,12 @@ func (q *Engine) SetLimits(now int64, e *endpoint.Endpoint, limits []endpoint.Li
 	q.pump()
 }
 
-// limitsChanged follows a change of an endpoint's limits.
+// limitsChanged follows a change of the endpoints or their limits.
 func (q *Engine) limitsChanged(lowered bool) {
 	q.sumUp()
+	for _, g := range q.aside {
+		g.stale = true
+	}
 	if lowered {
 		q.beginSweep(sweepTooLarge)
 	}

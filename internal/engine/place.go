@@ -13,10 +13,28 @@ import (
 // room of its: a request that may use only some endpoints, and waits for these, steps aside,
 // keeps its turn there, and holds nobody up elsewhere.
 
-// group is what waits aside for the same endpoints.
+// group is what waits aside with the same reach.
 type group struct {
-	places uint64
-	line   line.Line // in the order in which they left the line
+	reach reach
+	stale bool      // limits have changed since: each of them has another reach, perhaps
+	line  line.Line // in the order in which they left the line
+}
+
+// reach is what decides where a request may start. Requests with the same one may always use
+// the same endpoints.
+type reach struct {
+	fits   uint64 // the endpoints whose limits are not below what it takes
+	avoid  uint64 // those that failed it of late
+	faulty uint64 // of them those that were at fault themselves
+}
+
+// reach says what decides where r may start.
+func (q *Engine) reach(r *record) (of reach) {
+	of.fits = q.fits(r)
+	if a := q.attemptOf(r); a != nil {
+		of.avoid, of.faulty = a.avoid|a.faulty, a.faulty
+	}
+	return of
 }
 
 // maxAside bounds how many requests step aside in one decision.
@@ -43,8 +61,16 @@ func (q *Engine) places(r *record) uint64 {
 	if len(q.endpoints) == 1 {
 		return q.endpoints[0].Bit
 	}
-	fits, eager := q.fits(r), q.idle()
-	var sound, able, probes, avoid uint64
+	return q.within(q.reach(r))
+}
+
+// within gives the places of requests with that reach.
+func (q *Engine) within(of reach) uint64 {
+	if len(q.endpoints) == 1 {
+		return q.endpoints[0].Bit
+	}
+	fits, avoid, faulty, eager := of.fits, of.avoid, of.faulty, q.idle()
+	var sound, able, probes uint64
 	for _, e := range q.endpoints {
 		switch bit := e.Bit & fits; {
 		case !e.HeldOut():
@@ -55,10 +81,6 @@ func (q *Engine) places(r *record) uint64 {
 		case e.ProbeDue(q.now, eager):
 			probes |= bit
 		}
-	}
-	faulty := uint64(0)
-	if a := q.attemptOf(r); a != nil {
-		avoid, faulty = a.avoid|a.faulty, a.faulty
 	}
 	switch {
 	case sound&^faulty == 0:
@@ -161,12 +183,13 @@ func (q *Engine) roomBeyond(places uint64) bool {
 	})
 }
 
-// setAside puts a request that has left the line with those that wait for the same places.
-func (q *Engine) setAside(h uint32, r *record, places, order uint64) {
-	i := slices.IndexFunc(q.aside, func(g *group) bool { return g.places == places })
+// setAside puts a request that has left the line with those of the same reach.
+func (q *Engine) setAside(h uint32, r *record, order uint64) {
+	of := q.reach(r)
+	i := slices.IndexFunc(q.aside, func(g *group) bool { return g.reach == of && !g.stale })
 	if i < 0 {
 		i = len(q.aside)
-		q.aside = append(q.aside, &group{places: places})
+		q.aside = append(q.aside, &group{reach: of})
 	}
 	if q.asideOrder == nil {
 		q.asideOrder = make(map[uint32]uint64)
@@ -265,7 +288,7 @@ func (q *Engine) rank(h uint32) int {
 	if _, ok := q.asideOrder[h]; !ok {
 		return q.line.Rank(h) + len(q.asideOrder)
 	}
-	rank := 0
+	rank := int(q.line.Above(q.records.at(h).priority))
 	for _, g := range q.aside {
 		if n := g.line.Rank(h); n > 0 {
 			rank += n

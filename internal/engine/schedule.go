@@ -44,16 +44,16 @@ func (q *Engine) startNext(moved *int) (again bool) {
 		if one.group == nil {
 			return q.tryHead(one.handle, r, taken, moved)
 		}
-		places := q.places(r)
-		if places != one.group.places {
+		if one.group.stale || one.group.reach != q.reach(r) {
 			if *moved++; *moved > maxAside {
 				q.crowded = true
 				return false
 			}
 			q.takeAside(one.handle)
-			q.setAside(one.handle, r, places, one.order)
+			q.setAside(one.handle, r, one.order)
 			return true
 		}
+		places := q.within(one.group.reach)
 		switch q.admit(r, places&^taken) {
 		case endpoint.Impossible:
 			q.end(one.handle, r, Failed, TooLarge)
@@ -90,7 +90,7 @@ func (q *Engine) tryHead(h uint32, r *record, taken uint64, moved *int) (again b
 		}
 		q.line.Pop()
 		q.asideSeq++
-		q.setAside(h, r, places, q.asideSeq)
+		q.setAside(h, r, q.asideSeq)
 		return true
 	}
 	if q.cfg.Backfill && taken == 0 {

@@ -269,6 +269,9 @@ func (q *Engine) UpdateEstimate(now int64, h uint32, u endpoint.Usage, sized boo
 	if r.state == InLine {
 		q.line.Book(r.priority, r.size())
 		q.line.SetCost(h, q.share(r))
+		if order := q.asideOrder[h]; q.takeAside(h) {
+			q.setAside(h, r, order)
+		}
 	}
 	if sized && q.tooLarge(u) != nil {
 		q.end(h, r, Failed, TooLarge)
