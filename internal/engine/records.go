@@ -81,6 +81,7 @@ type attempt struct {
 	begun    bool           // its answer has begun
 	output   bool           // some of it has come
 	streamed bool           // and was handed on
+	told     bool           // to who holds it that it is late
 	heard    int64          // when something of it came last, as far as is known
 	reported bool           // used is what was reported, not nothing
 	used     endpoint.Usage // once settled

@@ -144,7 +144,7 @@ func (q *Engine) start(h uint32, r *record) {
 		a.lease, q.next.lease = q.next.lease, a.lease
 		q.next.lease.Reuse()
 		a.prior, a.used, a.reported = a.prior.Plus(a.used), endpoint.Usage{}, false
-		a.hedge, a.cut, a.begun, a.output, a.streamed = false, false, false, false, false
+		a.hedge, a.cut, a.begun, a.output, a.streamed, a.told = false, false, false, false, false, false
 	}
 	waited := q.now - a.since
 	if a.count++; a.count > 1 {

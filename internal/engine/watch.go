@@ -7,6 +7,9 @@ import "github.com/llmqueue/llmqueue/internal/endpoint"
 
 // watch looks at an attempt again when it may be late.
 func (q *Engine) watch(number uint32, a *attempt) {
+	if a.told {
+		return
+	}
 	at := int64(endpoint.Never)
 	consider := func(from, bound int64) {
 		if bound > 0 {
@@ -69,6 +72,7 @@ func (q *Engine) Stalled(now int64, number uint32, last int64) {
 func (q *Engine) timeOut(number uint32, a *attempt, code Code) {
 	r := q.records.at(a.handle)
 	if r.flags&flagHeld != 0 {
+		a.told = true
 		q.Effects = append(q.Effects, Effect{Kind: Cut, Handle: a.handle, Attempt: number, Code: code})
 		return
 	}
