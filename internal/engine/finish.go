@@ -168,15 +168,18 @@ func (q *Engine) movesOn() Code {
 	return code
 }
 
-// moveOn lets what waits go to another model as soon as there is a reason.
-func (q *Engine) moveOn() {
+// moveOn lets what waits go to another model as soon as there is a reason. It reports whether
+// something may have gone.
+func (q *Engine) moveOn() bool {
 	code := q.movesOn()
 	if (code == OK) == (q.moved == OK) {
-		return
+		return false
 	}
-	if q.moved = code; code != OK && q.Waiting() > 0 {
-		q.beginSweep(sweepWaiting)
+	if q.moved = code; code == OK || q.Waiting() == 0 {
+		return false
 	}
+	q.beginSweep(sweepWaiting)
+	return true
 }
 
 // Finish ends a request that was handed off, as the other model ended it or because none

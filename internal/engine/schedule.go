@@ -13,7 +13,9 @@ func (q *Engine) pump() {
 		q.startAll() // the line has another head
 	}
 	q.startHedges()
-	q.moveOn()
+	if q.moveOn() {
+		q.startAll() // the line has another head, or none
+	}
 }
 
 // startAll starts requests in order until whose turn is next has to wait.
