@@ -88,11 +88,9 @@ func (q *Engine) DeadlinePasses(h uint32) *Refusal {
 }
 
 // earliest is when r starts at the earliest. What goes before it counts where nothing may pass:
-// with several endpoints, or backfill, what waits need not be in its way.
+// with several endpoints, or backfill, what waits need not be in its way. A pause by hand may end
+// at any time.
 func (q *Engine) earliest(r *Request) (w endpoint.Wait) {
-	if q.paused {
-		return endpoint.Wait{At: endpoint.Never, Cause: endpoint.ManualPause}
-	}
 	mean, ahead := q.mean(r.Sized), int64(0)
 	if len(q.endpoints) == 1 && !q.cfg.Backfill {
 		ahead = q.line.Before(r.Priority, r.Tenant)
