@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"cmp"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -50,12 +52,11 @@ func sameTrace(t *testing.T, seed uint64, a, b string) {
 
 // check looks whether all is as it should be between two inputs.
 func (w *world) check() {
-	w.t.Helper()
 	w.checkCounts()
 	w.checkLine()
-	w.checkHead()
+	w.checkPlaces()
 	next := w.next
-	if next != 0 && next <= w.now && !w.q.Sweeping() {
+	if next != 0 && next <= w.now && !w.q.Sweeping() && !w.q.crowded {
 		w.fail("the next instant is %v and has come", time.Duration(next))
 	}
 	for _, s := range w.sets {
@@ -76,7 +77,7 @@ func (w *world) check() {
 	}
 	for _, r := range w.ends {
 		for _, m := range r.members {
-			if m.ticket != 0 && (!r.Queued() || w.q.line.Len() == 0) {
+			if m.ticket != 0 && (!r.Queued() || w.q.inLine() == 0) {
 				w.fail("endpoint %d stands in the line of a shared set and nobody waits for it", r.ID)
 			}
 		}
@@ -84,7 +85,6 @@ func (w *world) check() {
 }
 
 func (w *world) checkCounts() {
-	w.t.Helper()
 	var want Counts
 	for _, s := range w.accepted {
 		if s.in.Call {
@@ -125,13 +125,14 @@ func (w *world) checkCounts() {
 	running := map[uint32]int64{}
 	for _, t := range w.attempts {
 		running[t.road.ID]++
-		if t.of.ended {
+		if t.cut {
 			want.Abandoned++
 		}
 	}
 	got := w.q.Counts()
 	want.Attempts, want.Retries, want.Refused, want.Coalesced = got.Attempts, got.Retries, got.Refused, got.Coalesced
-	want.Waited, want.Worked, want.Usage = got.Waited, got.Worked, got.Usage
+	want.Waited, want.Worked = got.Waited, got.Worked
+	want.Usage, want.Hedges = w.used, int64(w.hedges)
 	if got != want {
 		w.fail("counts are %+v, should be %+v", got, want)
 	}
@@ -151,7 +152,6 @@ func (w *world) checkCounts() {
 // checkLine compares the sums over the line with what waits, and looks whether somebody waits
 // for too long.
 func (w *world) checkLine() {
-	w.t.Helper()
 	var sum line.Size
 	waiting := 0
 	for h, s := range w.requests {
@@ -166,15 +166,16 @@ func (w *world) checkLine() {
 			if s.in.Sized && (s.in.Estimate.Input > w.q.largest.Input || s.in.Estimate.Output > w.q.largest.Output) {
 				w.fail("request %d of %v waits, the largest is said to be %v", h, s.in.Estimate, w.q.largest)
 			}
-			if s.in.Sized && s.count == 0 && w.q.tooLarge(s.in.Estimate) != nil && !w.q.Sweeping() { // who comes back from an attempt is told at the head
+			if !w.cfg.NoDeadlineCheck && s.in.Deadline > w.now && w.tooLate(s) && !w.q.Sweeping() {
+				w.fail("request %d waits, and can only start when its time is over: %+v held %d %+v next %d%s", h, s, w.heldUntil(), w.q.earliest(&s.in), w.next, w.dump())
+			}
+			if s.in.Sized && s.count == 0 && !s.kept && w.q.tooLarge(s.in.Estimate) != nil && !w.q.Sweeping() { // who comes back from an attempt is told at the head
 				w.fail("request %d can never start and waits", h)
 			}
 		case BackingOff:
 			waiting++
 		case Running:
-			if w.cfg.Timeout > 0 && w.now > s.try.began+w.cfg.Timeout {
-				w.fail("request %d runs for too long", h)
-			}
+			w.checkAttempts(s)
 		}
 	}
 	if got := w.q.line.Ahead(math.MinInt); got != sum {
@@ -188,20 +189,111 @@ func (w *world) checkLine() {
 			continue
 		}
 		if state := w.q.State(s.h); state == InLine || state == Following && w.q.State(s.call.h) == InLine && s.call.count == 0 {
-			w.fail("request %d waits for longer than its MaxWait", s.h)
+			w.fail("request %d waits for longer than its MaxWait: %+v kept %v state %d now %d expires %d next %d, of %+v", s.h, s.in, s.kept, state, w.now, s.expires, w.next, s.call)
 		}
 	}
 }
 
-// checkHead looks whether the head of the line waits for something, and whether somebody will
-// look again when that has come.
-func (w *world) checkHead() {
-	w.t.Helper()
+// checkAttempts looks at the attempts of a request that runs: which it has, and whether one of
+// them takes too long.
+func (w *world) checkAttempts(s *story) {
+	if v := w.q.View(s.h); v.Attempt != s.try.number || !v.UnderWay || v.Attempts != s.count || v.Endpoint != s.try.road.Endpoint {
+		w.fail("attempt %d of request %d is under way, it says %+v", s.try.number, s.h, v)
+	}
+	for _, t := range []*try{s.try, s.hedge} {
+		switch {
+		case t == nil || s.in.Held:
+		case t.over || t.cut:
+			w.fail("request %d runs, and its attempt %d is over", s.h, t.number)
+		case w.cfg.Timeout > 0 && w.now > t.began+w.cfg.Timeout,
+			w.cfg.FirstByte > 0 && !t.begun && w.now > t.began+w.cfg.FirstByte,
+			w.cfg.Stall > 0 && t.begun && w.now > t.heard+w.cfg.Stall:
+			w.fail("attempt %d of request %d runs for too long", t.number, s.h)
+		}
+	}
+}
+
+// inOrder gives what waits in line, in the order in which it starts: of each priority first what
+// stepped aside.
+func (w *world) inOrder() []uint32 {
+	priority := func(h uint32) int { return w.q.records.at(h).priority }
+	aside := slices.SortedFunc(maps.Keys(w.q.asideOrder), func(a, b uint32) int {
+		return cmp.Or(cmp.Compare(priority(b), priority(a)), cmp.Compare(w.q.asideOrder[a], w.q.asideOrder[b]))
+	})
+	var all []uint32
+	for h := range w.q.line.All() {
+		for len(aside) > 0 && priority(aside[0]) >= priority(h) {
+			all, aside = append(all, aside[0]), aside[1:]
+		}
+		all = append(all, h)
+	}
+	return append(all, aside...)
+}
+
+// mayUse gives the endpoints where a request may start as soon as there is room.
+func (w *world) mayUse(r *record) (use []*road) {
+	all := w.current()
+	if len(all) == 1 {
+		return all
+	}
+	avoids, faults := uint64(0), uint64(0)
+	if a := w.q.attemptOf(r); a != nil {
+		avoids, faults = a.avoid, a.faulty
+	}
+	failed := func(e *road) bool { return (avoids|faults)&e.Bit != 0 }
+	faulty := func(e *road) bool { return faults&e.Bit != 0 }
+	able := func(e *road) bool {
+		return w.now >= e.PausedUntil() && (e.breaker == nil || e.breaker.RemainingDelay() == 0)
+	}
+	idle := !slices.ContainsFunc(all, func(e *road) bool { return !e.HeldOut() && able(e) })
+	var fit, sound, probes []*road
+	for _, e := range all {
+		if _, never := e.Exceeds(e.Reservation(r.estimate, r.sized(), w.q.sizes.mean())); never && r.sized() {
+			continue
+		}
+		fit = append(fit, e)
+		switch {
+		case !e.HeldOut():
+			sound = append(sound, e)
+		case e.ProbeDue(w.now, idle):
+			probes = append(probes, e)
+		}
+	}
+	without := func(list []*road, drop func(*road) bool) []*road {
+		return slices.DeleteFunc(slices.Clone(list), drop)
+	}
+	best := without(sound, func(e *road) bool { return !able(e) })
+	switch {
+	case len(without(sound, faulty)) == 0: // it has nowhere else to go
+		use, best = fit, fit
+	case idle, avoids|faults == 0 && w.cfg.MaxAttempts > 1:
+		use, best = slices.Concat(sound, probes), slices.Concat(best, probes)
+	default:
+		use = sound
+	}
+	switch {
+	case len(without(best, failed)) > 0:
+		return without(use, failed)
+	case len(without(use, faulty)) > 0:
+		return without(use, faulty)
+	}
+	return use
+}
+
+// checkPlaces looks at all that waits in line, in order, whether it may start somewhere that
+// nothing before it may use, and whether somebody looks again when it may.
+func (w *world) checkPlaces() {
+	order := w.inOrder()
 	h, wait, waits := w.q.Head(0)
-	if !waits || w.q.Sweeping() {
+	if waits != (len(order) > 0) || waits && h != order[0] {
+		w.fail("the head of the line is said to be %d, should be %v", h, order)
+	}
+	if got := slices.Collect(w.q.allInLine()); !slices.Equal(got, order) {
+		w.fail("in line are %v, it says %v", order, got)
+	}
+	if !waits || w.q.Sweeping() || w.q.crowded {
 		return
 	}
-	r := w.q.records.at(h)
 	if w.paused {
 		if wait.Cause != endpoint.ManualPause {
 			w.fail("request %d waits for %d during a pause by hand", h, wait.Cause)
@@ -211,25 +303,51 @@ func (w *world) checkHead() {
 	if w.cutOff {
 		w.fail("request %d waits after all was cut off", h)
 	}
-	for _, e := range w.current() {
-		// What Check does not know: shared sets wake, breakers let one probe through at a time,
-		// and what is learned holds more back than the slots do.
-		if len(e.members) > 0 || e.breaker != nil && e.breaker.half || e.Running() >= e.SlotsNow() {
+	taken := map[*road]bool{}
+	for i, h := range order {
+		if rank := w.q.rank(h); rank < i+1 {
+			w.fail("request %d is told that it is number %d, it is %d", h, rank, i+1)
+		}
+		if len(taken) == len(w.current()) {
 			continue
 		}
-		mean := w.q.sizes.mean()
-		if _, never := e.Exceeds(e.Reservation(r.estimate, r.sized(), mean)); never {
-			continue
+		r := w.q.records.at(h)
+		for _, e := range w.mayUse(r) {
+			if !taken[e] {
+				w.checkWait(h, r, e, i > 0)
+			}
+			taken[e] = true
 		}
-		may := e.Check(w.now, endpoint.Load{}, r.estimate, r.sized(), mean, endpoint.Ends{})
-		switch {
-		case may.At <= w.now:
-			w.fail("request %d waits and nothing holds it on endpoint %d", h, e.ID)
-		case may.At != endpoint.Never && (w.next == 0 || w.next > may.At):
-			w.fail("request %d may start at %v, and the next look is at %v", h, time.Duration(may.At), time.Duration(w.next))
-		case len(w.current()) == 1 && wait != may:
+	}
+	if len(w.current()) == 1 {
+		e, r := w.current()[0], w.q.records.at(h)
+		if may := e.Check(w.now, endpoint.Load{}, r.estimate, r.sized(), w.q.sizes.mean(), endpoint.Ends{Mean: w.q.duration.value}); wait != may {
 			w.fail("the head waits for %+v, and is said to wait for %+v", may, wait)
 		}
+	}
+}
+
+// checkWait looks whether something holds a request on an endpoint, and whether somebody looks
+// again when that is over. behind says that others go first.
+func (w *world) checkWait(h uint32, r *record, e *road, behind bool) {
+	switch {
+	case len(e.members) > 0, e.breaker != nil && e.breaker.half, e.Running() >= e.SlotsNow():
+		// What Check does not know: shared sets wake, breakers let one probe through at a time,
+		// and what is learned holds more back than the slots do.
+		return
+	case behind && e.HeldOut():
+		return // room there makes nobody step aside
+	}
+	mean := w.q.sizes.mean()
+	if _, never := e.Exceeds(e.Reservation(r.estimate, r.sized(), mean)); never {
+		return
+	}
+	may := e.Check(w.now, endpoint.Load{}, r.estimate, r.sized(), mean, endpoint.Ends{})
+	switch {
+	case may.At <= w.now:
+		w.fail("request %d waits and nothing holds it on endpoint %d%s", h, e.ID, w.dump())
+	case may.At != endpoint.Never && (w.next == 0 || w.next > may.At):
+		w.fail("request %d may start at %v on endpoint %d, and the next look is at %v%s", h, time.Duration(may.At), e.ID, time.Duration(w.next), w.dump())
 	}
 }
 
@@ -251,7 +369,10 @@ func (w *world) checkEnd() {
 	if len(w.q.free) != len(w.q.attempts) || len(w.q.underWay) != 0 || len(w.q.calls) != 0 {
 		w.fail("attempts or calls are left over")
 	}
-	if w.q.backoff.Len()+w.q.expiry.Len()+w.q.timeouts.Len() != 0 {
+	if w.q.backoff.Len()+w.q.expiry.Len()+w.q.timeouts.Len()+w.q.hedges.due.Len() != 0 {
 		w.fail("instants are left over")
+	}
+	if len(w.q.aside)+len(w.q.asideOrder)+w.q.line.Len() != 0 {
+		w.fail("the line holds what is gone")
 	}
 }

@@ -37,7 +37,10 @@ type world struct {
 	cutOff   bool
 	trace    strings.Builder
 	input    string
-	next     int64 // what Next gave after the last input
+	next     int64          // what Next gave after the last input
+	hedges   int            // that were started
+	calls    float64        // what may earn hedges
+	used     endpoint.Usage // of all attempts
 }
 
 // event is something that happens later.
@@ -54,7 +57,9 @@ type road struct {
 	members []*member
 	learns  bool
 	charges []*charged
-	paused  bool // Paused was told, Resumed not yet
+	paused  bool  // Paused was told, Resumed not yet
+	resumed int64 // when the latest pause ended, plus 1
+	answers int   // since then
 }
 
 // charged is what one attempt takes of the limits, as far as it is known.
@@ -70,12 +75,17 @@ type story struct {
 	h         uint32
 	created   int64
 	count     int
+	spent     int   // attempts that ended in a passing fault
+	since     int64 // when it began to wait for its next attempt
+	kept      bool  // no other model took it
 	state     State
 	ended     bool
 	gone      bool
 	retryAt   int64 // of the retry that was told
 	backoff   bool  // by a passing fault, not a refusal
 	try       *try  // the last
+	hedge     *try  // beside it
+	used      endpoint.Usage
 	call      *story
 	shares    []*story // of a call, who follows it
 	taken     bool     // the first took over what the call used
@@ -92,7 +102,15 @@ type try struct {
 	over   bool
 	cut    bool
 	said   endpoint.Outcome
-	lasted int64 // once it is over
+	lasted int64 // once its request goes on without it
+
+	begun    bool // its answer has begun
+	answered bool // so that the endpoint knows
+	heard    int64
+	output   bool
+	streamed bool
+	outrun   bool // the other attempt of its request has won
+	used     endpoint.Usage
 }
 
 func (w *world) oneIn(n int) bool { return w.rand.IntN(n) == 0 }
@@ -116,7 +134,7 @@ func (w *world) in(d int64, do func()) {
 
 // limits are random ones; the first never holds anything and remembers every charge.
 func (w *world) limits() []endpoint.Limit {
-	out := []endpoint.Limit{{Kind: endpoint.TPD, Amount: 1 << 40}}
+	out := []endpoint.Limit{{Kind: endpoint.RPD, Amount: 1 << 40}}
 	periods := []time.Duration{3 * time.Second, 10 * time.Second, time.Minute, 2 * time.Hour}
 	for _, l := range []endpoint.Limit{
 		{Kind: endpoint.RPM, Amount: 1 + w.rand.Int64N(8)}, {Kind: endpoint.RPM, Amount: 1 + w.rand.Int64N(20)},
@@ -181,12 +199,26 @@ func (w *world) addEndpoint() {
 func newWorld(t *testing.T, seed uint64) *world {
 	w := &world{t: t, seed: seed, rand: rand.New(rand.NewPCG(seed, 3)), requests: map[uint32]*story{}, attempts: map[uint32]*try{}}
 	w.cfg = Config{
-		MaxAttempts: 1 + w.rand.IntN(4), BaseDelay: w.upTo(2 * time.Second), MaxDelay: int64(8 * time.Second),
+		MaxAttempts: 1 + w.rand.IntN(4), BaseDelay: w.upTo(2 * time.Second),
 		RetryBudget: []float64{-1, 0, 0.2}[w.rand.IntN(3)], Backfill: w.oneIn(3), WaitForQuota: w.oneIn(2),
 		NoDeadlineCheck: w.oneIn(2), Fallback: w.oneIn(2), Seed: seed,
 	}
+	w.cfg.MaxDelay = w.cfg.BaseDelay + w.upTo(6*time.Second)
+	bound := func(d *int64, n int, most time.Duration) {
+		if w.oneIn(n) {
+			*d = w.upTo(most)
+		}
+	}
+	bound(&w.cfg.Timeout, 3, 20*time.Second)
+	bound(&w.cfg.FirstByte, 5, 5*time.Second)
+	bound(&w.cfg.Stall, 5, 5*time.Second)
+	bound(&w.cfg.MaxPause, 4, 6*time.Second)
 	if w.oneIn(3) {
-		w.cfg.Timeout = w.upTo(20 * time.Second)
+		bound(&w.cfg.Hedge.After, 1, 3*time.Second)
+		w.cfg.Hedge.Share = 0.05 + w.rand.Float64()
+		if w.oneIn(2) {
+			w.cfg.Hedge.Quantile = w.rand.Float64()
+		}
 	}
 	if w.oneIn(4) {
 		w.cfg.MaxQueued = 1 + w.rand.IntN(20)
@@ -197,7 +229,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 			w.sets = append(w.sets, &set{limit: endpoint.Limit{Kind: endpoint.RPM, Amount: 1 + w.rand.Int64N(6), Period: time.Duration(w.upTo(20 * time.Second))}})
 		}
 	}
-	for range 1 + max(w.rand.IntN(5)-2, 0) {
+	for range 1 + max(w.rand.IntN(6)-2, 0) {
 		w.addEndpoint()
 	}
 	span := time.Duration(1+w.rand.IntN(100)) * time.Second
@@ -217,6 +249,9 @@ func newWorld(t *testing.T, seed uint64) *world {
 				w.do("Resume", func() { w.q.Resume(w.now) })
 			})
 		})
+	}
+	for range w.rand.IntN(2) {
+		w.in(w.upTo(span), w.endPauses)
 	}
 	if w.oneIn(3) {
 		w.in(w.upTo(span), w.addEndpoint)
@@ -256,8 +291,23 @@ func (w *world) foreign() {
 	}
 }
 
+// endPauses ends the pauses of all providers.
+func (w *world) endPauses() {
+	was := w.paused
+	w.paused = false
+	w.do("Resume", func() { w.q.Resume(w.now) })
+	for _, r := range w.current() {
+		if !was && (r.PausedUntil() > w.now || r.HeldOut() && r.ProbeAt(false) > w.now) {
+			w.fail("Resume leaves endpoint %d paused or unproved", r.ID)
+		}
+	}
+}
+
 func (w *world) submit(unknown bool) {
 	in := Request{Estimate: w.usage(14), Sized: true, Priority: w.rand.IntN(3), Tenant: []string{"", "a", "b"}[w.rand.IntN(3)]}
+	if w.oneIn(10) {
+		in.Estimate = w.usage(50) // fits few endpoints
+	}
 	if unknown {
 		in.Estimate, in.Sized = endpoint.Usage{}, false
 	}
@@ -270,7 +320,7 @@ func (w *world) submit(unknown bool) {
 	var call *story
 	switch w.rand.IntN(6) {
 	case 0:
-		in.Stays = true
+		in.Stays, in.Held = true, w.oneIn(2)
 	case 1:
 		in.Call = true
 	case 2: // joins one that has not ended
@@ -304,7 +354,7 @@ func (w *world) submit(unknown bool) {
 	if in.Call {
 		of.MaxWait, of.Deadline = 0, 0
 	}
-	s := &story{in: of, created: w.now}
+	s := &story{in: of, created: w.now, since: w.now}
 	w.accepted = append(w.accepted, s)
 	w.input = "Submit"
 	w.q.advance(w.now)
@@ -320,6 +370,9 @@ func (w *world) submit(unknown bool) {
 	}
 	w.after()
 	w.fate(s)
+	if of.Deadline > 0 {
+		w.in(of.Deadline-w.now, func() { w.cancel(s, CallerLeft) })
+	}
 }
 
 func (w *world) know(s *story) {
@@ -330,7 +383,7 @@ func (w *world) know(s *story) {
 }
 
 func (w *world) join(call *story, in Request, first bool) {
-	s := &story{in: in, created: w.now, call: call}
+	s := &story{in: in, created: w.now, since: w.now, call: call}
 	w.accepted = append(w.accepted, s)
 	call.shares = append(call.shares, s)
 	w.input = "Join"
@@ -350,20 +403,20 @@ func (w *world) join(call *story, in Request, first bool) {
 // fate is what others may do to a request.
 func (w *world) fate(s *story) {
 	if w.oneIn(8) {
-		w.in(w.upTo(20*time.Second), func() { w.cancel(s) })
+		w.in(w.upTo(20*time.Second), func() { w.cancel(s, Canceled) })
 	}
 	if w.oneIn(5) {
 		w.in(w.upTo(40*time.Second), func() { w.update(s) })
 	}
 }
 
-func (w *world) cancel(s *story) {
+func (w *world) cancel(s *story, code Code) {
 	if s.gone {
 		return
 	}
 	was := s.ended
 	var did bool
-	w.do("Cancel", func() { did = w.q.Cancel(w.now, s.h, CanceledState, Canceled) })
+	w.do("Cancel", func() { did = w.q.Cancel(w.now, s.h, CanceledState, code) })
 	if did == was || !s.ended {
 		w.fail("Cancel of a request that had ended: %v says %v", was, did)
 	}
@@ -390,6 +443,7 @@ func (w *world) update(s *story) {
 		c := new(charged)
 		if s.try != nil && v.Attempts > 0 {
 			c = s.try.charge
+			w.book(s, s.try, u)
 		}
 		was := *c
 		c.settle(u) // before anything starts in the room that it makes
@@ -419,6 +473,7 @@ func (w *world) setLimits() {
 	now := w.current()
 	r := now[w.rand.IntN(len(now))]
 	l := w.limits()
+	r.resumed = 0 // with more slots than the bound had when it ended, more may start
 	w.do("SetLimits", func() { w.q.SetLimits(w.now, r.Endpoint, l) })
 }
 
@@ -430,52 +485,11 @@ func (w *world) removeEndpoint() {
 	}
 }
 
-// start is the effect Start: somebody runs the attempt.
-func (w *world) start(e *Effect) {
-	s := w.live(e.Handle)
-	var j Job
-	w.q.Job(e.Attempt, &j)
-	s.count++
-	switch {
-	case s.ended || s.state == Running:
-		w.fail("request %d started again", e.Handle)
-	case j.Handle != e.Handle || j.Number != e.Attempt || j.Count != s.count || j.Started != w.now || j.Created != s.created:
-		w.fail("the job of request %d is %+v", e.Handle, j)
-	case s.count > w.cfg.MaxAttempts:
-		w.fail("attempt %d of at most %d", s.count, w.cfg.MaxAttempts)
-	case w.paused || w.cutOff:
-		w.fail("request %d started while nothing may", e.Handle)
-	case s.backoff && w.now < s.retryAt:
-		w.fail("the retry of request %d came %v early", e.Handle, time.Duration(s.retryAt-w.now))
-	case s.count == 1 && s.expires != 0 && w.now > s.expires:
-		w.fail("request %d started after its MaxWait", e.Handle)
-	case w.attempts[e.Attempt] != nil:
-		w.fail("attempt %d is under way already", e.Attempt)
-	}
-	since := s.created
-	if s.try != nil {
-		since = s.try.began + s.try.lasted
-	}
-	if e.Waited != w.now-since || e.Waited != w.now-j.Since {
-		w.fail("request %d waited %v, says %v", e.Handle, time.Duration(w.now-since), time.Duration(e.Waited))
-	}
-	r := w.ends[j.Endpoint.ID]
-	t := &try{of: s, number: e.Attempt, road: r, began: w.now, charge: &charged{w.now, 1, j.Reserved}}
-	if s.in.Sized && r.Settled(j.Reserved, s.in.Estimate) == s.in.Estimate && !r.Accounts() && j.Reserved != s.in.Estimate {
-		w.fail("request %d of %v reserved %v", e.Handle, s.in.Estimate, j.Reserved)
-	}
-	r.charges = append(r.charges, t.charge)
-	s.state, s.try, s.backoff = Running, t, false
-	w.attempts[e.Attempt] = t
-	w.mayStart(r, t)
-	lasts := w.upTo(4 * time.Second)
-	if w.oneIn(5) {
-		lasts = w.upTo(40 * time.Second)
-	}
-	if w.oneIn(3) {
-		w.in(w.rand.Int64N(lasts)+1, func() { w.observe(t) })
-	}
-	w.in(lasts, func() { w.conclude(t) })
+// book notes what an attempt used, in place of an earlier figure.
+func (w *world) book(s *story, t *try, u endpoint.Usage) {
+	w.used = w.used.Minus(t.used).Plus(u)
+	s.used = s.used.Minus(t.used).Plus(u)
+	t.used = u
 }
 
 // mayStart looks by brute force whether an attempt was within all limits.
@@ -496,6 +510,7 @@ func (w *world) mayStart(r *road, t *try) {
 	case r.Removed():
 		w.fail("an attempt started on an endpoint that was removed")
 	}
+	w.startsSlowly(r)
 	for _, l := range r.Limits() {
 		if l.Kind == endpoint.Concurrent {
 			continue
@@ -517,6 +532,56 @@ func (w *world) mayStart(r *road, t *try) {
 	}
 }
 
+// startsSlowly looks whether no more calls are made after a pause than its answers and the time
+// since then allow.
+func (w *world) startsSlowly(r *road) {
+	if r.resumed == 0 {
+		return
+	}
+	unanswered := int64(0)
+	for _, o := range w.attempts {
+		if o.road == r && !o.answered {
+			unanswered++
+		}
+	}
+	doubled := (w.now - (r.resumed - 1)) / int64(500*time.Millisecond)
+	if most := int64(1+r.answers) << min(doubled, 20); unanswered > max(most, 1) && w.now >= r.resumed {
+		w.fail("%d calls of which nothing came are under way %v after a pause, with %d answers", unanswered, time.Duration(w.now-r.resumed+1), r.answers)
+	}
+}
+
+// answer notes that the endpoint of an attempt knows of its answer.
+func (w *world) answer(t *try, counts bool) {
+	if !t.answered && counts {
+		t.road.answers++
+	}
+	t.answered = true
+}
+
+// output is a part of an attempt's answer.
+func (w *world) output(t *try, streamed bool) {
+	if t.over {
+		return
+	}
+	s, cut := t.of, t.cut
+	t.output, t.begun, t.heard, t.streamed = true, true, w.now, t.streamed || streamed
+	if !cut && s.hedge != nil {
+		w.wins(t)
+	}
+	w.do("Output", func() { w.q.Output(w.now, t.number, streamed) })
+}
+
+// wins notes that an attempt has outrun the other one of its request, which is to be cut.
+func (w *world) wins(t *try) {
+	s := t.of
+	loser := s.hedge
+	if loser == t {
+		loser = s.try
+	}
+	s.try, s.hedge = t, nil
+	loser.outrun = true
+}
+
 func (w *world) observe(t *try) {
 	if t.over {
 		return
@@ -533,8 +598,15 @@ func (w *world) observe(t *try) {
 		l := endpoint.Limit{Kind: endpoint.RPM, Amount: 1 + w.rand.Int64N(20)}
 		o.Limits = append(o.Limits, endpoint.Stated{Limit: l, Remaining: w.rand.Int64N(l.Amount+2) - 1, Reset: w.upTo(time.Minute)})
 	}
-	if t.said = o.Outcome; (o.Outcome == endpoint.RateLimited || o.Outcome == endpoint.SlowDown) && len(o.Limits) > 0 {
+	tooLong := w.cfg.MaxPause > 0 && o.Delay > w.cfg.MaxPause
+	if t.said = o.Outcome; (o.Outcome == endpoint.RateLimited || o.Outcome == endpoint.SlowDown) && len(o.Limits) > 0 && !tooLong {
 		t.charge.used, t.charge.requests = endpoint.Usage{}, 0 // the provider's own figures tell
+	}
+	if o.Outcome != endpoint.Unknown {
+		w.answer(t, o.Outcome == endpoint.Served)
+	}
+	if o.Outcome == endpoint.Served {
+		t.begun, t.heard = true, w.now
 	}
 	w.do("Observe", func() { w.q.Observe(w.now, t.number, o) })
 }
@@ -554,10 +626,12 @@ func (w *world) conclude(t *try) {
 		e.Verdict = Refused
 	case t.said == endpoint.Retryable:
 		e.Verdict = PassingFault
+	case t.said == endpoint.Elsewhere:
+		e.Verdict = EndpointFault
 	case t.said == endpoint.Fatal:
 		e.Verdict = RequestFault
 	case w.oneIn(3):
-		e.Verdict = []Verdict{RequestFault, PassingFault, PassingFault, Refused, Refused}[w.rand.IntN(5)]
+		e.Verdict = []Verdict{RequestFault, EndpointFault, PassingFault, PassingFault, Refused, Refused}[w.rand.IntN(6)]
 		e.Marked = true
 		e.Unobserved = e.Verdict == Refused
 		if e.Verdict == Refused && w.oneIn(2) {
@@ -567,269 +641,66 @@ func (w *world) conclude(t *try) {
 		e.Invalid = true
 	}
 	if e.Verdict != Served {
-		e.Streamed, e.CallerLeft = w.oneIn(12), w.oneIn(12)
+		e.CallerLeft, e.Answered = w.oneIn(12), w.oneIn(3)
 		e.Ballot = []endpoint.Ballot{endpoint.Success, endpoint.Failure, endpoint.Failure, endpoint.Left}[w.rand.IntN(4)]
+		if w.oneIn(12) && !t.cut {
+			w.output(t, true)
+		}
+		e.Streamed = t.streamed && w.oneIn(2) // the engine knows it already
 	}
+	s := t.of
+	cut, other, verdict := t.cut, s.hedge != nil, e.Verdict
 	if e.Reported {
 		t.charge.settle(e.Used)
+		w.book(s, t, e.Used)
 	}
-	t.over = true
-	t.lasted = w.now - t.began
+	if t.over = true; !cut {
+		t.lasted = w.now - t.began
+	}
 	delete(w.attempts, t.number)
-	s := t.of
-	ended := s.ended
-	w.do(fmt.Sprintf("Conclude of %d with verdict %d", s.h, e.Verdict), func() { w.q.Conclude(w.now, t.number, e) })
-	if e.Verdict == Refused && e.Marked && t.road.PausedUntil() < w.now+e.Delay {
+	ended, state := s.ended, s.state
+	switch serves := verdict == Served; {
+	case cut:
+	case serves || e.CallerLeft:
+		if w.answer(t, serves); other {
+			w.wins(t)
+		}
+	case other: // the other one goes on
+		if s.try == t {
+			s.try = s.hedge
+		}
+		s.hedge = nil
+	default:
+		s.since = w.now
+		if verdict == PassingFault {
+			s.spent++
+		}
+	}
+	w.do(fmt.Sprintf("Conclude of %d with verdict %d", s.h, verdict), func() { w.q.Conclude(w.now, t.number, e) })
+	if verdict == Refused && e.Marked && t.road.PausedUntil() < w.now+e.Delay {
 		w.fail("endpoint %d is not paused, and request %d says that it refuses calls", t.road.ID, s.h)
 	}
 	switch {
-	case ended:
-	case e.Verdict == Served && (!s.ended || s.state != Completed && !e.Invalid):
+	case cut || ended:
+		if ended && s.state != state {
+			w.fail("the end of an attempt that was cut off ends request %d again", s.h)
+		}
+	case verdict == Served && (!s.ended || s.state != Completed && !e.Invalid):
 		w.fail("request %d was served and is %d", s.h, s.state)
-	case e.Verdict == RequestFault && s.state != Failed && !e.CallerLeft:
-		w.fail("request %d failed for good and is %d", s.h, s.state)
-	case e.Streamed && !s.ended:
-		w.fail("request %d handed output on and goes on", s.h)
-	case e.CallerLeft && e.Verdict != Served && s.state != CanceledState:
+	case e.CallerLeft && verdict != Served && s.state != CanceledState:
 		w.fail("the caller of request %d left and it is %d", s.h, s.state)
-	}
-}
-
-// do gives the engine an input and looks what it does.
-func (w *world) do(name string, input func()) {
-	w.t.Helper()
-	w.input = name
-	if w.q.WallClock() {
-		w.q.Adjust(w.now, w.now, 0)
-	}
-	input()
-	w.after()
-}
-
-func (w *world) live(h uint32) *story {
-	s := w.requests[h]
-	if s == nil || s.gone {
-		w.fail("an effect names the handle %d, which is not in use", h)
-	}
-	return s
-}
-
-// after carries out what the engine decided, and looks whether it was right.
-func (w *world) after() {
-	w.t.Helper()
-	for i := 0; i < len(w.q.Effects); i++ {
-		e := w.q.Effects[i]
-		event := ""
-		if e.Event != nil {
-			event = fmt.Sprintf(" %d/%d until %d %v", e.Event.Endpoint.ID, e.Event.Kind, e.Event.Until, e.Event.Limits)
-			e.Event = nil
+	case verdict == Served || e.CallerLeft:
+	case other:
+		if s.ended || s.state != Running {
+			w.fail("another attempt of request %d goes on, and it is %d", s.h, s.state)
 		}
-		where := uint32(0)
-		if e.Endpoint != nil {
-			where, e.Endpoint = e.Endpoint.ID, nil
-		}
-		fmt.Fprintf(&w.trace, "%d %s: %+v at %d%s\n", w.now, w.input, e, where, event)
-		e = w.q.Effects[i]
-		switch e.Kind {
-		case Start:
-			w.start(&e)
-		case Retry:
-			w.retry(&e)
-		case End:
-			w.end(&e)
-		case Cut:
-			w.cut(&e)
-		case Handoff:
-			w.handOff(&e)
-		case Gone:
-			s := w.live(e.Handle)
-			if !s.forgotten || s.try == nil || !s.try.over {
-				w.fail("request %d is gone", e.Handle)
-			}
-			s.gone = true
-			w.freed(s, e.PageFreed)
-		case AskElsewhere:
-			s := w.live(e.Handle)
-			if s.call == nil || s.ended || s.call.state != HandedOff || w.now < s.expires {
-				w.fail("nobody has to ask for request %d", e.Handle)
-			}
-			if w.oneIn(2) {
-				w.soon = append(w.soon, func() {
-					if !s.gone {
-						w.do("ExpireElsewhere", func() { w.q.ExpireElsewhere(w.now, s.h) })
-					}
-				})
-			} else {
-				s.expires = 0 // it was started there
-			}
-		case EndpointEvent:
-			w.event(e.Event)
-		}
+	case verdict == RequestFault && s.state != Failed:
+		w.fail("request %d failed for good and is %d", s.h, s.state)
+	case t.streamed && s.state != Failed:
+		w.fail("request %d handed output on and goes on", s.h)
+	case verdict == PassingFault && s.spent >= w.cfg.MaxAttempts && !s.ended && s.state != HandedOff:
+		w.fail("request %d goes on after %d attempts that failed", s.h, s.spent)
 	}
-	w.q.Effects = w.q.Effects[:0]
-	w.next = w.q.Next()
-	w.check()
-	for _, s := range w.sets {
-		if s.wakes {
-			s.wakes = false
-			w.in(int64(time.Millisecond), func() { w.do("Wake by a set", func() { w.q.Wake(w.now) }) })
-		}
-	}
-	if w.q.Sweeping() {
-		w.soon = append(w.soon, func() {
-			if w.q.Sweeping() {
-				w.do("Sweep", func() { w.q.Sweep(w.now) })
-			}
-		})
-	}
-}
-
-func (w *world) event(e *endpoint.Event) {
-	r := w.ends[e.Endpoint.ID]
-	switch e.Kind {
-	case endpoint.Paused:
-		r.paused = true
-		if e.Until <= w.now || e.Until != r.PausedUntil() && r.PausedUntil() > w.now && e.Until > r.PausedUntil() {
-			w.fail("endpoint %d is said to be paused until %d", r.ID, e.Until)
-		}
-	case endpoint.Resumed:
-		if !r.paused || w.now < r.PausedUntil() {
-			w.fail("endpoint %d is said to be resumed", r.ID)
-		}
-		r.paused = false
-	}
-}
-
-func (w *world) retry(e *Effect) {
-	s := w.live(e.Handle)
-	if s.state != Running || s.ended || e.Attempt != s.try.number || !s.try.over || e.At < w.now || e.Took != w.now-s.try.began {
-		w.fail("request %d is said to be tried again: %+v", e.Handle, *e)
-	}
-	s.retryAt = e.At
-	if s.backoff = w.q.State(s.h) == BackingOff; s.backoff {
-		s.state = BackingOff
-	} else {
-		s.state = InLine
-	}
-}
-
-func (w *world) end(e *Effect) {
-	s := w.live(e.Handle)
-	switch {
-	case s.ended:
-		w.fail("request %d ended twice", e.Handle)
-	case !e.State.Final() || e.Code == OK != (e.State == Completed) && e.Code != Elsewhere:
-		w.fail("request %d ended as %d with code %d", e.Handle, e.State, e.Code)
-	case s.try != nil && s.try.of == s && !s.try.over && !s.try.cut:
-		w.fail("request %d ended, and its attempt is not told", e.Handle)
-	case e.Code == WaitedTooLong && (s.count > 0 || s.expires == 0 || w.now < s.expires):
-		w.fail("MaxWait ended request %d too early", e.Handle)
-	case e.Code == TimedOut && (w.cfg.Timeout == 0 || w.now < s.try.began+w.cfg.Timeout):
-		w.fail("request %d timed out too early", e.Handle)
-	case (e.Code == ShutDown || e.Code == ShutDownRunning) && !w.closed:
-		w.fail("request %d was shut down", e.Handle)
-	}
-	s.ended, s.state = true, e.State
-	if s.in.Call {
-		w.soon = append(w.soon, func() { w.finishFollowers(s, e.Unserved) })
-		return
-	}
-	if w.oneIn(2) {
-		w.soon = append(w.soon, func() { w.forget(s) })
-	} else {
-		w.in(w.upTo(20*time.Second), func() { w.forget(s) })
-	}
-}
-
-// finishFollowers ends who shares a call as that ended.
-func (w *world) finishFollowers(call *story, unserved bool) {
-	for _, s := range call.shares {
-		if s.ended {
-			continue
-		}
-		first := !call.taken
-		call.taken = true
-		v := w.q.View(call.h)
-		w.do("FinishFollower", func() { w.q.FinishFollower(w.now, s.h, first, unserved, v.Usage) })
-		if !s.ended || s.state != call.state {
-			w.fail("request %d follows call %d, which has ended", s.h, call.h)
-		}
-		if got := w.q.View(s.h); !first && got.Usage != (endpoint.Usage{}) {
-			w.fail("request %d took over %v, as another one did", s.h, got.Usage)
-		}
-		if first && !v.UnderWay {
-			s.try, s.count = call.try, call.count
-			if got := w.q.View(s.h); got.Usage != v.Usage {
-				w.fail("request %d took over %v of %v", s.h, got.Usage, v.Usage)
-			}
-		}
-	}
-	if n := w.q.Followers(call.h); n != 0 {
-		w.fail("%d follow call %d, which has ended", n, call.h)
-	}
-	call.forgotten = true
-	gone, freed := w.q.Drop(call.h)
-	w.forgot(call, gone, freed)
-}
-
-func (w *world) forget(s *story) {
-	if s.forgotten {
-		return
-	}
-	s.forgotten = true
-	gone, freed := w.q.Forget(s.h)
-	w.forgot(s, gone, freed)
-}
-
-func (w *world) forgot(s *story, gone, freed bool) {
-	w.input = "Forget"
-	if runs := s.try != nil && !s.try.over && s.try.of == s; gone == runs {
-		w.fail("request %d is gone: %v, an attempt is under way: %v", s.h, gone, runs)
-	}
-	if w.q.Seq(s.h) != 0 {
-		w.fail("request %d was forgotten and is there", s.h)
-	}
-	if s.gone = gone; gone {
-		w.freed(s, freed)
-	}
-}
-
-// freed looks whether a page that was given back is empty.
-func (w *world) freed(s *story, freed bool) {
-	if !freed {
-		return
-	}
-	for h, o := range w.requests {
-		if !o.gone && h/PageSize == s.h/PageSize {
-			w.fail("the page of %d was given back, and %d is in it", s.h, h)
-		}
-	}
-}
-
-func (w *world) cut(e *Effect) {
-	t := w.attempts[e.Attempt]
-	if t == nil || t.of.h != e.Handle || t.cut {
-		w.fail("attempt %d of request %d is cut off, which is not under way", e.Attempt, e.Handle)
-	}
-	t.cut = true
-	if w.oneIn(2) {
-		w.soon = append(w.soon, func() { w.conclude(t) })
-	}
-}
-
-func (w *world) handOff(e *Effect) {
-	s := w.live(e.Handle)
-	if !w.cfg.Fallback || s.in.Stays || s.ended {
-		w.fail("request %d is handed off", e.Handle)
-	}
-	s.state = HandedOff
-	w.in(w.upTo(20*time.Second), func() {
-		if s.ended {
-			return
-		}
-		state := []State{Completed, Failed, CanceledState}[w.rand.IntN(3)]
-		w.do("Finish", func() { w.q.Finish(w.now, s.h, state, w.oneIn(2)) })
-	})
 }
 
 func (w *world) checkRefusal(in *Request, no *Refusal, joins bool) {
@@ -846,7 +717,7 @@ func (w *world) checkUnserved(in *Request, no *Refusal) {
 	w.input = "Unserved"
 	switch {
 	case no.Code == QuotaExhausted && !w.cfg.WaitForQuota && no.At > w.now:
-	case no.Code == BreakersOpen && w.cfg.Fallback && !in.Stays:
+	case (no.Code == BreakersOpen || no.Code == HeldOut || no.Code == PausedLong) && w.cfg.Fallback && !in.Stays:
 	case no.Code == DeadlinePasses && !w.cfg.NoDeadlineCheck && no.Wait.At > no.Deadline && !no.Wait.Guessed:
 	default:
 		w.fail("unserved: %+v", *no)
