@@ -15,8 +15,22 @@ import (
 
 // group is what waits aside for the same endpoints.
 type group struct {
-	places uint64
-	line   line.Line // in the order in which they left the line
+	groupKey
+	line line.Line // in the order in which they left the line
+}
+
+// groupKey is what those in a group have in common.
+type groupKey struct {
+	places  uint64 // where they may start
+	untried uint64 // the endpoints that they fit and that did not fail them
+}
+
+func (q *Engine) keyOf(r *record, places uint64) groupKey {
+	k := groupKey{places, q.fits(r)}
+	if a := q.attemptOf(r); a != nil {
+		k.untried &^= a.avoid | a.faulty
+	}
+	return k
 }
 
 // maxAside bounds how many requests step aside in one decision.
@@ -37,13 +51,13 @@ func (q *Engine) fits(r *record) (places uint64) {
 
 // places gives the endpoints where r may start, now or once there is room: those that it fits,
 // without those that failed it while another one can take it, and without those that are held
-// out while others are not. A probe is made by a request that was not tried yet, or by any when
-// nothing else is of use.
+// out while others are not. A probe is made by a request that was not tried yet, or that all
+// others failed.
 func (q *Engine) places(r *record) uint64 {
 	if len(q.endpoints) == 1 {
 		return q.endpoints[0].Bit
 	}
-	fits, eager := q.fits(r), q.idle()
+	fits := q.fits(r)
 	var sound, able, probes, avoid uint64
 	for _, e := range q.endpoints {
 		switch bit := e.Bit & fits; {
@@ -52,7 +66,7 @@ func (q *Engine) places(r *record) uint64 {
 			if e.HeldUntil(q.now) <= q.now {
 				able |= bit
 			}
-		case e.ProbeDue(q.now, eager):
+		case e.ProbeDue(q.now, false):
 			probes |= bit
 		}
 	}
@@ -63,23 +77,58 @@ func (q *Engine) places(r *record) uint64 {
 	switch {
 	case sound&^faulty == 0:
 		sound, able = fits, fits
-	case eager, avoid == 0 && q.cfg.MaxAttempts > 1:
-		sound, able = sound|probes, able|probes
+	case avoid == 0 && q.cfg.MaxAttempts > 1:
+		sound |= probes
 	}
-	switch {
-	case able&^avoid != 0:
+	if able&^avoid != 0 {
 		return sound &^ avoid
+	}
+	switch untried := q.eagerProbes(r); {
+	case untried != 0:
+		return untried
 	case sound&^faulty != 0:
 		return sound &^ faulty
 	}
 	return sound
 }
 
-// idle reports whether no endpoint is of use now but those that are held out.
-func (q *Engine) idle() bool {
-	return !slices.ContainsFunc(q.endpoints, func(e *endpoint.Endpoint) bool {
-		return !e.HeldOut() && e.HeldUntil(q.now) <= q.now
-	})
+// eagerProbes gives the endpoints that a request may probe which can start nowhere else now: it
+// must have another attempt left.
+func (q *Engine) eagerProbes(r *record) (places uint64) {
+	if len(q.endpoints) == 1 {
+		return 0
+	}
+	var avoid, fits uint64
+	last := q.cfg.MaxAttempts == 1
+	for _, e := range q.endpoints {
+		if !e.ProbeDue(q.now, true) {
+			continue
+		}
+		if fits == 0 {
+			if fits = q.fits(r); fits == 0 {
+				return 0
+			}
+			if a := q.attemptOf(r); a != nil {
+				avoid, last = a.avoid|a.faulty, int(a.spent)+1 >= q.cfg.MaxAttempts
+			}
+		}
+		if e.AtFault() || !last {
+			places |= e.Bit & fits &^ avoid
+		}
+	}
+	return places
+}
+
+// tryNow reserves for r, in q.next, at one of its places that earlier ones have not taken, or
+// else as a probe.
+func (q *Engine) tryNow(r *record, places, taken uint64) endpoint.Admission {
+	got := q.admit(r, places&^taken)
+	if got == endpoint.NotNow {
+		if probes := q.eagerProbes(r) &^ taken; probes != 0 {
+			return q.admit(r, probes)
+		}
+	}
+	return got
 }
 
 // hasOther reports whether some endpoint can take r now, or as soon as it has room, that did
@@ -90,7 +139,7 @@ func (q *Engine) hasOther(r *record, a *attempt) bool {
 	}
 	fits, avoid := q.fits(r), a.avoid|a.faulty
 	return slices.ContainsFunc(q.endpoints, func(e *endpoint.Endpoint) bool {
-		return e.Bit&fits&^avoid != 0 && !e.HeldOut() && e.HeldUntil(q.now) <= q.now
+		return e.Bit&fits&^avoid != 0 && e.HeldUntil(q.now) <= q.now && (!e.HeldOut() || e.ProbeDue(q.now, true))
 	})
 }
 
@@ -137,10 +186,9 @@ func (q *Engine) preferred() []*endpoint.Endpoint {
 			fastest = d
 		}
 	}
-	eager := q.idle()
 	rank := func(e *endpoint.Endpoint) int {
 		switch {
-		case e.ProbeDue(q.now, eager):
+		case e.ProbeDue(q.now, false):
 			return -1
 		case e.HeldOut():
 			return 3
@@ -155,18 +203,17 @@ func (q *Engine) preferred() []*endpoint.Endpoint {
 
 // roomBeyond reports whether an endpoint outside the places may start something.
 func (q *Engine) roomBeyond(places uint64) bool {
-	eager := q.idle()
 	return len(q.endpoints) > 1 && slices.ContainsFunc(q.endpoints, func(e *endpoint.Endpoint) bool {
-		return e.Bit&^places != 0 && e.MayStart(q.now) && (!e.HeldOut() || e.ProbeDue(q.now, eager))
+		return e.Bit&^places != 0 && e.HasRoom(q.now) && (!e.HeldOut() || e.ProbeDue(q.now, true))
 	})
 }
 
 // setAside puts a request that has left the line with those that wait for the same places.
-func (q *Engine) setAside(h uint32, r *record, places, order uint64) {
-	i := slices.IndexFunc(q.aside, func(g *group) bool { return g.places == places })
+func (q *Engine) setAside(h uint32, r *record, key groupKey, order uint64) {
+	i := slices.IndexFunc(q.aside, func(g *group) bool { return g.groupKey == key })
 	if i < 0 {
 		i = len(q.aside)
-		q.aside = append(q.aside, &group{places: places})
+		q.aside = append(q.aside, &group{groupKey: key})
 	}
 	if q.asideOrder == nil {
 		q.asideOrder = make(map[uint32]uint64)
