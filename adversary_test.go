@@ -130,25 +130,31 @@ func (d *drama) waitedForASlot(a *dramaRequest) bool {
 	})
 }
 
+// noticed is how long it takes at most until a probe notices that an endpoint works again.
+const noticed = time.Second
+
 // able reports whether f could certainly serve what came all that time: it had no fault, had
 // refused nothing for a period, so that nothing that was learned from refusals is left, and at
 // most half of its limit was used.
 func (f *foe) able(from, to time.Duration) bool {
 	for _, s := range f.spells {
-		if s.from <= to && s.to >= from {
+		if s.from <= to && s.to >= from-noticed {
 			return false
 		}
 		if (s.fault == refuses || s.fault == limps) && s.from <= to && s.to >= from-dramaPeriod {
 			return false
 		}
 	}
-	n := int64(0)
+	n, slots := int64(0), 0
 	for _, c := range f.calls {
 		if c.start >= from-dramaPeriod && c.start <= to {
 			n++
 		}
+		if c.start <= to && (c.end == 0 || c.end >= from) {
+			slots++
+		}
 	}
-	return f.rpm == 0 || n <= f.rpm/2
+	return slots < 128 && (f.rpm == 0 || n <= f.rpm/2)
 }
 
 // probesOnly: while an endpoint is down and another one or the first fallback could take
@@ -163,7 +169,7 @@ func (d *drama) probesOnly() {
 			if known == 0 || !d.othersAble(f, s) {
 				continue
 			}
-			if at, ok := f.noticed(s, known); ok {
+			if at, ok := f.noticed(s, known); ok && at < s.to {
 				n, most := 0, 2+int((s.to-at)/time.Second)
 				for _, c := range f.calls {
 					if c.start > at && c.start < s.to {

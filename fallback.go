@@ -159,7 +159,7 @@ func (c *core) nextModel(r ref) *hop {
 // time is against that. Callers hold the lock.
 func (c *core) nobodyTakes(ns int64, h uint32, hand *forwarding) {
 	switch hand.code {
-	case engine.BreakersOpen, engine.BreakersOpened, engine.HeldOut, engine.PausedLong, engine.BudgetSpent:
+	case engine.BreakersOpen, engine.BreakersOpened, engine.HeldOut, engine.PausedLong, engine.BudgetSpent, engine.DeadlinePasses:
 		hand.modelID = ""
 		if c.engine.TakeBack(ns, h) {
 			return

@@ -314,7 +314,7 @@ func (l *Lease) Release(now int64) {
 	l.open = false
 	e.unsettled = e.unsettled.Minus(l.Reserved)
 	if !l.answered {
-		e.unanswered--
+		e.begun(l)
 	}
 	if l.probe {
 		e.health.probing = false

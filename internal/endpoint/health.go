@@ -20,7 +20,7 @@ const (
 const (
 	halfLife = float64(30 * time.Second) // of what is remembered
 	// memory is how many calls decide whether nearly all fail.
-	memory = 8.0
+	memory = 6.0
 	// heldShare is the share of failures of an endpoint that is held out, and heldInRow how
 	// many of them have to be the latest.
 	heldShare, heldInRow = 0.75, 3
@@ -140,7 +140,7 @@ func (e *Endpoint) letIn(now int64) {
 	own := h.own
 	h.held, h.calls, h.share = false, 0, 0
 	if !own {
-		e.slowStart.begin(now)
+		e.startSlowly(now)
 	}
 	e.emit(Event{Kind: LetIn, Endpoint: e})
 }
@@ -149,8 +149,11 @@ func (e *Endpoint) letIn(now int64) {
 // somewhere else to go.
 func (e *Endpoint) HeldOut() bool { return e.health.held }
 
-// ProbeDue reports whether a probe may go to an endpoint that is held out; eager is whether
-// nothing else is of use.
+// AtFault reports whether an endpoint that is held out is so for a fault of its own.
+func (e *Endpoint) AtFault() bool { return e.health.held && e.health.own }
+
+// ProbeDue reports whether a probe may go to an endpoint that is held out; eager is for what
+// can start nowhere else now.
 func (e *Endpoint) ProbeDue(now int64, eager bool) bool {
 	at := e.ProbeAt(eager)
 	return e.health.held && at != 0 && now >= at

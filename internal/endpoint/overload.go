@@ -95,7 +95,7 @@ func (e *Endpoint) Succeeded(l *Lease) {
 	if !l.answered { // nobody observed it
 		l.answered = true
 		if l.open {
-			e.unanswered--
+			e.begun(l)
 		}
 		e.slowStart.served(e.slots)
 	}
@@ -115,6 +115,8 @@ func (e *Endpoint) Succeeded(l *Lease) {
 type slowStart struct {
 	allowed   int64 // 0: no bound
 	doublesAt int64 // 0: with answers alone
+	since     int64 // when it began
+	before    int64 // calls that started before and whose answer has not begun: they do not count
 }
 
 const (
@@ -124,8 +126,18 @@ const (
 	slowStartStep = int64(500 * time.Millisecond)
 )
 
-// begin starts slowly, with one call.
-func (s *slowStart) begin(now int64) { s.allowed, s.doublesAt = 1, After(now, slowStartStep) }
+// startSlowly lets one call start at first.
+func (e *Endpoint) startSlowly(now int64) {
+	e.slowStart = slowStart{allowed: 1, doublesAt: After(now, slowStartStep), since: now, before: e.unanswered}
+}
+
+// begun notes that the answer to an attempt's call has begun, or never will.
+func (e *Endpoint) begun(l *Lease) {
+	e.unanswered--
+	if s := &e.slowStart; s.before > 0 && l.Started < s.since {
+		s.before--
+	}
+}
 
 func (s *slowStart) served(slots int64) { s.allow(s.allowed+1, slots) }
 
@@ -180,7 +192,7 @@ func (e *Endpoint) answered(now int64, l *Lease, o *Observation) {
 		return
 	}
 	l.answered = true
-	e.unanswered--
+	e.begun(l)
 	if o.Outcome == Served {
 		e.refusals = 0
 		e.slowStart.served(e.slots)

@@ -1,10 +1,23 @@
 package endpoint
 
-import "math"
+import (
+	"math"
+
+	"github.com/llmqueue/llmqueue/internal/window"
+)
 
 // MayStart reports whether a slot is free and nothing holds the endpoint back.
 func (e *Endpoint) MayStart(now int64) bool {
 	return e.running < e.SlotsNow() && now >= e.pausedUntil && !e.Open()
+}
+
+// HasRoom reports whether a small request may start here.
+func (e *Endpoint) HasRoom(now int64) bool {
+	if !e.MayStart(now) {
+		return false
+	}
+	_, limit := e.windows.NextAt(now, window.Charge{Requests: 1})
+	return limit < 0
 }
 
 // SlotsNow is how many attempts may be under way at present.
@@ -17,7 +30,7 @@ func (e *Endpoint) SlotsNow() int64 {
 		slots = min(slots, int64(e.concurrency.limit))
 	}
 	if e.slowStart.allowed > 0 {
-		slots = min(slots, e.running-e.unanswered+e.slowStart.allowed)
+		slots = min(slots, e.running-(e.unanswered-e.slowStart.before)+e.slowStart.allowed)
 	}
 	return slots
 }
@@ -69,7 +82,7 @@ func (e *Endpoint) Advance(now int64) {
 // resumed tells that a pause ended at the given instant. What waits starts slowly.
 func (e *Endpoint) resumed(at int64) {
 	e.announces = false
-	e.slowStart.begin(at)
+	e.startSlowly(at)
 	e.emit(Event{Kind: Resumed, Endpoint: e})
 }
 

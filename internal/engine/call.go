@@ -78,6 +78,7 @@ func (q *Engine) unfollow(h uint32, r *record, c *call) {
 	c.followers--
 	if r.maxWait > 0 {
 		q.expiry.Remove(h)
+		q.patient.Remove(h)
 	}
 	r.state, r.attempt = c.state, 0
 }

@@ -249,6 +249,8 @@ func (q *Engine) decide(h uint32, r *record, a *attempt, e *Ending, code Code, t
 		q.fail(h, r, moved, 0, took)
 	case q.doomed(r):
 		q.fail(h, r, DeadlinePasses, 0, took)
+	case wait && code != AttemptFailed && q.cfg.Fallback && r.flags&flagStays == 0:
+		q.fail(h, r, code, 0, took) // it has waited long enough
 	case e.Verdict == PassingFault && wait:
 		q.backOff(h, r, a, max(q.delay(int(a.spent)), e.Delay), true, code, took)
 	case e.Verdict >= Refused && wait:
@@ -269,6 +271,13 @@ func (q *Engine) decide(h uint32, r *record, a *attempt, e *Ending, code Code, t
 // to allow its return.
 func (q *Engine) backOff(h uint32, r *record, a *attempt, delay int64, budgeted bool, code Code, took int64) {
 	until := endpoint.After(q.now, delay)
+	if r.deadline > 0 && until >= r.deadline { // no more time than for one more attempt
+		if q.cfg.Fallback && r.flags&flagStays == 0 {
+			q.fail(h, r, code, 0, took)
+			return
+		}
+		until = q.now + max(r.deadline-q.now, 0)/2
+	}
 	a.budgeted = budgeted
 	q.move(h, r, BackingOff)
 	q.note(r.estimate)

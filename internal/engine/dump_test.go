@@ -24,10 +24,12 @@ func (w *world) dump() (s string) {
 			av, f = a.avoid, a.faulty
 		}
 		ids := ""
-		for _, e := range w.mayUse(r) {
+		of := w.q.reach(r)
+		use, probes := w.mayUse(r)
+		for _, e := range append(use, probes...) {
 			ids += fmt.Sprint(" ", e.ID)
 		}
-		s += fmt.Sprintf("\n R%d prio %d %v sized %v avoid %d faulty %d places %d may use%s", h, r.priority, r.estimate, r.sized(), av, f, w.q.places(r), ids)
+		s += fmt.Sprintf("\n R%d prio %d %v sized %v avoid %d faulty %d places %d may use%s", h, r.priority, r.estimate, r.sized(), av, f, w.q.places(&of), ids)
 	}
 	return s
 }

@@ -85,6 +85,7 @@ type Engine struct {
 	crowded      bool              // more has to be set aside
 	backoff      timeline.Timeline // requests between two attempts
 	expiry       timeline.Timeline // by when a request in line has to start
+	patient      timeline.Timeline // the same, of those that nothing but their own time ends
 	timeouts     timeline.Timeline // of attempts, by number
 	hedges       hedges
 	budget       budget

@@ -1,5 +1,7 @@
 package engine
 
+import "github.com/llmqueue/llmqueue/internal/endpoint"
+
 // count adds n to the counter of the requests in the state of r.
 func (q *Engine) count(h uint32, r *record, n int) {
 	state := r.state
@@ -132,6 +134,9 @@ func (q *Engine) TakeBack(now int64, h uint32) bool {
 		return false
 	}
 	r := q.records.at(h)
+	if end := q.startEnd(r); end != 0 && (end <= q.now || end < q.certainlyHeld()) {
+		return false
+	}
 	r.flags |= flagKept
 	if a := q.attemptOf(r); a != nil && a.budgeted {
 		q.move(h, r, BackingOff)
@@ -143,6 +148,18 @@ func (q *Engine) TakeBack(now int64, h uint32) bool {
 	}
 	q.pump()
 	return true
+}
+
+// certainlyHeld is until when no endpoint starts anything, those that are held out included.
+func (q *Engine) certainlyHeld() int64 {
+	if q.cfg.NoDeadlineCheck {
+		return q.now
+	}
+	until := int64(endpoint.Never)
+	for _, e := range q.endpoints {
+		until = min(until, e.HeldUntil(q.now))
+	}
+	return until
 }
 
 // movesOn says why what waits goes to another model now, if there is one: no endpoint may start

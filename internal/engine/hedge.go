@@ -86,10 +86,10 @@ func (q *Engine) startHedges() {
 
 // hedge starts a second attempt of r, at another endpoint if one has room.
 func (q *Engine) hedge(h uint32, r *record, a *attempt) bool {
-	places := uint64(0)
+	of, places := q.reach(r), uint64(0)
 	for _, e := range q.endpoints {
 		if !e.HeldOut() {
-			places |= e.Bit & q.places(r)
+			places |= e.Bit & q.places(&of)
 		}
 	}
 	here := a.lease.Endpoint.Bit

@@ -26,13 +26,17 @@ type reach struct {
 	fits   uint64 // the endpoints whose limits are not below what it takes
 	avoid  uint64 // those that failed it of late
 	faulty uint64 // of them those that were at fault themselves
+	last   bool   // it has one attempt left
 }
 
 // reach says what decides where r may start.
-func (q *Engine) reach(r *record) (of reach) {
-	of.fits = q.fits(r)
+func (q *Engine) reach(r *record) reach {
+	if len(q.endpoints) == 1 {
+		return reach{}
+	}
+	of := reach{fits: q.fits(r), last: q.cfg.MaxAttempts == 1}
 	if a := q.attemptOf(r); a != nil {
-		of.avoid, of.faulty = a.avoid|a.faulty, a.faulty
+		of.avoid, of.faulty, of.last = a.avoid|a.faulty, a.faulty, int(a.spent)+1 >= q.cfg.MaxAttempts
 	}
 	return of
 }
@@ -55,21 +59,13 @@ func (q *Engine) fits(r *record) (places uint64) {
 
 // places gives the endpoints where r may start, now or once there is room: those that it fits,
 // without those that failed it while another one can take it, and without those that are held
-// out while others are not. A probe is made by a request that was not tried yet, or by any when
-// nothing else is of use.
-func (q *Engine) places(r *record) uint64 {
+// out while others are not. A probe is made by a request that was not tried yet, or that all
+// others failed.
+func (q *Engine) places(of *reach) uint64 {
 	if len(q.endpoints) == 1 {
 		return q.endpoints[0].Bit
 	}
-	return q.within(q.reach(r))
-}
-
-// within gives the places of requests with that reach.
-func (q *Engine) within(of reach) uint64 {
-	if len(q.endpoints) == 1 {
-		return q.endpoints[0].Bit
-	}
-	fits, avoid, faulty, eager := of.fits, of.avoid, of.faulty, q.idle()
+	fits, avoid, faulty := of.fits, of.avoid, of.faulty
 	var sound, able, probes uint64
 	for _, e := range q.endpoints {
 		switch bit := e.Bit & fits; {
@@ -78,30 +74,52 @@ func (q *Engine) within(of reach) uint64 {
 			if e.HeldUntil(q.now) <= q.now {
 				able |= bit
 			}
-		case e.ProbeDue(q.now, eager):
+		case e.ProbeDue(q.now, false):
 			probes |= bit
 		}
 	}
 	switch {
 	case sound&^faulty == 0:
 		sound, able = fits, fits
-	case eager, avoid == 0 && q.cfg.MaxAttempts > 1:
-		sound, able = sound|probes, able|probes
+	case avoid == 0 && q.cfg.MaxAttempts > 1:
+		sound |= probes
 	}
-	switch {
-	case able&^avoid != 0:
+	if able&^avoid != 0 {
 		return sound &^ avoid
+	}
+	switch untried := q.eagerProbes(of); {
+	case untried != 0:
+		return untried
 	case sound&^faulty != 0:
 		return sound &^ faulty
 	}
 	return sound
 }
 
-// idle reports whether no endpoint is of use now but those that are held out.
-func (q *Engine) idle() bool {
-	return !slices.ContainsFunc(q.endpoints, func(e *endpoint.Endpoint) bool {
-		return !e.HeldOut() && e.HeldUntil(q.now) <= q.now
-	})
+// eagerProbes gives the endpoints that a request may probe which can start nowhere else now: it
+// must have another attempt left.
+func (q *Engine) eagerProbes(of *reach) (places uint64) {
+	if len(q.endpoints) == 1 {
+		return 0
+	}
+	for _, e := range q.endpoints {
+		if e.ProbeDue(q.now, true) && (e.AtFault() || !of.last) {
+			places |= e.Bit & of.fits &^ of.avoid
+		}
+	}
+	return places
+}
+
+// tryNow reserves for r, in q.next, at one of its places that earlier ones have not taken, or
+// else as a probe.
+func (q *Engine) tryNow(r *record, of *reach, taken uint64) endpoint.Admission {
+	got := q.admit(r, q.places(of)&^taken)
+	if got == endpoint.NotNow {
+		if probes := q.eagerProbes(of) &^ taken; probes != 0 {
+			return q.admit(r, probes)
+		}
+	}
+	return got
 }
 
 // hasOther reports whether some endpoint can take r now, or as soon as it has room, that did
@@ -112,7 +130,7 @@ func (q *Engine) hasOther(r *record, a *attempt) bool {
 	}
 	fits, avoid := q.fits(r), a.avoid|a.faulty
 	return slices.ContainsFunc(q.endpoints, func(e *endpoint.Endpoint) bool {
-		return e.Bit&fits&^avoid != 0 && !e.HeldOut() && e.HeldUntil(q.now) <= q.now
+		return e.Bit&fits&^avoid != 0 && e.HeldUntil(q.now) <= q.now && (!e.HeldOut() || e.ProbeDue(q.now, true))
 	})
 }
 
@@ -159,10 +177,9 @@ func (q *Engine) preferred() []*endpoint.Endpoint {
 			fastest = d
 		}
 	}
-	eager := q.idle()
 	rank := func(e *endpoint.Endpoint) int {
 		switch {
-		case e.ProbeDue(q.now, eager):
+		case e.ProbeDue(q.now, false):
 			return -1
 		case e.HeldOut():
 			return 3
@@ -177,15 +194,13 @@ func (q *Engine) preferred() []*endpoint.Endpoint {
 
 // roomBeyond reports whether an endpoint outside the places may start something.
 func (q *Engine) roomBeyond(places uint64) bool {
-	eager := q.idle()
 	return len(q.endpoints) > 1 && slices.ContainsFunc(q.endpoints, func(e *endpoint.Endpoint) bool {
-		return e.Bit&^places != 0 && e.MayStart(q.now) && (!e.HeldOut() || e.ProbeDue(q.now, eager))
+		return e.Bit&^places != 0 && e.HasRoom(q.now) && (!e.HeldOut() || e.ProbeDue(q.now, true))
 	})
 }
 
 // setAside puts a request that has left the line with those of the same reach.
-func (q *Engine) setAside(h uint32, r *record, order uint64) {
-	of := q.reach(r)
+func (q *Engine) setAside(h uint32, r *record, of reach, order uint64) {
 	i := slices.IndexFunc(q.aside, func(g *group) bool { return g.reach == of && !g.stale })
 	if i < 0 {
 		i = len(q.aside)

@@ -166,8 +166,8 @@ func (w *world) checkLine() {
 			if s.in.Sized && (s.in.Estimate.Input > w.q.largest.Input || s.in.Estimate.Output > w.q.largest.Output) {
 				w.fail("request %d of %v waits, the largest is said to be %v", h, s.in.Estimate, w.q.largest)
 			}
-			if !w.cfg.NoDeadlineCheck && s.in.Deadline > w.now && w.tooLate(s) && !w.q.Sweeping() {
-				w.fail("request %d waits, and can only start when its time is over: %+v held %d %+v next %d%s", h, s, w.heldUntil(), w.q.earliest(&s.in), w.next, w.dump())
+			if !w.cfg.NoDeadlineCheck && s.in.Deadline > w.now && !s.kept && w.tooLate(s) && !w.q.Sweeping() {
+				w.fail("request %d waits, and can only start when its time is over: %+v held %d %+v next %d%s", h, s, w.heldUntil(false), w.q.earliest(&s.in), w.next, w.dump())
 			}
 			if s.in.Sized && s.count == 0 && !s.kept && w.q.tooLarge(s.in.Estimate) != nil && !w.q.Sweeping() { // who comes back from an attempt is told at the head
 				w.fail("request %d can never start and waits", h)
@@ -230,23 +230,23 @@ func (w *world) inOrder() []uint32 {
 	return append(all, aside...)
 }
 
-// mayUse gives the endpoints where a request may start as soon as there is room.
-func (w *world) mayUse(r *record) (use []*road) {
+// mayUse gives the endpoints where a request may start as soon as there is room, and those that it
+// may probe before that.
+func (w *world) mayUse(r *record) (use, probe []*road) {
 	all := w.current()
 	if len(all) == 1 {
-		return all
+		return all, nil
 	}
-	avoids, faults := uint64(0), uint64(0)
+	avoids, faults, left := uint64(0), uint64(0), w.cfg.MaxAttempts
 	if a := w.q.attemptOf(r); a != nil {
-		avoids, faults = a.avoid, a.faulty
+		avoids, faults, left = a.avoid, a.faulty, left-int(a.spent)
 	}
 	failed := func(e *road) bool { return (avoids|faults)&e.Bit != 0 }
 	faulty := func(e *road) bool { return faults&e.Bit != 0 }
-	able := func(e *road) bool {
-		return w.now >= e.PausedUntil() && (e.breaker == nil || e.breaker.RemainingDelay() == 0)
+	held := func(e *road) bool {
+		return w.now < e.PausedUntil() || e.breaker != nil && e.breaker.RemainingDelay() > 0
 	}
-	idle := !slices.ContainsFunc(all, func(e *road) bool { return !e.HeldOut() && able(e) })
-	var fit, sound, probes []*road
+	var fit, sound, due []*road
 	for _, e := range all {
 		if _, never := e.Exceeds(e.Reservation(r.estimate, r.sized(), w.q.sizes.mean())); never && r.sized() {
 			continue
@@ -255,29 +255,33 @@ func (w *world) mayUse(r *record) (use []*road) {
 		switch {
 		case !e.HeldOut():
 			sound = append(sound, e)
-		case e.ProbeDue(w.now, idle):
-			probes = append(probes, e)
+		case e.ProbeDue(w.now, false):
+			due = append(due, e)
+		}
+		if !failed(e) && e.ProbeDue(w.now, true) && (left > 1 || e.AtFault()) {
+			probe = append(probe, e)
 		}
 	}
 	without := func(list []*road, drop func(*road) bool) []*road {
 		return slices.DeleteFunc(slices.Clone(list), drop)
 	}
-	best := without(sound, func(e *road) bool { return !able(e) })
+	use = sound
+	best := without(sound, held)
 	switch {
 	case len(without(sound, faulty)) == 0: // it has nowhere else to go
 		use, best = fit, fit
-	case idle, avoids|faults == 0 && w.cfg.MaxAttempts > 1:
-		use, best = slices.Concat(sound, probes), slices.Concat(best, probes)
-	default:
-		use = sound
+	case avoids|faults == 0 && w.cfg.MaxAttempts > 1:
+		use = slices.Concat(sound, due)
 	}
 	switch {
 	case len(without(best, failed)) > 0:
-		return without(use, failed)
+		return without(use, failed), probe
+	case len(probe) > 0:
+		return probe, nil
 	case len(without(use, faulty)) > 0:
-		return without(use, faulty)
+		return without(use, faulty), probe
 	}
-	return use
+	return use, probe
 }
 
 // checkPlaces looks at all that waits in line, in order, whether it may start somewhere that
@@ -312,10 +316,13 @@ func (w *world) checkPlaces() {
 			continue
 		}
 		r := w.q.records.at(h)
-		for _, e := range w.mayUse(r) {
+		use, probes := w.mayUse(r)
+		for _, e := range slices.Concat(use, probes) {
 			if !taken[e] {
 				w.checkWait(h, r, e, i > 0)
 			}
+		}
+		for _, e := range use {
 			taken[e] = true
 		}
 	}
@@ -369,7 +376,7 @@ func (w *world) checkEnd() {
 	if len(w.q.free) != len(w.q.attempts) || len(w.q.underWay) != 0 || len(w.q.calls) != 0 {
 		w.fail("attempts or calls are left over")
 	}
-	if w.q.backoff.Len()+w.q.expiry.Len()+w.q.timeouts.Len()+w.q.hedges.due.Len() != 0 {
+	if w.q.backoff.Len()+w.q.expiry.Len()+w.q.patient.Len()+w.q.timeouts.Len()+w.q.hedges.due.Len() != 0 {
 		w.fail("instants are left over")
 	}
 	if len(w.q.aside)+len(w.q.asideOrder)+w.q.line.Len() != 0 {

@@ -46,17 +46,17 @@ func (q *Engine) startNext(moved *int) (again bool) {
 		if one.group == nil {
 			return q.tryHead(one.handle, r, taken, moved)
 		}
-		if one.group.stale || one.group.reach != q.reach(r) {
+		of := q.reach(r)
+		if one.group.stale || of != one.group.reach {
 			if *moved++; *moved > maxAside {
 				q.crowded = true
 				return false
 			}
 			q.takeAside(one.handle)
-			q.setAside(one.handle, r, one.order)
+			q.setAside(one.handle, r, of, one.order)
 			return true
 		}
-		places := q.within(one.group.reach)
-		switch q.admit(r, places&^taken) {
+		switch q.tryNow(r, &of, taken) {
 		case endpoint.Impossible:
 			q.end(one.handle, r, Failed, TooLarge)
 			return true
@@ -66,7 +66,7 @@ func (q *Engine) startNext(moved *int) (again bool) {
 			q.start(one.handle, r)
 			return true
 		}
-		taken |= places
+		taken |= q.places(&of)
 	}
 	return false
 }
@@ -74,8 +74,8 @@ func (q *Engine) startNext(moved *int) (again bool) {
 // tryHead starts the head of the line, or lets it step aside when others may start where it may
 // not. Those that stepped aside before have taken some places.
 func (q *Engine) tryHead(h uint32, r *record, taken uint64, moved *int) (again bool) {
-	places := q.places(r)
-	switch q.admit(r, places&^taken) {
+	of := q.reach(r)
+	switch q.tryNow(r, &of, taken) {
 	case endpoint.Impossible:
 		q.end(h, r, Failed, TooLarge)
 		return true
@@ -85,14 +85,14 @@ func (q *Engine) tryHead(h uint32, r *record, taken uint64, moved *int) (again b
 		q.start(h, r)
 		return true
 	}
-	if q.roomBeyond(places | taken) {
+	if q.roomBeyond(q.places(&of) | taken) {
 		if *moved++; *moved > maxAside {
 			q.crowded = true
 			return false
 		}
 		q.line.Pop()
 		q.asideSeq++
-		q.setAside(h, r, q.asideSeq)
+		q.setAside(h, r, of, q.asideSeq)
 		return true
 	}
 	if q.cfg.Backfill && taken == 0 {
@@ -121,7 +121,7 @@ func (q *Engine) startAtOnce(h uint32, r *record) bool {
 			return false // it goes first
 		}
 	}
-	if q.admit(r, q.places(r)) != endpoint.Admitted {
+	if of := q.reach(r); q.tryNow(r, &of, 0) != endpoint.Admitted {
 		return false // startAll looks again, with r in line
 	}
 	for _, e := range q.endpoints {
@@ -204,81 +204,92 @@ func (q *Engine) returnRetries() {
 // expireWaits ends requests that did not start in time, or cannot any more, and reports
 // whether there were any.
 func (q *Engine) expireWaits() (any bool) {
-	if q.expiry.Len() == 0 {
-		return false
+	for q.patient.Len() > 0 {
+		h, at, _ := q.patient.First()
+		if at > q.now {
+			break
+		}
+		q.patient.Pop()
+		any = q.expire(h, at) || any
 	}
-	held := q.heldUntil()
-	var later []uint32 // a fallback has their call, and may start it in time
-	for q.expiry.Len() > 0 {
+	if q.expiry.Len() == 0 {
+		return any
+	}
+	for held := q.heldUntil(); q.expiry.Len() > 0; {
 		h, at, _ := q.expiry.First()
 		if at > q.now && at >= held {
 			break
 		}
 		q.expiry.Pop()
-		if r := q.records.at(h); r.state == Following && at > q.now {
-			later = append(later, h)
-			c := q.records.at(r.attempt)
-			if c.state != InLine || c.started() || r.flags&flagStays != 0 || !q.cfg.Fallback {
-				continue
-			}
-			waited, _ := q.takeOut(r.attempt, c, DeadlinePasses)
-			q.fail(r.attempt, c, DeadlinePasses, waited, 0)
-			any = true
-			continue
-		}
 		any = q.expire(h, at) || any
-	}
-	for _, h := range later {
-		if r := q.records.at(h); r.state == Following {
-			q.expiry.Set(h, endpoint.After(r.created, r.maxWait))
-		}
 	}
 	return any
 }
 
-// heldUntil is until when no endpoint starts anything, as far as that is certain.
+// heldUntil is until when no endpoint starts anything, as far as that is certain; with another
+// model to go to, those that are held out start nothing.
 func (q *Engine) heldUntil() int64 {
 	if q.cfg.NoDeadlineCheck {
 		return q.now
 	}
-	until := int64(endpoint.Never)
+	sound := int64(endpoint.Never)
 	for _, e := range q.endpoints {
-		until = min(until, e.HeldUntil(q.now))
+		if !e.HeldOut() {
+			sound = min(sound, e.HeldUntil(q.now))
+		}
 	}
-	return until
+	if q.cfg.Fallback && sound != endpoint.Never {
+		return sound
+	}
+	return q.certainlyHeld()
 }
 
 // doomed reports whether r, which was started before, cannot start again before its deadline.
 func (q *Engine) doomed(r *record) bool {
-	return r.deadline > q.now && r.deadline < q.heldUntil()
+	return r.deadline > q.now && r.deadline < q.heldUntil() && r.flags&flagKept == 0
 }
 
-// expire ends a request whose time to start ends at the given instant, unless it was started.
-// One that another model may yet serve goes there.
+// expire ends a request that has to start by the given instant, unless it was started: its time
+// is over, or nothing starts before. One that another model may yet serve goes there.
 func (q *Engine) expire(h uint32, at int64) bool {
 	r := q.records.at(h)
+	if r.state == Following {
+		return q.expireFollower(h, r, at)
+	}
 	code := DeadlinePasses
 	if at <= q.now {
 		if code = WaitedTooLong; r.maxWait == 0 || r.started() || at != endpoint.After(r.created, r.maxWait) {
 			return false // its caller's context ends, and tells
 		}
 	}
-	of, state := r, r.state
-	if state == Following {
-		of = q.records.at(r.attempt)
-		state = of.state
+	if r.state != InLine {
+		return false
 	}
+	waited, _ := q.takeOut(h, r, code)
+	q.fail(h, r, code, waited, 0)
+	return true
+}
+
+// expireFollower is expire for a request that shares a call. The call goes on for the others,
+// unless it can go to another model.
+func (q *Engine) expireFollower(h uint32, r *record, at int64) bool {
+	c := q.records.at(r.attempt)
 	switch {
-	case of != r && of.started():
-	case of != r && state == HandedOff:
-		q.Effects = append(q.Effects, Effect{Kind: AskElsewhere, Handle: h})
-	case state == InLine:
-		if of != r { // alone: the call goes on for the others
-			q.end(h, r, Failed, code)
-			return true
+	case c.started():
+		return false
+	case at > q.now:
+		q.patient.Set(h, at)
+		if c.state != InLine || !q.cfg.Fallback || c.flags&(flagStays|flagKept) != 0 {
+			return false
 		}
-		waited, _ := q.takeOut(h, r, code)
-		q.fail(h, r, code, waited, 0)
+		call := r.attempt
+		waited, _ := q.takeOut(call, c, DeadlinePasses)
+		q.fail(call, c, DeadlinePasses, waited, 0)
+		return true
+	case c.state == HandedOff:
+		q.Effects = append(q.Effects, Effect{Kind: AskElsewhere, Handle: h})
+	case c.state == InLine:
+		q.end(h, r, Failed, WaitedTooLong)
 		return true
 	}
 	return false
@@ -305,10 +316,9 @@ func (q *Engine) Next() (next int64) {
 		return max(q.now, 1)
 	}
 	if q.inLine() > 0 && !q.paused {
-		eager := q.idle()
 		for _, e := range q.endpoints {
 			consider(e.Next(q.now))
-			if at := e.ProbeAt(eager); e.HeldOut() && len(q.endpoints) > 1 && at > q.now {
+			if at := e.ProbeAt(true); e.HeldOut() && len(q.endpoints) > 1 && at > q.now {
 				consider(at)
 			}
 		}
@@ -323,6 +333,10 @@ func (q *Engine) Next() (next int64) {
 	}
 	if q.expiry.Len() > 0 {
 		_, at, _ := q.expiry.First()
+		consider(at)
+	}
+	if q.patient.Len() > 0 {
+		_, at, _ := q.patient.First()
 		consider(at)
 	}
 	if q.timeouts.Len() > 0 {
@@ -387,7 +401,8 @@ func (q *Engine) admitBehind(r *record) *endpoint.Endpoint {
 	if q.next == nil {
 		q.next = q.unused()
 	}
-	places := q.places(r)
+	of := q.reach(r)
+	places := q.places(&of)
 	for _, e := range q.preferred() {
 		if e.Bit&places == 0 {
 			continue

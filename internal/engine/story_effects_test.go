@@ -423,7 +423,8 @@ func (w *world) takeBack(s *story) {
 	}
 	var took bool
 	w.do("TakeBack", func() { took = w.q.TakeBack(w.now, s.h) })
-	if took == (w.cutOff || w.closed && w.paused) {
+	late := !w.cfg.NoDeadlineCheck && s.end() < w.heldUntil(true)
+	if want := !w.cutOff && !(w.closed && w.paused) && s.end() > w.now && !late; took != want {
 		w.fail("request %d is taken back: %v", s.h, took)
 	}
 	if !took {
@@ -437,25 +438,36 @@ func (w *world) tooLate(s *story) bool {
 	if slices.ContainsFunc(s.shares, func(o *story) bool { return !o.ended && w.tooLate(o) }) {
 		return true // a fallback may serve the call of all in time
 	}
-	deadline := int64(endpoint.Never)
-	if s.in.Deadline > 0 {
-		deadline = s.in.Deadline
-	}
-	if s.expires > 0 && s.count == 0 {
-		deadline = min(deadline, s.expires)
-	}
-	return deadline < w.heldUntil()
+	return s.end() < w.heldUntil(false)
 }
 
-// heldUntil is until when no endpoint may start anything.
-func (w *world) heldUntil() int64 {
-	until := int64(endpoint.Never)
+// end is by when a request has to start.
+func (s *story) end() int64 {
+	end := int64(endpoint.Never)
+	if s.in.Deadline > 0 {
+		end = s.in.Deadline
+	}
+	if s.expires > 0 && s.count == 0 {
+		end = min(end, s.expires)
+	}
+	return end
+}
+
+// heldUntil is until when no endpoint may start anything. Those that are held out may, but not as
+// long as a fallback serves what waits and another endpoint will.
+func (w *world) heldUntil(certain bool) int64 {
+	until, sound := int64(endpoint.Never), int64(endpoint.Never)
 	for _, r := range w.current() {
 		at := max(r.PausedUntil(), w.now)
 		if r.breaker != nil {
 			at = max(at, w.now+int64(r.breaker.RemainingDelay()))
 		}
-		until = min(until, at)
+		if until = min(until, at); !r.HeldOut() {
+			sound = min(sound, at)
+		}
+	}
+	if !certain && w.cfg.Fallback && sound != endpoint.Never {
+		return sound
 	}
 	return until
 }

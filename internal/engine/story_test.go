@@ -540,7 +540,7 @@ func (w *world) startsSlowly(r *road) {
 	}
 	unanswered := int64(0)
 	for _, o := range w.attempts {
-		if o.road == r && !o.answered {
+		if o.road == r && !o.answered && o.began >= r.resumed-1 {
 			unanswered++
 		}
 	}

@@ -157,22 +157,31 @@ func (q *Engine) join(h uint32, r *record, tenant string) {
 
 // watchExpiry looks at a request in line again by when it has to start.
 func (q *Engine) watchExpiry(h uint32, r *record) {
-	at := int64(endpoint.Never)
-	if r.deadline > 0 {
-		at = r.deadline
-	}
-	if r.maxWait > 0 && !r.started() {
-		at = min(at, endpoint.After(r.created, r.maxWait))
-	}
-	if at != endpoint.Never {
+	switch at := q.startEnd(r); {
+	case at == 0:
+	case r.flags&flagKept != 0:
+		q.patient.Set(h, at)
+	default:
 		q.expiry.Set(h, at)
 	}
+}
+
+// startEnd is by when r has to start, 0 when it has time.
+func (q *Engine) startEnd(r *record) (at int64) {
+	at = r.deadline
+	if r.maxWait > 0 && !r.started() {
+		if end := endpoint.After(r.created, r.maxWait); at == 0 || end < at {
+			at = end
+		}
+	}
+	return at
 }
 
 func (q *Engine) leave(h uint32, r *record) {
 	q.line.Book(r.priority, r.minusSize())
 	if r.maxWait > 0 || r.deadline > 0 {
 		q.expiry.Remove(h)
+		q.patient.Remove(h)
 	}
 	q.roomMade = true
 }
@@ -268,7 +277,7 @@ func (q *Engine) UpdateEstimate(now int64, h uint32, u endpoint.Usage, sized boo
 		q.line.Book(r.priority, r.size())
 		q.line.SetCost(h, q.share(r))
 		if order := q.asideOrder[h]; q.takeAside(h) {
-			q.setAside(h, r, order)
+			q.setAside(h, r, q.reach(r), order)
 		}
 	}
 	if sized && q.tooLarge(u) != nil {

@@ -28,6 +28,8 @@
 // in use; they are given back when the line empties.
 package line
 
+import "math"
+
 const (
 	gone       = ^uint32(0) // a ring slot whose request was removed
 	keepNodes  = 16384      // tables up to this length survive an empty line
@@ -293,6 +295,14 @@ func (l *Line) rest() {
 	if len(l.tenants) > keepSpares {
 		l.tenants, l.spots, l.free = nil, nil, nil
 	}
+}
+
+// Above returns how many requests of higher priorities wait.
+func (l *Line) Above(priority int) int64 {
+	if priority == math.MaxInt {
+		return 0
+	}
+	return l.tree.from(priority + 1).waiting
 }
 
 // Before returns how many requests start before one of that priority and tenant that comes now,
