@@ -250,9 +250,7 @@ func (e *Endpoint) Admit(now int64, u Usage, l *Lease) Admission {
 				return Impossible
 			}
 			e.queued = true
-			if at != 0 {
-				e.roomAt = at
-			}
+			e.lookAt(at)
 			return NotNow
 		}
 	}
@@ -293,8 +291,16 @@ func (e *Endpoint) lookAgain(at int64) Admission {
 	if at == window.Never {
 		return Impossible
 	}
-	e.roomAt = at
+	e.lookAt(at)
 	return NotNow
+}
+
+// lookAt notes when there may be room, 0 when that is not known. Several requests may look in one
+// decision: the first instant counts.
+func (e *Endpoint) lookAt(at int64) {
+	if at != 0 && (e.roomAt == 0 || at < e.roomAt) {
+		e.roomAt = at
+	}
 }
 
 // Settle books what an attempt used, in place of an earlier figure.

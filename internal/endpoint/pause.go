@@ -11,12 +11,15 @@ func (e *Endpoint) MayStart(now int64) bool {
 	return e.running < e.SlotsNow() && now >= e.pausedUntil && !e.Open()
 }
 
-// HasRoom reports whether a small request may start here.
+// HasRoom reports whether a small request may start here, and else notes when.
 func (e *Endpoint) HasRoom(now int64) bool {
 	if !e.MayStart(now) {
 		return false
 	}
-	_, limit := e.windows.NextAt(now, window.Charge{Requests: 1})
+	at, limit := e.windows.NextAt(now, window.Charge{Requests: 1})
+	if limit >= 0 && at != Never {
+		e.lookAt(at)
+	}
 	return limit < 0
 }
 
