@@ -246,7 +246,11 @@ func (q *Engine) heldUntil() int64 {
 
 // doomed reports whether r, which was started before, cannot start again before its deadline.
 func (q *Engine) doomed(r *record) bool {
-	return r.deadline > q.now && r.deadline < q.heldUntil() && r.flags&flagKept == 0
+	held := q.heldUntil()
+	if r.flags&flagStays != 0 {
+		held = q.certainlyHeld()
+	}
+	return r.deadline > q.now && r.deadline < held && r.flags&flagKept == 0
 }
 
 // expire ends a request that has to start by the given instant, unless it was started: its time
@@ -262,7 +266,11 @@ func (q *Engine) expire(h uint32, at int64) bool {
 			return false // its caller's context ends, and tells
 		}
 	}
-	if r.state != InLine {
+	switch {
+	case r.state != InLine:
+		return false
+	case at > q.now && r.flags&flagStays != 0 && at >= q.certainlyHeld():
+		q.patient.Set(h, at) // it has no other model to go to
 		return false
 	}
 	waited, _ := q.takeOut(h, r, code)
