@@ -209,6 +209,8 @@ func (w *world) event(e *endpoint.Event) {
 		if r.resumed = r.PausedUntil() + 1; r.resumed == 1 {
 			r.resumed = w.now + 1 // by Resume
 		}
+	case endpoint.LetIn:
+		r.resumed = 0 // it may begin anew
 	case endpoint.HeldOut:
 		if !r.HeldOut() || e.Until <= w.now {
 			w.fail("endpoint %d is said to be held out until %v", r.ID, time.Duration(e.Until))
@@ -438,7 +440,7 @@ func (w *world) tooLate(s *story) bool {
 	if slices.ContainsFunc(s.shares, func(o *story) bool { return !o.ended && w.tooLate(o) }) {
 		return true // a fallback may serve the call of all in time
 	}
-	return s.end() < w.heldUntil(false)
+	return s.end() < w.heldUntil(s.in.Stays)
 }
 
 // end is by when a request has to start.
