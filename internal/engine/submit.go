@@ -1,6 +1,10 @@
 package engine
 
-import "github.com/llmqueue/llmqueue/internal/endpoint"
+import (
+	"slices"
+
+	"github.com/llmqueue/llmqueue/internal/endpoint"
+)
 
 // Request is a request as Submit takes it. Its figures have been checked.
 type Request struct {
@@ -96,7 +100,11 @@ func (q *Engine) earliest(r *Request) (w endpoint.Wait) {
 		ahead = q.line.Before(r.Priority, r.Tenant)
 	}
 	w.At = endpoint.Never
+	elsewhere := q.cfg.Fallback && !r.Stays && slices.ContainsFunc(q.endpoints, func(e *endpoint.Endpoint) bool { return !e.HeldOut() })
 	for _, e := range q.endpoints {
+		if elsewhere && e.HeldOut() {
+			continue // as in heldUntil
+		}
 		if one := e.Earliest(q.now, ahead, r.Estimate, r.Sized, mean); one.At < w.At {
 			w = one
 		}
