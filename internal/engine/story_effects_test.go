@@ -388,17 +388,18 @@ func (w *world) handOff(e *Effect) {
 	back := false
 	switch e.Code {
 	case BreakersOpen, BreakersOpened, HeldOut, PausedLong, BudgetSpent:
-		if back = true; s.kept {
-			w.fail("request %d is handed off again", e.Handle)
-		}
+		back = true
 	case DeadlinePasses:
-		if s.state == InLine && !w.tooLate(s) {
+		if back = true; s.state == InLine && !w.tooLate(s) {
 			w.fail("request %d is handed off, and it may start in time", e.Handle)
 		}
 	case WaitedTooLong:
 		if s.count > 0 || s.expires == 0 || w.now < s.expires {
 			w.fail("MaxWait handed request %d off too early", e.Handle)
 		}
+	}
+	if back && s.kept {
+		w.fail("request %d is handed off again", e.Handle)
 	}
 	s.state, s.kept, s.backoff = HandedOff, false, false
 	on := func() {
