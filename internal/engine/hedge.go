@@ -2,6 +2,7 @@ package engine
 
 import (
 	"slices"
+	"time"
 
 	"github.com/llmqueue/llmqueue/internal/endpoint"
 	"github.com/llmqueue/llmqueue/internal/timeline"
@@ -15,6 +16,9 @@ const (
 	timesKept    = 256 // for the quantile of times to first output
 	timesNeeded  = 20  // before it counts
 	timesReused  = 16  // new times before it is found anew
+
+	// hedgeAgain is how long nothing is looked at again that may not start, at the least.
+	hedgeAgain = int64(50 * time.Millisecond)
 )
 
 // hedges is when a second attempt may start.
@@ -79,7 +83,7 @@ func (q *Engine) startHedges() {
 			continue
 		}
 		if q.hedges.left < 1 || q.Waiting() > 0 || q.paused || q.cutOff || !q.hedge(a.handle, r, a) {
-			q.hedges.due.Set(number, endpoint.After(q.now, max(q.hedges.after(&q.cfg.Hedge)/2, 1)))
+			q.hedges.due.Set(number, endpoint.After(q.now, max(q.hedges.after(&q.cfg.Hedge)/2, hedgeAgain)))
 		}
 	}
 }
