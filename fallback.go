@@ -184,7 +184,7 @@ func (q *Queue[P, T]) forward(h *hop) error {
 	if err := target.prepareHere(h.ctx, &req, &in); err != nil {
 		return err
 	}
-	in.hop = h
+	in.hop, in.Guest = h, true
 	h.at = target.accept(&in, &req.Params, &w.waiter)
 	if errors.Is(in.err, ErrDuplicateRequest) {
 		in.id = "" // it keeps its id here

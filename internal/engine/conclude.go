@@ -232,15 +232,15 @@ func (q *Engine) decide(h uint32, r *record, a *attempt, e *Ending, code Code, t
 	switch {
 	case q.cutOff || q.closed && q.paused:
 		q.finish(h, r, Failed, ShutDownRetry, 0, took)
-	case r.flags&flagStays == 0 && q.movesOn() != OK:
-		moved := q.movesOn()
+	case q.mayLeave(r) && q.unable() != OK:
+		moved := q.unable()
 		if moved == BreakersOpen {
 			moved = BreakersOpened
 		}
 		q.fail(h, r, moved, 0, took)
 	case q.doomed(r):
 		q.fail(h, r, DeadlinePasses, 0, took)
-	case wait && code != AttemptFailed && q.cfg.Fallback && r.flags&flagStays == 0:
+	case wait && code != AttemptFailed && q.mayLeave(r):
 		q.fail(h, r, code, 0, took) // it has waited long enough
 	case e.Verdict == PassingFault && wait:
 		q.backOff(h, r, a, max(q.delay(int(a.spent)), e.Delay), true, code, took)
@@ -259,17 +259,21 @@ func (q *Engine) decide(h uint32, r *record, a *attempt, e *Ending, code Code, t
 }
 
 // backOff lets a request wait outside the line. budgeted says that the budget for retries has
-// to allow its return.
+// to allow its return: without that it goes to another model, or waits for the budget.
 func (q *Engine) backOff(h uint32, r *record, a *attempt, delay int64, budgeted bool, code Code, took int64) {
 	until := endpoint.After(q.now, delay)
 	if r.deadline > 0 && until >= r.deadline { // no more time than for one more attempt
-		if q.cfg.Fallback && r.flags&flagStays == 0 {
+		if q.mayLeave(r) {
 			q.fail(h, r, code, 0, took)
 			return
 		}
 		until = q.now + max(r.deadline-q.now, 0)/2
 	}
-	a.budgeted = budgeted
+	a.budgeted, a.owes = budgeted, budgeted && q.budget.take(q.now, q.cfg.RetryBudget) > 0
+	if a.owes && q.mayLeave(r) {
+		q.fail(h, r, BudgetSpent, 0, took)
+		return
+	}
 	q.move(h, r, BackingOff)
 	q.note(r.estimate)
 	q.backoff.Set(h, until)

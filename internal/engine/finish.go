@@ -33,6 +33,9 @@ func (q *Engine) move(h uint32, r *record, to State) {
 // finish gives a request its final state. It must be out of the line.
 func (q *Engine) finish(h uint32, r *record, state State, code Code, waited, took int64) {
 	q.ownAttempt(h, r).ended = q.now
+	if r.flags&flagGuest != 0 {
+		q.guests--
+	}
 	if r.isCall() {
 		r.state = state // its followers count as where it was until they end
 		q.calls[h].took = took
@@ -138,7 +141,7 @@ func (q *Engine) TakeBack(now int64, h uint32) bool {
 		return false
 	}
 	r.flags |= flagKept
-	if a := q.attemptOf(r); a != nil && a.budgeted {
+	if a := q.attemptOf(r); a != nil && a.owes {
 		q.move(h, r, BackingOff)
 		q.note(r.estimate)
 		q.backoff.Set(h, q.now)
@@ -162,12 +165,15 @@ func (q *Engine) certainlyHeld() int64 {
 	return until
 }
 
-// movesOn says why what waits goes to another model now, if there is one: no endpoint may start
+// mayLeave reports whether another model may serve r instead: a fallback, or for a guest those
+// that the model has which sent it here.
+func (q *Engine) mayLeave(r *record) bool {
+	return (q.cfg.Fallback || r.flags&flagGuest != 0) && r.flags&(flagStays|flagKept) == 0
+}
+
+// unable says why what waits goes to another model now, if there is one: no endpoint may start
 // anything before the longest backoff is over. OK is for no reason.
-func (q *Engine) movesOn() Code {
-	if !q.cfg.Fallback {
-		return OK
-	}
+func (q *Engine) unable() Code {
 	code := OK
 	for _, e := range q.endpoints {
 		held := e.PausedUntil()-q.now > q.cfg.MaxDelay && !(q.cfg.WaitForQuota && e.ExhaustedUntil() > q.now)
@@ -187,7 +193,10 @@ func (q *Engine) movesOn() Code {
 
 // moveOn lets what waits go to another model as soon as there is a reason.
 func (q *Engine) moveOn() {
-	code := q.movesOn()
+	if !q.cfg.Fallback && q.guests == 0 {
+		return
+	}
+	code := q.unable()
 	if (code == OK) == (q.moved == OK) {
 		return
 	}
@@ -274,11 +283,11 @@ func (q *Engine) slice(s *sweep) (more bool) {
 				q.end(h, r, Failed, TooLarge)
 			}
 		})
-	case s.kind == sweepQuota && !q.exhausted(), (s.kind == sweepWaiting || s.kind == sweepMovable) && q.movesOn() == OK:
+	case s.kind == sweepQuota && !q.exhausted(), (s.kind == sweepWaiting || s.kind == sweepMovable) && q.unable() == OK:
 		return false // renewed meanwhile
 	case s.kind == sweepMovable:
 		return q.eachRecord(s, sweepSlice, func(h uint32, r *record) {
-			if (r.state == InLine || r.state == BackingOff) && r.flags&(flagStays|flagKept) == 0 {
+			if (r.state == InLine || r.state == BackingOff) && q.mayLeave(r) {
 				q.sweepOut(h, r, sweepWaiting)
 			}
 		})
@@ -290,7 +299,7 @@ func (q *Engine) slice(s *sweep) (more bool) {
 			break
 		}
 		r := q.records.at(h)
-		if s.kind == sweepWaiting && r.flags&(flagStays|flagKept) != 0 {
+		if s.kind == sweepWaiting && !q.mayLeave(r) {
 			s.kind = sweepMovable
 			return true
 		}
@@ -326,7 +335,7 @@ func (q *Engine) sweepOut(h uint32, r *record, kind sweepKind) {
 		q.end(h, r, Failed, ShutDown)
 		return
 	case sweepWaiting:
-		code = q.movesOn()
+		code = q.unable()
 	}
 	waited, _ := q.takeOut(h, r, code)
 	q.fail(h, r, code, waited, 0)

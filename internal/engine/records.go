@@ -33,6 +33,7 @@ const (
 	flagStarted               // an attempt was started
 	flagStays                 // it is never handed off
 	flagHeld                  // its attempts end when its holder says so
+	flagGuest                 // another model may serve it instead: it came from there
 	flagKept                  // no other model takes it: it waits here until it starts
 )
 
@@ -95,6 +96,7 @@ type progress struct {
 	pair     uint32         // number of the hedge that is under way beside this attempt, plus 1
 	borrowed bool           // another request has what the call used: see call
 	budgeted bool           // its latest attempt was taken from the budget for retries
+	owes     bool           // the budget has not allowed its next one yet
 	prior    endpoint.Usage // of the attempts before
 	since    int64          // when the request began to wait for the attempt after it
 	ended    int64          // the request

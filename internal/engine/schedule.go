@@ -173,8 +173,8 @@ func (q *Engine) begin(number uint32, a *attempt, p *progress) {
 	q.counts.Attempts++
 }
 
-// returnRetries puts requests whose backoff is over back in their place in line. One that the
-// budget does not allow waits for it, or goes to another model.
+// returnRetries puts requests whose backoff is over back in their place in line, as far as the
+// budget allows.
 func (q *Engine) returnRetries() {
 	q.retryAt = 0
 	for q.backoff.Len() > 0 {
@@ -183,16 +183,12 @@ func (q *Engine) returnRetries() {
 			return
 		}
 		r := q.records.at(h)
-		if q.attemptOf(r).budgeted {
+		if a := q.attemptOf(r); a != nil && a.owes {
 			if wait := q.budget.take(q.now, q.cfg.RetryBudget); wait > 0 {
-				if q.cfg.Fallback && r.flags&(flagStays|flagKept) == 0 && !q.cutOff {
-					q.backoff.Pop()
-					q.handOff(h, r, BudgetSpent, 0)
-					continue
-				}
 				q.retryAt = endpoint.After(q.now, wait)
 				return
 			}
+			a.owes = false
 		}
 		q.backoff.Pop()
 		q.rejoin(h, r)
@@ -236,7 +232,7 @@ func (q *Engine) heldUntil() int64 {
 			sound = min(sound, e.HeldUntil(q.now))
 		}
 	}
-	if q.cfg.Fallback && sound != endpoint.Never {
+	if (q.cfg.Fallback || q.guests > 0) && sound != endpoint.Never {
 		return sound
 	}
 	return q.certainlyHeld()
@@ -277,7 +273,7 @@ func (q *Engine) expireFollower(h uint32, r *record, at int64) bool {
 		return false
 	case at > q.now:
 		q.patient.Set(h, at)
-		if c.state != InLine || !q.cfg.Fallback || c.flags&(flagStays|flagKept) != 0 {
+		if c.state != InLine || !q.mayLeave(c) {
 			return false
 		}
 		call := r.attempt
