@@ -54,7 +54,7 @@ const (
 // What is kept, by where it stands. Anything else, such as a model's output or the
 // arguments of a tool, may hold the same names without meaning the same.
 var (
-	topMembers   = names("usage", "usageMetadata", "error", "type", "object", "code", "message", "Message", "__type", "detail", "prompt_eval_count", "eval_count")
+	topMembers   = names("usage", "usageMetadata", "error", "type", "object", "code", "param", "message", "Message", "__type", "detail", "prompt_eval_count", "eval_count")
 	inner        = names("message", "response", "delta", "x_groq")
 	innerMembers = names("usage", "error")
 )

@@ -133,9 +133,13 @@ func (t *Transport) failed(ctx context.Context, sent time.Time, res *http.Respon
 	o := ParseError(res.StatusCode, res.Header, start[:min(len(start), maxErrorBody)], time.Now())
 	o.SentAt = sent
 	llmqueue.Observe(ctx, o)
-	if o.Outcome != llmqueue.OutcomeFatal || passing(res.StatusCode) {
-		t.discourage(res)
+	switch o.Outcome {
+	case llmqueue.OutcomeFatal, llmqueue.OutcomeElsewhere:
+		if !passing(res.StatusCode) {
+			return
+		}
 	}
+	t.discourage(res)
 }
 
 // discourage keeps an SDK from trying again after res: see WithSDKRetries.

@@ -46,6 +46,7 @@ type document struct {
 	Type       text `json:"type"`
 	Object     text `json:"object"`
 	Code       text `json:"code"`
+	Param      text `json:"param"`
 	AmazonType text `json:"__type"`
 	Detail     text `json:"detail"`
 
