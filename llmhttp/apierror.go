@@ -51,10 +51,12 @@ type nestedError struct {
 func parseAPIError(body []byte) *apiError {
 	s := scanner{findings: findings{failure: true}}
 	s.write(body)
-	if s.err != nil {
-		return s.err
+	e := s.err
+	if e == nil {
+		e = &apiError{message: string(body)}
 	}
-	return &apiError{message: string(body)}
+	e.found = e.found || s.failed
+	return e
 }
 
 // apiError gives the error that a document is, or nil. Of a failure, which is one in
@@ -63,6 +65,8 @@ func parseAPIError(body []byte) *apiError {
 //	{"error":{"message":"…","type":"…","code":"…","status":"…","details":[…]}}   most
 //	{"type":"error","error":{…}}                                                Anthropic
 //	{"response":{"error":{…}}}                                                  OpenAI's streamed responses
+//	{"choices":[{"error":{…}}]}                                                 OpenRouter, kept as the first
+//	{"delta":{"error":"…"}}                                                     Cohere
 //	{"type":"error","message":"…","code":"…"}                                   the same, before they begin
 //	{"object":"error","message":"…","type":"…","code":"…"}                      Mistral, vLLM
 //	{"error":"…"}                                                               Ollama
@@ -71,6 +75,9 @@ func (d *document) apiError(failure bool) *apiError {
 	nested := d.Error
 	if nested == nil {
 		nested = d.Response.Error
+	}
+	if nested == nil {
+		nested = d.Delta.Error
 	}
 	e := &apiError{found: true, param: string(d.Param), anthropic: d.Type == "error" && len(nested) > 0}
 	var message text
