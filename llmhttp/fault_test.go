@@ -60,6 +60,9 @@ func TestWhoseFault(t *testing.T) {
 		{"a path that is not there", "elsewhere", 404, `404 page not found`},
 		{"a page that is not there", "elsewhere", 404, `<p>The requested URL was not found. No such file.</p>`},
 		{"a path among messages", "elsewhere", 404, `The requested URL /v1/messages was not found on this server.`},
+		{"a model by its word, though something else is named", "elsewhere", 404, `{"error":{"message":"Not found: job ftjob-1","type":"invalid_request_error","code":"model_not_found"}}`},
+		{"a model whose file is missing", "elsewhere", 404, `{"error":"model \"x\" not found: no such file"}`},
+		{"a model by the param", "elsewhere", 400, `{"error":{"message":"Invalid value: 'x'.","type":"invalid_request_error","param":"model","code":"invalid_value"}}`},
 		{"no explanation", "elsewhere", 404, `{"detail":"Not Found"}`},
 
 		// Within an answer that began well.
@@ -69,12 +72,14 @@ func TestWhoseFault(t *testing.T) {
 		{"a key by its number, in the body", "elsewhere", 200, `{"error":{"code":401,"message":"User not found."}}`},
 		{"a model, in the body", "elsewhere", 200, `{"error":{"message":"m","type":"invalid_request_error","code":"model_not_found"}}`},
 		{"bedrock's words, in the body", "elsewhere", 200, `{"error":{"type":"AccessDeniedException","message":"m"}}`},
+		{"ollama, no such model, in the body", "elsewhere", 200, `{"error":"model \"x\" not found"}`},
 		{"too long, within a response", "fatal", 200, "data: {\"type\":\"response.failed\",\"response\":{\"error\":{\"code\":\"context_length_exceeded\",\"message\":\"m\"}}}\n\n"},
 		{"an unknown file, within a stream", "fatal", 200, "data: {\"type\":\"error\",\"error\":{\"type\":\"not_found_error\",\"message\":\"File not found: file_1\"}}\n\n"},
 
 		// The request: what it names.
 		{"openai, no such response", "fatal", 404, `{"error":{"message":"Previous response with id 'resp_1' not found.","type":"invalid_request_error","param":"previous_response_id","code":"previous_response_not_found"}}`},
 		{"openai, no such response by its sentence", "fatal", 404, `{"error":{"message":"Response with id 'resp_1' not found.","type":"invalid_request_error","param":null,"code":null}}`},
+		{"openai, no such response by its word", "fatal", 404, `{"error":{"message":"m","code":"previous_response_not_found"}}`},
 		{"openai, no such file", "fatal", 404, `{"error":{"message":"No such File object: file-1","type":"invalid_request_error","param":"id","code":null}}`},
 		{"openai, no such file by its param", "fatal", 404, `{"error":{"message":"m","type":"invalid_request_error","param":"file_ids","code":null}}`},
 		{"openai, no such thread", "fatal", 404, `{"error":{"message":"No thread found with id 'thread_1'.","type":"invalid_request_error","param":null,"code":null}}`},
@@ -110,6 +115,10 @@ func TestWhoseFault(t *testing.T) {
 		// Neither: it passes.
 		{"a gateway without a channel for the model", "overloaded", 503, `{"error":{"message":"No available channel for model x","type":"new_api_error","code":"model_not_found"}}`},
 		{"a limit that speaks of the model", "rate_limited", 429, `{"error":{"message":"Rate limit reached for model x. Request too large.","code":"rate_limit_exceeded"}}`},
+		{"a limit that speaks of the context", "rate_limited", 429, `{"error":{"message":"Too many tokens this minute: lower the maximum context length or wait.","code":"rate_limit_exceeded"}}`},
+		{"a gateway whose upstream has gone", "retryable", 502, `{"error":{"message":"The upstream model is not available"}}`},
+		{"a reason alone, in the body", "retryable", 200, `{"choices":[{"finish_reason":"error","message":{"content":"half"}}]}`},
+		{"an error before the last event", "rate_limited", 200, "data: {\"error\":{\"code\":429,\"message\":\"m\"}}\n\ndata: {\"choices\":[]}\n\n"},
 		{"a model that loads", "overloaded", 503, `{"error":"Model x is currently loading, not available"}`},
 		{"a fault that speaks of safety", "retryable", 500, `{"error":{"message":"The content filter failed to answer."}}`},
 	} {

@@ -103,6 +103,7 @@ func FuzzBody(f *testing.F) {
 	}
 	f.Add([]byte("data: {\"usage\":{\"prompt_tokens\":1}}\r\n\r\ndata:{\"error\":{\"code\":429}}\r\r\n"), []byte{1})
 	f.Add([]byte("event: error\nerror: {\"choices\":[{\"error\":{\"code\":429}},\"]\",[{}]],\"usage\":{\"prompt_tokens\":1}}\n\n"+chatWord+anthropicDelta), []byte{3})
+	f.Add([]byte(`{"choices":[1}{"choices":[}],"usage":{"prompt_tokens":1}}`), []byte{3})
 	f.Add([]byte(`{"usage":{},"usage":{"prompt_tokens":3},"us\u0061ge":4,"message":{"usage":[}}{"eval_count":9}`), []byte{2, 7})
 	var next *http.Response
 	var told llmqueue.Usage

@@ -166,6 +166,8 @@ func (s *scanner) json(p []byte) {
 				s.nested, s.state = true, members
 			case p[0] == ']':
 				s.listed, s.state = false, members
+			case p[0] == '}': // broken: no value begins so
+				s.reset()
 			case p[0] != ',' && !space(p[0]):
 				s.keep = false
 				s.enter(p[0])

@@ -128,6 +128,8 @@ func TestStreamsThatEnd(t *testing.T) {
 		{"chat, choices that are no objects", `data: {"object":"chat.completion.chunk","choices":["a]b\"",[1,"]"],7,null,{"finish_reason":"length"}]}` + "\n\n", served},
 		{"chat, whose object comes last", `data: {"choices":[{"delta":{}}],"object":"chat.completion.chunk"}` + "\n\n", broken},
 
+		{"chat, after an event that breaks off", "data: {\"choices\":[{\"a\":\n\n" + chatWord, broken},
+
 		{"responses", respStart + respWord + "data: {\"type\":\"response.completed\",\"response\":{\"status\":\"completed\"}}\n\n", served},
 		{"responses, cut", respStart + respWord, broken},
 		{"responses, incomplete", respStart + "data: {\"type\":\"response.incomplete\",\"response\":{}}\n\n", served},
@@ -153,6 +155,7 @@ func TestStreamsThatEnd(t *testing.T) {
 		{"cohere", cohereWord + "data: {\"type\":\"message-end\",\"delta\":{\"finish_reason\":\"COMPLETE\"}}\n\n", served},
 		{"cohere, cut", cohereWord, broken},
 		{"cohere, an error", cohereWord + "data: {\"type\":\"message-end\",\"delta\":{\"error\":\"m\",\"finish_reason\":\"ERROR\"}}\n\n", broken},
+		{"cohere, too long", cohereWord + "data: {\"type\":\"message-end\",\"delta\":{\"error\":\"prompt is too long\",\"finish_reason\":\"ERROR\"}}\n\n", said(fatal)},
 
 		{"an error on the choice", `{"object":"chat.completion","choices":[{"index":0,"finish_reason":"error","message":{"content":"half"},"error":{"code":502,"message":"m"}}],"usage":{"prompt_tokens":1}}`, broken},
 		{"a limit on the choice", chatWord + `data: {"id":"c","choices":[{"finish_reason":"error","error":{"code":429,"message":"m"}}]}` + "\n\n" + done, said(rateLimited)},
@@ -321,6 +324,7 @@ func TestOutputIsToldAsItComes(t *testing.T) {
 		{"blank lines", "", reads{"\n", "\n\r\n", "  ", `{"choices":`, "\n", "[]}"}, []int{0, 0, 0, 1, 1, 2}},
 		{"pings", "", reads{"event: ping\n", "data: {\"type\": \"ping\"}\n\n", anthropicStart, "event: ping\ndata: {\"type\": \"ping\"}\n\n", anthropicDelta}, []int{0, 0, 1, 1, 2}},
 		{"pings without a name", "", reads{"data: {\"type\": \"ping\"}\n\n", "data: {\"type\":", "\"ping\",\"cost\":\"0\"}\n\n", respWord}, []int{0, 0, 0, 1}},
+		{"pings by their name alone", "", reads{"event: heartbeat\ndata: {\"t\":1}\n\n", "event: keepalive\ndata: x\n\n"}, []int{0, 0}},
 		{"names, ids and times", "", reads{"event: message_start\n", "id: 7\nretry: 3000\n", "data: {\"a\":1}\n\n"}, []int{0, 0, 1}},
 		{"a name is forgotten with its event", "", reads{"event: ping\ndata: {}\n\ndata: {}\n\n"}, []int{1}},
 		{"errors", "", reads{"data: {\"error\":{\"code\":429,\"message\":\"m\"}}\n\n", "event: error\ndata: no room\n\n"}, []int{0, 0}},
@@ -332,7 +336,7 @@ func TestOutputIsToldAsItComes(t *testing.T) {
 		{"lines of JSON", "", reads{ollamaWord, "\n", ollamaWord}, []int{1, 1, 2}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			body := slices.Clone(c.body)
+			body := append(slices.Clone(c.body), "too late")
 			n := 0
 			var got []int
 			rt := llmhttp.NewTransport(answers(func() *http.Response { return response(200, c.headers, &body) }))
@@ -350,7 +354,8 @@ func TestOutputIsToldAsItComes(t *testing.T) {
 					got = append(got, n)
 				}
 				require.NoError(t, res.Body.Close())
-				_, _ = res.Body.Read(make([]byte, 1)) // too late
+				_, err = res.Body.Read(make([]byte, 10)) // this source does not mind
+				require.NoError(t, err)
 			})
 			assert.Equal(t, c.want, got)
 			assert.Equal(t, got[len(got)-1], n)
