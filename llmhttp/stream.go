@@ -51,9 +51,9 @@ func (s *scanner) wholeMember(value []byte) {
 		case `"chat.completion.chunk"`:
 			s.recognize(chatChunks)
 		}
-	case "done": // true, or false
+	case "done":
 		s.recognize(ollamaLines)
-		s.over = s.over || value[0] == 't'
+		s.over = s.over || string(value) != "false"
 	case "type":
 		s.wholeType(value)
 	}

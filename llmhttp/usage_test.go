@@ -61,6 +61,7 @@ var recordings = []struct {
 	{"a name with quotes and a colon", `{"k\":{":1,"usage":{"prompt_tokens":4,"completion_tokens":2}}`, used(4, 2, 0)},
 	{"figures that cannot be", `{"usage":{"prompt_tokens":-4,"completion_tokens":1e300,"promptTokenCount":1e13,"input_tokens":"many","output_tokens":[1]}}`, used(0, 0, 0)},
 	{"cached more than there is", `{"usage":{"prompt_tokens":4,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":9}}}`, used(4, 2, 4)},
+	{"members without a value", `{"done":,"type":,"object":,"choices":[{"finish_reason":,"error":}],"usage":{"prompt_tokens":4,"completion_tokens":2},"usage":}` + "\n" + `{"done":}`, used(0, 0, 0)},
 	{"lists that end as objects do", `{"choices":[1},"candidates":[}` + "\n" + `{"usage":{"prompt_tokens":4,"completion_tokens":2}}`, used(4, 2, 0)},
 	{"usage elsewhere", `{"data":{"usage":{"prompt_tokens":4}},"choices":[{"usage":{"prompt_tokens":5}}],"error":{"usage":{"prompt_tokens":6}}}`, used(0, 0, 0)},
 	{"usage deeper", `{"message":{"delta":{"usage":{"prompt_tokens":9}}},"usage":{"prompt_tokens":4,"completion_tokens":2}}`, used(4, 2, 0)},
