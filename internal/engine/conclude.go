@@ -209,6 +209,7 @@ func (q *Engine) decide(h uint32, r *record, a *attempt, e *Ending, code Code, t
 			q.fail(h, r, code, 0, took)
 			return
 		}
+		a.notBefore, a.owes = endpoint.After(q.now, max(q.delay(int(a.spent)), e.Delay)), true
 		if wait = !q.hasOther(r, a); q.fits(r)&^(a.avoid|a.faulty) == 0 {
 			a.avoid = at.Bit // all have failed it: it goes anywhere but here
 		}
@@ -232,8 +233,8 @@ func (q *Engine) decide(h uint32, r *record, a *attempt, e *Ending, code Code, t
 	switch {
 	case q.cutOff || q.closed && q.paused:
 		q.finish(h, r, Failed, ShutDownRetry, 0, took)
-	case q.mayLeave(r) && q.unable() != OK:
-		moved := q.unable()
+	case q.mayLeave(r) && q.unable(r.flags&flagGuest != 0) != OK:
+		moved := q.unable(r.flags&flagGuest != 0)
 		if moved == BreakersOpen {
 			moved = BreakersOpened
 		}
@@ -243,7 +244,7 @@ func (q *Engine) decide(h uint32, r *record, a *attempt, e *Ending, code Code, t
 	case wait && code != AttemptFailed && q.mayLeave(r):
 		q.fail(h, r, code, 0, took) // it has waited long enough
 	case e.Verdict == PassingFault && wait:
-		q.backOff(h, r, a, max(q.delay(int(a.spent)), e.Delay), true, code, took)
+		q.backOff(h, r, a, a.notBefore-q.now, true, code, took)
 	case e.Verdict >= Refused && wait:
 		q.backOff(h, r, a, max(q.delay(a.refusals), e.Delay), false, code, took)
 	case e.Verdict >= Refused && max(a.refusals, a.alone+1) > 1 && q.inLine() > 0:
@@ -251,7 +252,7 @@ func (q *Engine) decide(h uint32, r *record, a *attempt, e *Ending, code Code, t
 		pause := q.pausesEnd() - q.now
 		q.backOff(h, r, a, pause+q.delay(max(a.refusals, a.alone+1)-1), false, code, took)
 	default:
-		a.budgeted = false
+		a.budgeted, a.owes = false, false
 		q.move(h, r, InLine)
 		q.rejoin(h, r)
 		q.tellRetry(h, r, a, q.pausesEnd(), code, took)

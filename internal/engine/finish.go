@@ -130,21 +130,25 @@ func (q *Engine) handOff(h uint32, r *record, code Code, took int64) bool {
 }
 
 // TakeBack lets a request that was handed off wait here after all, because no other model takes
-// it: nothing but its time was against that. It reports whether it may.
-func (q *Engine) TakeBack(now int64, h uint32) bool {
+// it: nothing but its time was against that. started says that it was started at another one. It
+// reports whether it may.
+func (q *Engine) TakeBack(now int64, h uint32, started bool) bool {
 	q.advance(now)
 	if q.cutOff || q.closed && q.paused {
 		return false
 	}
 	r := q.records.at(h)
+	if started {
+		r.flags |= flagStarted
+	}
 	if end := q.startEnd(r); end != 0 && (end <= q.now || end < q.certainlyHeld()) {
 		return false
 	}
 	r.flags |= flagKept
-	if a := q.attemptOf(r); a != nil && a.owes {
+	if a := q.attemptOf(r); a != nil && (a.owes || a.notBefore > q.now) {
 		q.move(h, r, BackingOff)
 		q.note(r.estimate)
-		q.backoff.Set(h, q.now)
+		q.backoff.Set(h, max(a.notBefore, q.now))
 	} else {
 		q.move(h, r, InLine)
 		q.rejoin(h, r)
@@ -172,15 +176,16 @@ func (q *Engine) mayLeave(r *record) bool {
 }
 
 // unable says why what waits goes to another model now, if there is one: no endpoint may start
-// anything before the longest backoff is over. OK is for no reason.
-func (q *Engine) unable() Code {
+// anything before the longest backoff is over. OK is for no reason. Guests have been to another
+// model, so they probe sooner.
+func (q *Engine) unable(guest bool) Code {
 	code := OK
 	for _, e := range q.endpoints {
 		held := e.PausedUntil()-q.now > q.cfg.MaxDelay && !(q.cfg.WaitForQuota && e.ExhaustedUntil() > q.now)
 		switch {
 		case e.Open():
 			code = BreakersOpen
-		case e.HeldOut() && !e.ProbeDue(q.now, false):
+		case e.HeldOut() && !e.ProbeDue(q.now, guest):
 			code = max(code, HeldOut)
 		case held:
 			code = PausedLong
@@ -196,7 +201,7 @@ func (q *Engine) moveOn() {
 	if !q.cfg.Fallback && q.guests == 0 {
 		return
 	}
-	code := q.unable()
+	code := q.unable(false)
 	if (code == OK) == (q.moved == OK) {
 		return
 	}
@@ -283,7 +288,7 @@ func (q *Engine) slice(s *sweep) (more bool) {
 				q.end(h, r, Failed, TooLarge)
 			}
 		})
-	case s.kind == sweepQuota && !q.exhausted(), (s.kind == sweepWaiting || s.kind == sweepMovable) && q.unable() == OK:
+	case s.kind == sweepQuota && !q.exhausted(), (s.kind == sweepWaiting || s.kind == sweepMovable) && q.unable(false) == OK:
 		return false // renewed meanwhile
 	case s.kind == sweepMovable:
 		return q.eachRecord(s, sweepSlice, func(h uint32, r *record) {
@@ -335,7 +340,7 @@ func (q *Engine) sweepOut(h uint32, r *record, kind sweepKind) {
 		q.end(h, r, Failed, ShutDown)
 		return
 	case sweepWaiting:
-		code = q.unable()
+		code = q.unable(false)
 	}
 	waited, _ := q.takeOut(h, r, code)
 	q.fail(h, r, code, waited, 0)

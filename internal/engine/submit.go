@@ -42,7 +42,7 @@ func (q *Engine) Unserved(r *Request) *Refusal {
 		return q.refuse(Refusal{Code: QuotaExhausted, At: q.QuotaRenewed()})
 	}
 	if (q.cfg.Fallback || r.Guest) && !r.Stays {
-		if code := q.unable(); code != OK {
+		if code := q.unable(r.Guest); code != OK {
 			return q.refuse(Refusal{Code: code, At: q.pausesEnd()})
 		}
 	}
@@ -82,7 +82,7 @@ func (q *Engine) DeadlinePasses(h uint32) *Refusal {
 		no.Deadline, no.Context = at, false
 	}
 	no.Wait = endpoint.Wait{At: q.heldUntil(), Cause: endpoint.Pause}
-	if q.unable() == BreakersOpen {
+	if q.unable(false) == BreakersOpen {
 		no.Wait.Cause = endpoint.OpenBreaker
 	}
 	return q.refuse(no)
