@@ -134,14 +134,14 @@ func (d *drama) waitedForASlot(a *dramaRequest) bool {
 const noticed = time.Second
 
 // able reports whether f could certainly serve what came all that time: it had no fault, had
-// refused nothing for a period, so that nothing that was learned from refusals is left, and at
-// most half of its limit was used.
+// refused nothing, or not for a period where no limit holds it, so that nothing that was learned
+// from refusals is left, and at most half of its limit was used.
 func (f *foe) able(from, to time.Duration) bool {
 	for _, s := range f.spells {
 		if s.from <= to && s.to >= from-noticed {
 			return false
 		}
-		if (s.fault == refuses || s.fault == limps) && s.from <= to && s.to >= from-dramaPeriod {
+		if (s.fault == refuses || s.fault == limps) && s.from <= to && (f.rpm > 0 || s.to >= from-dramaPeriod) {
 			return false
 		}
 	}

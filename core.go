@@ -199,6 +199,9 @@ func (c *core) take(ns int64, in *intake, w *waiter) (h uint32, err error) {
 	if !joins {
 		if unserved = c.engine.Unserved(&in.Request); unserved != nil {
 			if why = c.refusal(unserved); len(c.settings.fallback) == 0 || in.Stays {
+				if in.hop != nil {
+					in.hop.unable = unserved.Code == engine.HeldOut || unserved.Code == engine.BreakersOpen
+				}
 				return 0, why
 			}
 		}

@@ -25,6 +25,8 @@ type forwarding struct {
 	failure  error    // what the latest other model said, if anything
 	next     int      // in the list of fallbacks
 	tried    []string // models, this one first
+	unable   []string // of them those that refused it because they serve nothing at present
+	again    []string // those that are asked once more, and have to try
 	hop      *hop     // where it is, or is on the way to; nil between two models
 	modelID  string   // where it is, or which model answered; "" while there is none
 	usage    Usage    // there
@@ -45,6 +47,8 @@ type hop struct {
 	at      ref  // in target, once it has arrived
 	arrived bool // guarded by from's lock, like back
 	back    bool
+	insists bool        // the target has to try
+	unable  bool        // it did not, because it serves nothing at present
 	ended   atomic.Bool // the request ended in from: the target must not take it any more
 
 	// The request, for the target.
@@ -118,12 +122,12 @@ func (c *core) nextModel(r ref) *hop {
 		return nil // it was canceled
 	}
 	hand, models, v := c.forwardings[r.handle], c.settings.fallback, c.engine.View(r.handle)
-	for hand.next < len(models) && slices.Contains(hand.tried, models[hand.next]) {
-		hand.next++
-	}
+	hand.skip(models)
 	if hand.next == len(models) {
-		c.nobodyTakes(ns, r.handle, hand)
-		return nil
+		if c.nobodyTakes(ns, r.handle, hand) {
+			return nil
+		}
+		hand.skip(models)
 	}
 	e, tag := c.entries.At(r.handle), c.engine.Tag(r.handle)
 	h := &hop{from: c, ref: r, model: models[hand.next], ctx: e.ctx, params: c.types.params(r.handle)}
@@ -141,6 +145,7 @@ func (c *core) nextModel(r ref) *hop {
 	if h.request.NoWait {
 		h.ctx = context.WithoutCancel(h.ctx)
 	}
+	h.insists = slices.Contains(hand.again, h.model)
 	hand.hop = h
 	hand.next++
 	hand.tried = append(hand.tried, h.model)
@@ -155,18 +160,31 @@ func (c *core) nextModel(r ref) *hop {
 	return h
 }
 
+// skip passes over models that were tried.
+func (hand *forwarding) skip(models []string) {
+	for hand.next < len(models) && !slices.Contains(hand.again, models[hand.next]) && slices.Contains(hand.tried, models[hand.next]) {
+		hand.next++
+	}
+}
+
 // nobodyTakes ends a request that no other model took, or lets it wait here after all when only
-// time is against that. Callers hold the lock.
-func (c *core) nobodyTakes(ns int64, h uint32, hand *forwarding) {
+// time is against that. It reports false when it is to be offered once more, to models that did
+// not even try. Callers hold the lock.
+func (c *core) nobodyTakes(ns int64, h uint32, hand *forwarding) bool {
 	switch hand.code {
 	case engine.BreakersOpen, engine.BreakersOpened, engine.HeldOut, engine.PausedLong, engine.BudgetSpent, engine.DeadlinePasses:
 		hand.modelID = ""
-		if c.engine.TakeBack(ns, h) {
-			return
+		if c.engine.TakeBack(ns, h, hand.attempts > 0) {
+			return true
 		}
+	}
+	if len(hand.unable) > 0 { // once more, to those that could not serve it then
+		hand.next, hand.again, hand.unable = 0, hand.unable, nil
+		return false
 	}
 	c.input.err = hand.err()
 	c.engine.Finish(ns, h, engine.Failed, true)
+	return true
 }
 
 // forward submits the request of a hop to its target.
@@ -184,7 +202,7 @@ func (q *Queue[P, T]) forward(h *hop) error {
 	if err := target.prepareHere(h.ctx, &req, &in); err != nil {
 		return err
 	}
-	in.hop = h
+	in.hop, in.Guest = h, !h.insists
 	h.at = target.accept(&in, &req.Params, &w.waiter)
 	if errors.Is(in.err, ErrDuplicateRequest) {
 		in.id = "" // it keeps its id here
@@ -202,7 +220,9 @@ func (c *core) arrive(h *hop, err error) (again bool) {
 	here := c.known(h.ref) && c.engine.State(h.ref.handle) == engine.HandedOff && hand.hop == h
 	switch {
 	case err != nil && here:
-		hand.hop, hand.failure = nil, err
+		if hand.hop, hand.failure = nil, err; h.unable {
+			hand.unable = append(hand.unable, h.model)
+		}
 		return true
 	case err != nil || h.back:
 	case here:

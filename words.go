@@ -186,7 +186,7 @@ func (c *core) reason(h uint32, code engine.Code) error {
 	case engine.PausedLong:
 		return c.after(h, c.pausedLong(c.engine.PausesEnd()))
 	case engine.BudgetSpent:
-		return fmt.Errorf("llmqueue: model %q has no retry left at present (see RetryPolicy.Budget)", c.modelID)
+		return c.after(h, fmt.Errorf("llmqueue: model %q has no retry left at present (see RetryPolicy.Budget)", c.modelID))
 	case engine.DeadlinePasses:
 		return c.after(h, c.refusal(c.engine.DeadlinePasses(h)))
 	case engine.ShutDown:

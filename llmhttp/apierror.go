@@ -14,8 +14,10 @@ type apiError struct {
 	found      bool     // there is one
 	words      []string // codes, statuses and types, the most telling first
 	message    string
-	status     int  // that it gives itself
-	anthropic  bool // has Anthropic's outer shape
+	param      string // the part of the request that it blames
+	flagged    bool   // it says what moderation found in the request
+	status     int    // that it gives itself
+	anthropic  bool   // has Anthropic's outer shape
 	retryDelay string
 	violations []violation
 	headers    map[string]string
@@ -34,20 +36,27 @@ type nestedError struct {
 	Type     text            `json:"type"`
 	Code     text            `json:"code"`
 	Status   text            `json:"status"`
+	Param    text            `json:"param"`
 	Details  json.RawMessage `json:"details"`
 	Metadata struct {
-		Headers map[string]text `json:"headers"`
+		Headers      map[string]text `json:"headers"`
+		FlaggedInput text            `json:"flagged_input"` // OpenRouter
 	} `json:"metadata"`
+	InnerError struct {
+		Code text `json:"code"`
+	} `json:"innererror"` // Azure
 }
 
 // parseAPIError reads a failure's body: what has no other shape is a message.
 func parseAPIError(body []byte) *apiError {
 	s := scanner{findings: findings{failure: true}}
 	s.write(body)
-	if s.err != nil {
-		return s.err
+	e := s.err
+	if e == nil {
+		e = &apiError{message: string(body)}
 	}
-	return &apiError{message: string(body)}
+	e.found = e.found || s.failed
+	return e
 }
 
 // apiError gives the error that a document is, or nil. Of a failure, which is one in
@@ -56,6 +65,8 @@ func parseAPIError(body []byte) *apiError {
 //	{"error":{"message":"…","type":"…","code":"…","status":"…","details":[…]}}   most
 //	{"type":"error","error":{…}}                                                Anthropic
 //	{"response":{"error":{…}}}                                                  OpenAI's streamed responses
+//	{"choices":[{"error":{…}}]}                                                 OpenRouter, kept as the first
+//	{"delta":{"error":"…"}}                                                     Cohere
 //	{"type":"error","message":"…","code":"…"}                                   the same, before they begin
 //	{"object":"error","message":"…","type":"…","code":"…"}                      Mistral, vLLM
 //	{"error":"…"}                                                               Ollama
@@ -65,7 +76,10 @@ func (d *document) apiError(failure bool) *apiError {
 	if nested == nil {
 		nested = d.Response.Error
 	}
-	e := &apiError{found: true, anthropic: d.Type == "error" && len(nested) > 0}
+	if nested == nil {
+		nested = d.Delta.Error
+	}
+	e := &apiError{found: true, param: string(d.Param), anthropic: d.Type == "error" && len(nested) > 0}
 	var message text
 	switch {
 	case len(nested) > 0 && nested[0] == '{':
@@ -100,6 +114,7 @@ func (e *apiError) readNested(data []byte) {
 		ErrorCode text `json:"error_code"`
 	}
 	var list []struct {
+		Reason     text        `json:"reason"`
 		RetryDelay text        `json:"retryDelay"`
 		Violations []violation `json:"violations"`
 	}
@@ -111,9 +126,16 @@ func (e *apiError) readNested(data []byte) {
 		}
 		e.violations = append(e.violations, d.Violations...)
 	}
-	for _, w := range []text{object.ErrorCode, n.Code, n.Status, n.Type} {
+	for _, w := range []text{object.ErrorCode, n.Code, n.Status, n.Type, n.InnerError.Code} {
 		e.say(string(w))
 	}
+	for _, d := range list {
+		e.say(string(d.Reason))
+	}
+	if n.Param != "" {
+		e.param = string(n.Param)
+	}
+	e.flagged = n.Metadata.FlaggedInput != ""
 	for k, v := range n.Metadata.Headers {
 		if e.headers == nil {
 			e.headers = map[string]string{}

@@ -22,9 +22,27 @@
 //
 //   - when the headers are there, the provider's limits, what is left of them, and
 //     what a failure means: wait so long, go slower, use less at once, stop, try
-//     again, or never again;
+//     again, try another endpoint, or never again;
+//   - with each read of the body, that a part of the answer has come. Comments, blank
+//     lines and pings, which keep a connection open, are no part of it;
 //   - when the body ends, the tokens used, from JSON, server-sent events and lines of
-//     JSON, and an error that came in the middle of a stream.
+//     JSON, an error that came in the middle of a stream, and that an answer broke off.
+//
+// # Whose fault
+//
+// A key, an account or a model that is refused is [llmqueue.OutcomeElsewhere]: another
+// endpoint may serve the request. That is what 401, 403 and 404 mean, and a 400 that
+// names one of them. [llmqueue.OutcomeFatal] is for what the request itself is to blame
+// for: a malformed or too long request, one that moderation stops, a file or a
+// conversation that does not exist.
+//
+// # Answers that break off
+//
+// An answer broke off when reading it fails, when its JSON ends in the middle, and when a
+// stream of OpenAI, Anthropic, Gemini, Cohere or Ollama ends without what they always
+// send last. That is a passing fault, although the headers said that the call was
+// served. A stream of a kind that the package does not recognize may end as it likes. A
+// reader that closes the body early or cancels its context says nothing about the answer.
 //
 // A call outside a queue's attempt passes through untouched.
 //

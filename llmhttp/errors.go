@@ -16,6 +16,11 @@ import (
 // every field of the observation but SentAt and Usage. An answer below 400 whose body
 // holds no error is served. now is when the answer arrived.
 //
+// A request is fatal for its own faults: it is malformed, too long, not allowed, or
+// names a file or a conversation that is not there. What it is not to blame for belongs
+// elsewhere: a key, an account or a model that is refused here, which is what a 401, 403
+// or 404 means that does not say otherwise, and a 400 that says so.
+//
 // What a provider has named a quota, credit or spend limit by a code of its own is
 // exhausted; a message that merely speaks of a quota is not. The delay is that of
 // [ParseDelay], but until its renewal, if known, for an exhausted quota.
@@ -34,9 +39,11 @@ var statuses = map[string]int{
 	"ThrottlingException": 429, "throttlingException": 429, "slow_down": 429, "dynamic_request_limited": 429, "dynamic_token_limited": 429,
 	"overloaded_error": 529, "server_is_overloaded": 503, "UNAVAILABLE": 503, "unavailable_error": 503,
 	"ServiceUnavailableException": 503, "serviceUnavailableException": 503,
-	"invalid_request_error": 400, "INVALID_ARGUMENT": 400, "FAILED_PRECONDITION": 400, "validationException": 400, "invalid_prompt": 400,
-	"authentication_error": 401, "UNAUTHENTICATED": 401, "billing_error": 402, "permission_error": 403, "PERMISSION_DENIED": 403,
-	"not_found_error": 404, "NOT_FOUND": 404, "request_too_large": 413,
+	"invalid_request_error": 400, "INVALID_ARGUMENT": 400, "FAILED_PRECONDITION": 400, "ValidationException": 400, "validationException": 400, "BadRequestError": 400,
+	"invalid_prompt": 400, "authentication_error": 401, "AuthenticationError": 401, "invalid_api_key": 401, "UNAUTHENTICATED": 401, "billing_error": 402,
+	"permission_error": 403, "PermissionDeniedError": 403, "PERMISSION_DENIED": 403, "AccessDeniedException": 403, "accessDeniedException": 403,
+	"not_found_error": 404, "NotFoundError": 404, "NOT_FOUND": 404, "model_not_found": 404, "ResourceNotFoundException": 404, "resourceNotFoundException": 404,
+	"request_too_large": 413,
 }
 
 // exhausted are the words for quota, credit and spend limits that are used up.
@@ -65,7 +72,7 @@ func (e *apiError) observation(status int, h http.Header, now time.Time) llmqueu
 	switch o.Outcome {
 	case llmqueue.OutcomeQuotaExhausted:
 		o.Delay = e.renewal(now)
-	case llmqueue.OutcomeFatal:
+	case llmqueue.OutcomeFatal, llmqueue.OutcomeElsewhere:
 	default:
 		o.Delay = e.delay(h, now)
 		if o.Delay == 0 && (o.Outcome == llmqueue.OutcomeRateLimited || o.Outcome == llmqueue.OutcomeSlowDown) {
@@ -102,6 +109,8 @@ func (e *apiError) outcome(status int, inBody bool, h http.Header, limits []llmq
 	switch {
 	case e.says(exhausted), spendLimit.MatchString(e.message):
 		return llmqueue.OutcomeQuotaExhausted
+	case e.own(status):
+		return llmqueue.OutcomeFatal
 	case status == http.StatusPaymentRequired:
 		if hinted {
 			return llmqueue.OutcomeRateLimited // OpenRouter: credits that come back by themselves
@@ -111,6 +120,8 @@ func (e *apiError) outcome(status int, inBody bool, h http.Header, limits []llmq
 		return e.tooMany(inBody, hinted, limits)
 	case status == http.StatusServiceUnavailable, status == 529, e.says(lacking):
 		return llmqueue.OutcomeOverloaded
+	case (status < 500 || inBody) && e.elsewhere(status):
+		return llmqueue.OutcomeElsewhere
 	case passing(status):
 		return llmqueue.OutcomeRetryable
 	}
@@ -138,7 +149,7 @@ func (e *apiError) tooMany(inBody, hinted bool, limits []llmqueue.ObservedLimit)
 	case e.google():
 		switch {
 		case e.never():
-			return llmqueue.OutcomeFatal
+			return llmqueue.OutcomeElsewhere // the account has no part in that model
 		case e.perDay():
 			return llmqueue.OutcomeQuotaExhausted
 		case e.retryDelay == "" && len(e.violations) == 0 && !hinted:

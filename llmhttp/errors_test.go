@@ -16,6 +16,7 @@ const (
 	overloaded  = llmqueue.OutcomeOverloaded
 	exhausted   = llmqueue.OutcomeQuotaExhausted
 	retryable   = llmqueue.OutcomeRetryable
+	elsewhere   = llmqueue.OutcomeElsewhere
 	fatal       = llmqueue.OutcomeFatal
 )
 
@@ -74,8 +75,8 @@ func TestParseError(t *testing.T) {
 		{"gemini per minute", 429, "", geminiPerMinute, rateLimited, 26 * time.Second, "RESOURCE_EXHAUSTED"},
 		{"gemini in a list", 429, "", "[" + geminiPerMinute + "\n]", rateLimited, 26 * time.Second, "RESOURCE_EXHAUSTED"},
 		{"gemini per day", 429, "", geminiPerDay, exhausted, untilMidnight, "RESOURCE_EXHAUSTED"},
-		{"gemini no quota at all", 429, "", geminiNever, fatal, 0, "RESOURCE_EXHAUSTED"},
-		{"gemini no quota at all, in words", 429, "", `{"error":{"code":429,"status":"RESOURCE_EXHAUSTED","message":"Quota exceeded for metric: x, limit: 0\nPlease retry in 5s.","details":[{"retryDelay":"5s"}]}}`, fatal, 0, "RESOURCE_EXHAUSTED"},
+		{"gemini no quota at all", 429, "", geminiNever, elsewhere, 0, "RESOURCE_EXHAUSTED"},
+		{"gemini no quota at all, in words", 429, "", `{"error":{"code":429,"status":"RESOURCE_EXHAUSTED","message":"Quota exceeded for metric: x, limit: 0\nPlease retry in 5s.","details":[{"retryDelay":"5s"}]}}`, elsewhere, 0, "RESOURCE_EXHAUSTED"},
 		{"gemini a small quota in words", 429, "", `{"error":{"code":429,"status":"RESOURCE_EXHAUSTED","message":"Quota exceeded for metric: x, limit: 05","details":[{"retryDelay":"5s"}]}}`, rateLimited, 5 * time.Second, "RESOURCE_EXHAUSTED"},
 		{"gemini unavailable", 503, "", `{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}`, overloaded, 0, "UNAVAILABLE"},
 		{"vertex", 429, "", `{"error":{"code":429,"message":"Resource exhausted. Please try again later.","status":"RESOURCE_EXHAUSTED"}}`, overloaded, 0, "RESOURCE_EXHAUSTED"},
@@ -110,9 +111,9 @@ func TestParseError(t *testing.T) {
 		{"429 without a word", 429, "", "", rateLimited, 0, ""},
 		{"429 of a proxy", 429, "", "too many requests, try again in 3s", rateLimited, 3 * time.Second, ""},
 		{"400", 400, "", `{"error":{"message":"bad","type":"invalid_request_error","code":"context_length_exceeded"}}`, fatal, 0, "context_length_exceeded"},
-		{"401", 401, "", "", fatal, 0, ""},
-		{"403", 403, "", "", fatal, 0, ""},
-		{"404", 404, "", "", fatal, 0, ""},
+		{"401", 401, "", "", elsewhere, 0, ""},
+		{"403", 403, "", "", elsewhere, 0, ""},
+		{"404", 404, "", "", elsewhere, 0, ""},
 		{"413", 413, "", "", fatal, 0, ""},
 		{"422", 422, "", `{"detail":[{"loc":["body"],"msg":"field required"}]}`, fatal, 0, ""},
 		{"200", 200, "", `{"id":"x","error":null,"choices":[]}`, llmqueue.OutcomeServed, 0, ""},

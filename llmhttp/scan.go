@@ -11,14 +11,17 @@ import "bytes"
 // never an error: whoever reads the body will notice.
 type scanner struct {
 	findings
+	progress
 	framing framing
 	events  events
 
 	state   state
 	nested  bool   // in one of the inner objects
+	listed  bool   // in one of the lists
 	key     []byte // what the value belongs to
 	kept    []byte
 	mark    int  // where the kept member begins
+	from    int  // where its value begins
 	telling bool // kept is worth reading
 	keep    bool // the value is copied
 	depth   int  // of containers within the value
@@ -49,14 +52,19 @@ const (
 	afterKey              // before its colon
 	before                // before its value
 	inValue
+	elements // where one of a list or its end comes next
 )
 
 // What is kept, by where it stands. Anything else, such as a model's output or the
 // arguments of a tool, may hold the same names without meaning the same.
 var (
-	topMembers   = names("usage", "usageMetadata", "error", "type", "object", "code", "message", "Message", "__type", "detail", "prompt_eval_count", "eval_count")
+	topMembers   = names("usage", "usageMetadata", "error", "type", "object", "code", "param", "message", "Message", "__type", "detail", "prompt_eval_count", "eval_count", "done")
 	inner        = names("message", "response", "delta", "x_groq")
-	innerMembers = names("usage", "error")
+	innerMembers = names("usage", "error", "finish_reason", "stop_reason")
+
+	// What counts of a list's elements is kept as if it were the document's own.
+	lists       = names("choices", "candidates")
+	listMembers = names("error", "finish_reason", "finishReason")
 )
 
 func names(all ...string) map[string]bool {
@@ -87,7 +95,10 @@ func (s *scanner) write(p []byte) {
 		}
 	}
 	switch s.framing {
+	case foreign:
+		s.output = true
 	case documents:
+		s.output = s.output || holdsAny(p)
 		s.json(p)
 	case eventStream:
 		s.events.write(p, s)
@@ -95,7 +106,25 @@ func (s *scanner) write(p []byte) {
 }
 
 // reset forgets a document that did not end.
-func (s *scanner) reset() { s.state, s.nested = outside, false }
+func (s *scanner) reset() { s.state, s.nested, s.listed = outside, false, false }
+
+// plain takes what stands outside of documents.
+func (s *scanner) plain(p []byte) {
+	if s.framing == eventStream && holdsAny(p) {
+		s.output = true
+		s.over = s.over || bytes.IndexByte(p, '[') >= 0 // [DONE], which may come in pieces
+	}
+}
+
+// holdsAny reports whether p is more than space, which keeps connections open.
+func holdsAny(p []byte) bool {
+	for _, c := range p {
+		if !space(c) {
+			return true
+		}
+	}
+	return false
+}
 
 // json takes the next bytes of a document.
 func (s *scanner) json(p []byte) {
@@ -107,23 +136,42 @@ func (s *scanner) json(p []byte) {
 		case outside:
 			i := bytes.IndexByte(p, '{')
 			if i < 0 {
+				s.plain(p)
 				return
 			}
+			s.plain(p[:i])
 			p = p[i:]
-			s.state, s.nested, s.telling = members, false, false
+			s.state, s.telling, s.idle = members, false, false
 			s.kept = append(s.kept[:0], '{')
 		case members:
 			switch p[0] {
 			case '"':
 				s.state, s.escaped, s.key = inKey, false, s.key[:0]
 			case '}':
-				s.kept = append(s.kept, '}')
-				if s.nested {
+				switch {
+				case s.nested && s.listed:
+					s.nested, s.state = false, elements
+				case s.nested:
+					s.kept = append(s.kept, '}')
 					s.nested = false
-				} else {
+				default:
+					s.kept = append(s.kept, '}')
 					s.state = outside
 					s.ended()
 				}
+			}
+		case elements:
+			switch {
+			case p[0] == '{':
+				s.nested, s.state = true, members
+			case p[0] == ']':
+				s.listed, s.state = false, members
+			case p[0] == '}': // broken: no value begins so
+				s.reset()
+			case p[0] != ',' && !space(p[0]):
+				s.keep = false
+				s.enter(p[0])
+				continue
 			}
 		case inKey:
 			switch {
@@ -157,8 +205,21 @@ func (s *scanner) begin(p []byte) []byte {
 		s.nested, s.state = true, members
 		return p[1:]
 	}
+	if p[0] == '[' && !s.nested && lists[string(s.key)] {
+		if s.framing == eventStream && string(s.key) == "candidates" {
+			s.recognize(geminiEvents)
+		}
+		s.listed, s.state = true, elements
+		return p[1:]
+	}
+	if !s.nested && string(s.key) == "promptFeedback" {
+		s.over = true // Gemini may have blocked the prompt
+	}
 	set := topMembers
-	if s.nested {
+	switch {
+	case s.listed:
+		set = listMembers
+	case s.nested:
 		set = innerMembers
 	}
 	s.keep = set[string(s.key)] && p[0] != 'n' // null says nothing
@@ -169,13 +230,14 @@ func (s *scanner) begin(p []byte) []byte {
 			s.telling = true
 		}
 	}
-	s.state, s.depth, s.quoted, s.escaped, s.scalar = inValue, 0, false, false, false
-	switch p[0] {
-	case '{', '[', '"':
-	default:
-		s.scalar = true
-	}
+	s.enter(p[0])
 	return p
+}
+
+// enter begins a value with the byte c.
+func (s *scanner) enter(c byte) {
+	s.state, s.depth, s.quoted, s.escaped = inValue, 0, false, false
+	s.scalar = c != '{' && c != '[' && c != '"'
 }
 
 // open begins a kept member.
@@ -187,6 +249,7 @@ func (s *scanner) open() {
 	s.kept = append(s.kept, '"')
 	s.kept = append(s.kept, s.key...)
 	s.kept = append(s.kept, '"', ':')
+	s.from = len(s.kept)
 }
 
 // value takes the bytes of a value and returns those behind it.
@@ -201,8 +264,11 @@ func (s *scanner) value(p []byte) []byte {
 	}
 	if ended {
 		s.state = members
-		if s.keep && !s.nested && bytes.HasSuffix(s.kept, []byte(`:"error"`)) {
-			s.telling = true // its type or object says that it is one
+		if s.listed && !s.nested {
+			s.state = elements
+		}
+		if s.keep {
+			s.wholeMember(s.kept[s.from:])
 		}
 	}
 	return p[i:]
@@ -247,7 +313,10 @@ func (s *scanner) valueEnd(p []byte) (end int, ended bool) {
 
 // ended reads what was kept of a document that is complete.
 func (s *scanner) ended() {
-	if s.telling || s.failure {
+	if s.telling || s.failure || s.isError {
 		s.take(s.kept)
+	}
+	if !s.idle && s.err == nil {
+		s.output = true
 	}
 }

@@ -19,6 +19,7 @@ import (
 type Transport struct {
 	base       http.RoundTripper
 	sdkRetries bool
+	observe    func(context.Context, llmqueue.Observation) // for tests; nil: llmqueue.Observe
 }
 
 // Option configures a [Transport].
@@ -45,6 +46,14 @@ func NewTransport(base http.RoundTripper, opts ...Option) *Transport {
 	return t
 }
 
+func (t *Transport) tell(ctx context.Context, o llmqueue.Observation) {
+	if t.observe != nil {
+		t.observe(ctx, o)
+		return
+	}
+	llmqueue.Observe(ctx, o)
+}
+
 func (t *Transport) next() http.RoundTripper {
 	if t.base == nil {
 		return http.DefaultTransport
@@ -65,10 +74,13 @@ const maxErrorBody = 64 << 10
 // RoundTrip sends the request. Outside a queue's attempt it does nothing else. It counts
 // as sent when its headers are on the wire: a connection that is new, and a machine that is
 // busy, delay the first calls by more than the next ones.
-// Inside one it observes the answer twice: when its headers are there (with an
-// error's body, up to 64 KiB of which it reads first), and when its body ends or is
-// closed. A call that failed without an answer is retryable, also when a timeout of
-// the client's own ended it: whether to give up is judged by the queue's request.
+// Inside one it observes the answer when its headers are there (with an error's body, up
+// to 64 KiB of which it reads first), with each part of it that comes, and when its body
+// ends or is closed. A call that failed without an answer is retryable, also when a
+// timeout of the client's own ended it: whether to give up is judged by the queue's
+// request. So is an answer that breaks off, which it does as well when it ends before
+// the last event that a stream of its kind always has. A call that was canceled, or
+// whose body was closed early, says nothing.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
 	if !llmqueue.InAttempt(ctx) {
@@ -82,7 +94,9 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	sent := begun.Add(time.Duration(wrote.Load()))
 	switch {
 	case err != nil:
-		llmqueue.Observe(ctx, llmqueue.Observation{SentAt: sent, Outcome: llmqueue.OutcomeRetryable})
+		if !canceled(ctx) {
+			t.tell(ctx, llmqueue.Observation{SentAt: sent, Outcome: llmqueue.OutcomeRetryable})
+		}
 	case res.StatusCode >= 400:
 		t.failed(ctx, sent, res)
 	case res.StatusCode >= 200 && res.StatusCode < 300:
@@ -93,13 +107,13 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 func (t *Transport) served(ctx context.Context, sent time.Time, res *http.Response) {
-	llmqueue.Observe(ctx, llmqueue.Observation{
+	t.tell(ctx, llmqueue.Observation{
 		SentAt:  sent,
 		Outcome: llmqueue.OutcomeServed,
 		Limits:  ParseLimits(res.Header, time.Now()),
 	})
 	if res.Body != nil && res.Body != http.NoBody {
-		b := &body{src: res.Body, ctx: ctx, sent: sent}
+		b := &body{src: res.Body, ctx: ctx, tell: t.tell, sent: sent}
 		if plain(res.Header) {
 			b.scan = &scanner{}
 		}
@@ -132,10 +146,14 @@ func (t *Transport) failed(ctx context.Context, sent time.Time, res *http.Respon
 	}
 	o := ParseError(res.StatusCode, res.Header, start[:min(len(start), maxErrorBody)], time.Now())
 	o.SentAt = sent
-	llmqueue.Observe(ctx, o)
-	if o.Outcome != llmqueue.OutcomeFatal || passing(res.StatusCode) {
-		t.discourage(res)
+	t.tell(ctx, o)
+	switch o.Outcome {
+	case llmqueue.OutcomeFatal, llmqueue.OutcomeElsewhere:
+		if !passing(res.StatusCode) {
+			return
+		}
 	}
+	t.discourage(res)
 }
 
 // discourage keeps an SDK from trying again after res: see WithSDKRetries.

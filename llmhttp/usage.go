@@ -26,6 +26,7 @@ func ParseUsage(body []byte) llmqueue.Usage {
 // findings is what the documents of one answer said so far.
 type findings struct {
 	failure bool // every document is worth reading: the answer is a failure
+	isError bool // the document is an error: so its event is named
 	counts  counts
 	early   bool // counts holds only what Anthropic says at the beginning of a stream
 	err     *apiError
@@ -46,6 +47,7 @@ type document struct {
 	Type       text `json:"type"`
 	Object     text `json:"object"`
 	Code       text `json:"code"`
+	Param      text `json:"param"`
 	AmazonType text `json:"__type"`
 	Detail     text `json:"detail"`
 
@@ -85,7 +87,12 @@ func (f *findings) take(doc []byte) {
 		f.early = true
 	}
 	f.counts.heed(counts{PromptTokens: d.PromptEvalCount, CompletionTokens: d.EvalCount})
-	if e := d.apiError(f.failure); e != nil {
+	e := d.apiError(f.failure || f.isError)
+	if e == nil {
+		return
+	}
+	e.found = e.found || f.isError
+	if e.found || f.err == nil || !f.err.found {
 		f.err = e
 	}
 }

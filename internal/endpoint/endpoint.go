@@ -389,6 +389,13 @@ func (e *Endpoint) Earliest(now, ahead int64, estimate Usage, sized bool, mean U
 		u = Usage{} // the mean is a guess
 	}
 	u = Usage{Input: max(u.Input-e.unsettled.Input, 0), Output: max(u.Output-e.unsettled.Output, 0)}
+	if e.pacing.halvings > 0 { // the bursts are a guess
+		w := Wait{At: e.HeldUntil(now)}
+		if w.At > now {
+			w.Cause = Pause
+		}
+		return w
+	}
 	return e.checkLimits(now, Load{Requests: ahead}, u, Usage{})
 }
 

@@ -218,6 +218,7 @@ func (q *Engine) decide(h uint32, r *record, a *attempt, e *Ending, code Code, t
 			q.fail(h, r, code, 0, took)
 			return
 		}
+		a.notBefore, a.owes = endpoint.After(q.now, max(q.delay(int(a.spent)), e.Delay)), true
 		if wait = !q.hasOther(r, a); q.fits(r)&^(a.avoid|a.faulty) == 0 {
 			a.avoid = at.Bit // all have failed it: it goes anywhere but here
 		}
@@ -241,18 +242,18 @@ func (q *Engine) decide(h uint32, r *record, a *attempt, e *Ending, code Code, t
 	switch {
 	case q.cutOff || q.closed && q.paused:
 		q.finish(h, r, Failed, ShutDownRetry, 0, took)
-	case r.flags&flagStays == 0 && q.movesOn() != OK:
-		moved := q.movesOn()
+	case q.mayLeave(r) && q.unable(r.flags&flagGuest != 0) != OK:
+		moved := q.unable(r.flags&flagGuest != 0)
 		if moved == BreakersOpen {
 			moved = BreakersOpened
 		}
 		q.fail(h, r, moved, 0, took)
 	case q.doomed(r):
 		q.fail(h, r, DeadlinePasses, 0, took)
-	case wait && code != AttemptFailed && q.cfg.Fallback && r.flags&flagStays == 0:
+	case wait && code != AttemptFailed && q.mayLeave(r):
 		q.fail(h, r, code, 0, took) // it has waited long enough
 	case e.Verdict == PassingFault && wait:
-		q.backOff(h, r, a, max(q.delay(int(a.spent)), e.Delay), true, code, took)
+		q.backOff(h, r, a, a.notBefore-q.now, true, code, took)
 	case e.Verdict >= Refused && wait:
 		q.backOff(h, r, a, max(q.delay(a.refusals), e.Delay), false, code, took)
 	case e.Verdict >= Refused && max(a.refusals, a.alone+1) > 1 && q.inLine() > 0:
@@ -260,7 +261,7 @@ func (q *Engine) decide(h uint32, r *record, a *attempt, e *Ending, code Code, t
 		pause := q.pausesEnd() - q.now
 		q.backOff(h, r, a, pause+q.delay(max(a.refusals, a.alone+1)-1), false, code, took)
 	default:
-		a.budgeted = false
+		a.budgeted, a.owes = false, false
 		q.move(h, r, InLine)
 		q.rejoin(h, r)
 		q.tellRetry(h, r, a, q.pausesEnd(), code, took)
@@ -268,17 +269,21 @@ func (q *Engine) decide(h uint32, r *record, a *attempt, e *Ending, code Code, t
 }
 
 // backOff lets a request wait outside the line. budgeted says that the budget for retries has
-// to allow its return.
+// to allow its return: without that it goes to another model, or waits for the budget.
 func (q *Engine) backOff(h uint32, r *record, a *attempt, delay int64, budgeted bool, code Code, took int64) {
 	until := endpoint.After(q.now, delay)
 	if r.deadline > 0 && until >= r.deadline { // no more time than for one more attempt
-		if q.cfg.Fallback && r.flags&flagStays == 0 {
+		if q.mayLeave(r) {
 			q.fail(h, r, code, 0, took)
 			return
 		}
 		until = q.now + max(r.deadline-q.now, 0)/2
 	}
-	a.budgeted = budgeted
+	a.budgeted, a.owes = budgeted, budgeted && q.budget.take(q.now, q.cfg.RetryBudget) > 0
+	if a.owes && q.mayLeave(r) {
+		q.fail(h, r, BudgetSpent, 0, took)
+		return
+	}
 	q.move(h, r, BackingOff)
 	q.note(r.estimate)
 	q.backoff.Set(h, until)

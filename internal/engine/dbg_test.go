@@ -26,20 +26,14 @@ func TestDbg(t *testing.T) {
 }
 
 func init() {
+	n := 0
 	dbgHook = func(w *world) {
-		if os.Getenv("SEED") == "" || w.next < 1<<60 {
+		if os.Getenv("SEED") == "" {
 			return
 		}
-		fmt.Println("NEXT", w.next, w.input, w.now)
-		for _, e := range w.current() {
-			fmt.Println(e.Next(w.now), e.Limits(), e.ProbeAt(false), e.ProbeAt(true), e.HeldOut(), e.Announces())
-			for i := range len(e.Limits()) - 1 {
-				u, a, at := e.WindowUsage(w.now, i)
-				fmt.Println(" ", u, a, at)
-			}
+		if n++; w.input == "Wake" && n > 20000 && n < 20010 {
+			fmt.Println("WAKE", w.now, w.next, w.q.crowded, w.q.sweeps, w.cfg, w.dump())
 		}
-		fmt.Println(w.q.backfillAt, w.q.mean(false))
-		os.Exit(1)
 	}
 }
 

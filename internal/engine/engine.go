@@ -89,6 +89,7 @@ type Engine struct {
 	timeouts     timeline.Timeline // of attempts, by number
 	hedges       hedges
 	budget       budget
+	guests       int   // requests that other models handed off
 	moved        Code  // why what waited was handed off last; OK when it is not any more
 	servedStart  int64 // the latest start of an attempt that was served
 	refusedCalls int64

@@ -33,6 +33,9 @@ func (q *Engine) move(h uint32, r *record, to State) {
 // finish gives a request its final state. It must be out of the line.
 func (q *Engine) finish(h uint32, r *record, state State, code Code, waited, took int64) {
 	q.ownAttempt(h, r).ended = q.now
+	if r.flags&flagGuest != 0 {
+		q.guests--
+	}
 	if r.isCall() {
 		r.state = state // its followers count as where it was until they end
 		q.calls[h].took = took
@@ -127,21 +130,25 @@ func (q *Engine) handOff(h uint32, r *record, code Code, took int64) bool {
 }
 
 // TakeBack lets a request that was handed off wait here after all, because no other model takes
-// it: nothing but its time was against that. It reports whether it may.
-func (q *Engine) TakeBack(now int64, h uint32) bool {
+// it: nothing but its time was against that. started says that it was started at another one. It
+// reports whether it may.
+func (q *Engine) TakeBack(now int64, h uint32, started bool) bool {
 	q.advance(now)
 	if q.cutOff || q.closed && q.paused {
 		return false
 	}
 	r := q.records.at(h)
+	if started {
+		r.flags |= flagStarted
+	}
 	if end := q.startEnd(r); end != 0 && (end <= q.now || end < q.certainlyHeld()) {
 		return false
 	}
 	r.flags |= flagKept
-	if a := q.attemptOf(r); a != nil && a.budgeted {
+	if a := q.attemptOf(r); a != nil && (a.owes || a.notBefore > q.now) {
 		q.move(h, r, BackingOff)
 		q.note(r.estimate)
-		q.backoff.Set(h, q.now)
+		q.backoff.Set(h, max(a.notBefore, q.now))
 	} else {
 		q.move(h, r, InLine)
 		q.rejoin(h, r)
@@ -162,19 +169,23 @@ func (q *Engine) certainlyHeld() int64 {
 	return until
 }
 
-// movesOn says why what waits goes to another model now, if there is one: no endpoint may start
-// anything before the longest backoff is over. OK is for no reason.
-func (q *Engine) movesOn() Code {
-	if !q.cfg.Fallback {
-		return OK
-	}
+// mayLeave reports whether another model may serve r instead: a fallback, or for a guest those
+// that the model has which sent it here.
+func (q *Engine) mayLeave(r *record) bool {
+	return (q.cfg.Fallback || r.flags&flagGuest != 0) && r.flags&(flagStays|flagKept) == 0
+}
+
+// unable says why what waits goes to another model now, if there is one: no endpoint may start
+// anything before the longest backoff is over. OK is for no reason. Guests have been to another
+// model, so they probe sooner.
+func (q *Engine) unable(guest bool) Code {
 	code := OK
 	for _, e := range q.endpoints {
 		held := e.PausedUntil()-q.now > q.cfg.MaxDelay && !(q.cfg.WaitForQuota && e.ExhaustedUntil() > q.now)
 		switch {
 		case e.Open():
 			code = BreakersOpen
-		case e.HeldOut() && !e.ProbeDue(q.now, false):
+		case e.HeldOut() && !e.ProbeDue(q.now, guest):
 			code = max(code, HeldOut)
 		case held:
 			code = PausedLong
@@ -188,7 +199,10 @@ func (q *Engine) movesOn() Code {
 // moveOn lets what waits go to another model as soon as there is a reason. It reports whether
 // something may have gone.
 func (q *Engine) moveOn() bool {
-	code := q.movesOn()
+	if !q.cfg.Fallback && q.guests == 0 {
+		return false
+	}
+	code := q.unable(false)
 	if (code == OK) == (q.moved == OK) {
 		return false
 	}
@@ -277,11 +291,11 @@ func (q *Engine) slice(s *sweep) (more bool) {
 				q.end(h, r, Failed, TooLarge)
 			}
 		})
-	case s.kind == sweepQuota && !q.exhausted(), (s.kind == sweepWaiting || s.kind == sweepMovable) && q.movesOn() == OK:
+	case s.kind == sweepQuota && !q.exhausted(), (s.kind == sweepWaiting || s.kind == sweepMovable) && q.unable(false) == OK:
 		return false // renewed meanwhile
 	case s.kind == sweepMovable:
 		return q.eachRecord(s, sweepSlice, func(h uint32, r *record) {
-			if (r.state == InLine || r.state == BackingOff) && r.flags&(flagStays|flagKept) == 0 {
+			if (r.state == InLine || r.state == BackingOff) && q.mayLeave(r) {
 				q.sweepOut(h, r, sweepWaiting)
 			}
 		})
@@ -293,7 +307,7 @@ func (q *Engine) slice(s *sweep) (more bool) {
 			break
 		}
 		r := q.records.at(h)
-		if s.kind == sweepWaiting && r.flags&(flagStays|flagKept) != 0 {
+		if s.kind == sweepWaiting && !q.mayLeave(r) {
 			s.kind = sweepMovable
 			return true
 		}
@@ -329,7 +343,7 @@ func (q *Engine) sweepOut(h uint32, r *record, kind sweepKind) {
 		q.end(h, r, Failed, ShutDown)
 		return
 	case sweepWaiting:
-		code = q.movesOn()
+		code = q.unable(false)
 	}
 	waited, _ := q.takeOut(h, r, code)
 	q.fail(h, r, code, waited, 0)

@@ -166,7 +166,7 @@ func (w *world) checkLine() {
 			if s.in.Sized && (s.in.Estimate.Input > w.q.largest.Input || s.in.Estimate.Output > w.q.largest.Output) {
 				w.fail("request %d of %v waits, the largest is said to be %v", h, s.in.Estimate, w.q.largest)
 			}
-			if !w.cfg.NoDeadlineCheck && s.in.Deadline > w.now && !s.kept && !(s.in.Stays && w.cfg.Fallback) && w.tooLate(s) && !w.q.Sweeping() {
+			if !w.cfg.NoDeadlineCheck && s.in.Deadline > w.now && (w.mayLeave(s) || !w.cfg.Fallback && !w.guests) && w.tooLate(s) && !w.q.Sweeping() {
 				w.fail("request %d waits, and can only start when its time is over: %+v held %d %+v next %d%s", h, s, w.heldUntil(false), w.q.earliest(&s.in), w.next, w.dump())
 			}
 			if s.in.Sized && s.count == 0 && !s.kept && w.q.tooLarge(s.in.Estimate) != nil && !w.q.Sweeping() { // who comes back from an attempt is told at the head
@@ -188,8 +188,8 @@ func (w *world) checkLine() {
 		if s.ended || s.expires == 0 || s.count > 0 || w.now <= s.expires {
 			continue
 		}
-		if state := w.q.State(s.h); state == InLine || state == Following && w.q.State(s.call.h) == InLine && s.call.count == 0 {
-			w.fail("request %d waits for longer than its MaxWait: %+v kept %v state %d now %d expires %d next %d, of %+v", s.h, s.in, s.kept, state, w.now, s.expires, w.next, s.call)
+		if state := w.q.State(s.h); state == InLine || state == Following && w.q.State(s.call.h) == InLine && s.call.count == 0 && !s.call.elsewhere {
+			w.fail("request %d waits for longer than its MaxWait", s.h)
 		}
 	}
 }

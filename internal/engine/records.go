@@ -33,6 +33,7 @@ const (
 	flagStarted               // an attempt was started
 	flagStays                 // it is never handed off
 	flagHeld                  // its attempts end when its holder says so
+	flagGuest                 // another model may serve it instead: it came from there
 	flagKept                  // no other model takes it: it waits here until it starts
 )
 
@@ -90,17 +91,19 @@ type attempt struct {
 
 // progress is what is known of a request that was started.
 type progress struct {
-	count    int32          // attempts so far
-	spent    int32          // of them those that MaxAttempts counts
-	underWay int32          // those that have not ended
-	pair     uint32         // number of the hedge that is under way beside this attempt, plus 1
-	borrowed bool           // another request has what the call used: see call
-	budgeted bool           // its latest attempt was taken from the budget for retries
-	prior    endpoint.Usage // of the attempts before
-	since    int64          // when the request began to wait for the attempt after it
-	ended    int64          // the request
-	avoid    uint64         // the endpoints that failed it of late
-	faulty   uint64         // those that were at fault themselves
+	count     int32          // attempts so far
+	spent     int32          // of them those that MaxAttempts counts
+	underWay  int32          // those that have not ended
+	pair      uint32         // number of the hedge that is under way beside this attempt, plus 1
+	borrowed  bool           // another request has what the call used: see call
+	budgeted  bool           // its latest attempt was taken from the budget for retries
+	owes      bool           // the budget has not allowed its next one yet
+	notBefore int64          // when its backoff is over
+	prior     endpoint.Usage // of the attempts before
+	since     int64          // when the request began to wait for the attempt after it
+	ended     int64          // the request
+	avoid     uint64         // the endpoints that failed it of late
+	faulty    uint64         // those that were at fault themselves
 
 	refusals      int // in a row while nothing was served
 	alone         int // in a row while nothing else was refused

@@ -175,8 +175,8 @@ func (q *Engine) begin(number uint32, a *attempt, p *progress) {
 	q.counts.Attempts++
 }
 
-// returnRetries puts requests whose backoff is over back in their place in line. One that the
-// budget does not allow waits for it, or goes to another model.
+// returnRetries puts requests whose backoff is over back in their place in line, as far as the
+// budget allows.
 func (q *Engine) returnRetries() {
 	q.retryAt = 0
 	for q.backoff.Len() > 0 {
@@ -185,16 +185,12 @@ func (q *Engine) returnRetries() {
 			return
 		}
 		r := q.records.at(h)
-		if q.attemptOf(r).budgeted {
+		if a := q.attemptOf(r); a != nil && a.owes {
 			if wait := q.budget.take(q.now, q.cfg.RetryBudget); wait > 0 {
-				if q.cfg.Fallback && r.flags&(flagStays|flagKept) == 0 && !q.cutOff {
-					q.backoff.Pop()
-					q.handOff(h, r, BudgetSpent, 0)
-					continue
-				}
 				q.retryAt = endpoint.After(q.now, wait)
 				return
 			}
+			a.owes = false
 		}
 		q.backoff.Pop()
 		q.rejoin(h, r)
@@ -238,7 +234,7 @@ func (q *Engine) heldUntil() int64 {
 			sound = min(sound, e.HeldUntil(q.now))
 		}
 	}
-	if q.cfg.Fallback && sound != endpoint.Never {
+	if (q.cfg.Fallback || q.guests > 0) && sound != endpoint.Never {
 		return sound
 	}
 	return q.certainlyHeld()
@@ -247,7 +243,7 @@ func (q *Engine) heldUntil() int64 {
 // doomed reports whether r, which was started before, cannot start again before its deadline.
 func (q *Engine) doomed(r *record) bool {
 	held := q.heldUntil()
-	if r.flags&flagStays != 0 {
+	if !q.mayLeave(r) {
 		held = q.certainlyHeld()
 	}
 	return r.deadline > q.now && r.deadline < held && r.flags&flagKept == 0
@@ -269,7 +265,7 @@ func (q *Engine) expire(h uint32, at int64) bool {
 	switch {
 	case r.state != InLine:
 		return false
-	case at > q.now && r.flags&flagStays != 0 && at >= q.certainlyHeld():
+	case at > q.now && !q.mayLeave(r) && at >= q.certainlyHeld():
 		q.patient.Set(h, at) // it has no other model to go to
 		return false
 	}
@@ -287,7 +283,7 @@ func (q *Engine) expireFollower(h uint32, r *record, at int64) bool {
 		return false
 	case at > q.now:
 		q.patient.Set(h, at)
-		if c.state != InLine || !q.cfg.Fallback || c.flags&(flagStays|flagKept) != 0 {
+		if c.state != InLine || !q.mayLeave(c) {
 			return false
 		}
 		call := r.attempt

@@ -421,11 +421,13 @@ func (w *world) handOff(e *Effect) {
 
 // takeBack lets a request wait here after all.
 func (w *world) takeBack(s *story) {
-	if s.state, s.kept = InLine, true; s.in.MaxWait > 0 && s.count == 0 {
+	started := w.oneIn(3)
+	s.elsewhere = s.elsewhere || started
+	if s.state, s.kept, s.expires = InLine, true, 0; s.in.MaxWait > 0 && s.count == 0 && !s.elsewhere {
 		s.expires = s.created + s.in.MaxWait
 	}
 	var took bool
-	w.do("TakeBack", func() { took = w.q.TakeBack(w.now, s.h) })
+	w.do("TakeBack", func() { took = w.q.TakeBack(w.now, s.h, started) })
 	late := !w.cfg.NoDeadlineCheck && s.end() < w.heldUntil(true)
 	if want := !w.cutOff && !(w.closed && w.paused) && s.end() > w.now && !late; took != want {
 		w.fail("request %d is taken back: %v", s.h, took)
@@ -441,7 +443,12 @@ func (w *world) tooLate(s *story) bool {
 	if slices.ContainsFunc(s.shares, func(o *story) bool { return !o.ended && w.tooLate(o) }) {
 		return true // a fallback may serve the call of all in time
 	}
-	return s.end() < w.heldUntil(s.in.Stays)
+	return s.end() < w.heldUntil(!w.mayLeave(s))
+}
+
+// mayLeave reports whether another model may serve a request.
+func (w *world) mayLeave(s *story) bool {
+	return (w.cfg.Fallback || s.in.Guest) && !s.in.Stays && !s.kept
 }
 
 // end is by when a request has to start.
@@ -469,7 +476,7 @@ func (w *world) heldUntil(certain bool) int64 {
 			sound = min(sound, at)
 		}
 	}
-	if !certain && w.cfg.Fallback && sound != endpoint.Never {
+	if !certain && sound != endpoint.Never {
 		return sound
 	}
 	return until

@@ -38,6 +38,7 @@ type world struct {
 	trace    strings.Builder
 	input    string
 	next     int64          // what Next gave after the last input
+	guests   bool           // some came from other models
 	hedges   int            // that were started
 	calls    float64        // what may earn hedges
 	used     endpoint.Usage // of all attempts
@@ -78,6 +79,7 @@ type story struct {
 	spent     int   // attempts that ended in a passing fault
 	since     int64 // when it began to wait for its next attempt
 	kept      bool  // no other model took it
+	elsewhere bool  // it was started at another one
 	state     State
 	ended     bool
 	gone      bool
@@ -321,6 +323,9 @@ func (w *world) submit(unknown bool) {
 	switch w.rand.IntN(6) {
 	case 0:
 		in.Stays, in.Held = true, w.oneIn(2)
+	case 3:
+		in.Guest = w.oneIn(2)
+		w.guests = w.guests || in.Guest
 	case 1:
 		in.Call = true
 	case 2: // joins one that has not ended
@@ -717,7 +722,7 @@ func (w *world) checkUnserved(in *Request, no *Refusal) {
 	w.input = "Unserved"
 	switch {
 	case no.Code == QuotaExhausted && !w.cfg.WaitForQuota && no.At > w.now:
-	case (no.Code == BreakersOpen || no.Code == HeldOut || no.Code == PausedLong) && w.cfg.Fallback && !in.Stays:
+	case (no.Code == BreakersOpen || no.Code == HeldOut || no.Code == PausedLong) && (w.cfg.Fallback || in.Guest) && !in.Stays:
 	case no.Code == DeadlinePasses && !w.cfg.NoDeadlineCheck && no.Wait.At > no.Deadline && !no.Wait.Guessed:
 	default:
 		w.fail("unserved: %+v", *no)

@@ -17,6 +17,7 @@ type Request struct {
 	Held     bool  // its attempts end when its holder says so, whatever they take
 	Call     bool  // no request, but what several share: see Join
 	Stays    bool  // it is never handed off
+	Guest    bool  // another model handed it off, and takes it back unserved
 	Tag      uint8 // the owner's: see Tag
 }
 
@@ -44,8 +45,8 @@ func (q *Engine) Unserved(r *Request) *Refusal {
 	if !q.cfg.WaitForQuota && q.exhausted() {
 		return q.refuse(Refusal{Code: QuotaExhausted, At: q.QuotaRenewed()})
 	}
-	if !r.Stays {
-		if code := q.movesOn(); code != OK {
+	if (q.cfg.Fallback || r.Guest) && !r.Stays {
+		if code := q.unable(r.Guest); code != OK {
 			return q.refuse(Refusal{Code: code, At: q.pausesEnd()})
 		}
 	}
@@ -85,7 +86,7 @@ func (q *Engine) DeadlinePasses(h uint32) *Refusal {
 		no.Deadline, no.Context = at, false
 	}
 	no.Wait = endpoint.Wait{At: q.heldUntil(), Cause: endpoint.Pause}
-	if q.movesOn() == BreakersOpen {
+	if q.unable(false) == BreakersOpen {
 		no.Wait.Cause = endpoint.OpenBreaker
 	}
 	return q.refuse(no)
@@ -100,7 +101,7 @@ func (q *Engine) earliest(r *Request) (w endpoint.Wait) {
 		ahead = q.line.Before(r.Priority, r.Tenant)
 	}
 	w.At = endpoint.Never
-	elsewhere := q.cfg.Fallback && !r.Stays && slices.ContainsFunc(q.endpoints, func(e *endpoint.Endpoint) bool { return !e.HeldOut() })
+	elsewhere := (q.cfg.Fallback || r.Guest) && !r.Stays && slices.ContainsFunc(q.endpoints, func(e *endpoint.Endpoint) bool { return !e.HeldOut() })
 	for _, e := range q.endpoints {
 		if elsewhere && e.HeldOut() {
 			continue // as in heldUntil
@@ -124,6 +125,10 @@ func (q *Engine) Submit(now int64, in *Request, unserved *Refusal) (h uint32) {
 	}
 	if in.Stays {
 		r.flags |= flagStays
+	}
+	if in.Guest {
+		r.flags |= flagGuest
+		q.guests++
 	}
 	if in.Held {
 		r.flags |= flagHeld
