@@ -108,6 +108,14 @@ func (e *Endpoint) Ended(now int64, l *Lease, r Result) {
 		e.failed(now, l, h.failing >= heldInRow && h.share >= heldShare, false)
 	case RefusedCall:
 		h.recent.Refusals++
+		if h.held && l.probe {
+			h.failedAt, h.probeAt = now, After(now, firstProbe)
+		}
+	case Nothing:
+		return
+	}
+	if l.probe { // it has told, though it may be under way for long
+		l.probe, h.probing = false, false
 	}
 }
 
