@@ -264,8 +264,7 @@ func (e *Endpoint) Admit(now int64, u Usage, l *Lease) Admission {
 		for _, g := range slices.Backward(grants) {
 			g.Undo(now)
 		}
-		e.queued = len(grants) > 0
-		return NotNow
+		return NotNow // e is not queued: others shall not wait for the probes in a shared set's line
 	}
 	l.charge, l.shared = charge, grants
 	e.ticket = 0 // not before: what the breaker refused has its places in line again

@@ -70,8 +70,8 @@ func TestBreakerRefusesWhoWaitedForASharedSet(t *testing.T) {
 	s.full, b.busy = false, true
 	e.Reset()
 	require.Equal(t, NotNow, e.Admit(1, Usage{}, &l))
-	assert.True(t, e.Queued())
-	assert.EqualValues(t, 1, s.waiting, "it comes back to where it was")
+	assert.False(t, e.Queued(), "nobody is to wait behind it until a probe ends")
+	assert.EqualValues(t, 1, s.waiting, "it came back to where it was, and is to leave")
 	assert.Zero(t, s.granted)
 
 	e.Reset()

@@ -31,8 +31,8 @@ func init() {
 		if os.Getenv("SEED") == "" {
 			return
 		}
-		if n++; w.input == "Wake" && n > 20000 && n < 20010 {
-			fmt.Println("WAKE", w.now, w.next, w.q.crowded, w.q.sweeps, w.cfg, w.dump())
+		if n++; n > 50000 && n < 50010 {
+			fmt.Println("INPUT", w.input, w.now, w.next, w.q.crowded, w.q.sweeps, w.dump())
 		}
 	}
 }
