@@ -172,7 +172,7 @@ func (hand *forwarding) skip(models []string) {
 // not even try. Callers hold the lock.
 func (c *core) nobodyTakes(ns int64, h uint32, hand *forwarding) bool {
 	switch hand.code {
-	case engine.BreakersOpen, engine.BreakersOpened, engine.HeldOut, engine.PausedLong, engine.BudgetSpent, engine.DeadlinePasses:
+	case engine.BreakersOpen, engine.BreakersOpened, engine.HeldOut, engine.PausedLong, engine.BudgetSpent, engine.DeadlinePasses, engine.RunsOut:
 		hand.modelID = ""
 		if c.engine.TakeBack(ns, h, hand.attempts > 0) {
 			return true

@@ -187,6 +187,8 @@ func (c *core) reason(h uint32, code engine.Code) error {
 		return c.after(h, c.pausedLong(c.engine.PausesEnd()))
 	case engine.BudgetSpent:
 		return c.after(h, fmt.Errorf("llmqueue: model %q has no retry left at present (see RetryPolicy.Budget)", c.modelID))
+	case engine.RunsOut:
+		return c.after(h, errorf(ErrQueueTimeout, "model %q has no room for it in time before its deadline", c.modelID))
 	case engine.DeadlinePasses:
 		return c.after(h, c.refusal(c.engine.DeadlinePasses(h)))
 	case engine.ShutDown:
