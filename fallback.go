@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/llmqueue/llmqueue/internal/cycle"
 	"github.com/llmqueue/llmqueue/internal/engine"
 )
 
@@ -373,36 +375,14 @@ func (r *registry) missingFrom(c *core, seen map[*core]bool) error {
 
 // checkCycles finds a circle of fallbacks, or nil.
 func checkCycles(queues map[string]*core) error {
-	const visiting, done = 1, 2
-	state := make(map[string]int, len(queues))
-	var path []string
-	var visit func(model string) error
-	visit = func(model string) error {
-		path = append(path, model)
-		switch state[model] {
-		case visiting:
-			from := slices.Index(path, model)
-			return invalid("fallbacks go in a circle: %s, take one out", strings.Join(path[from:], " → "))
-		case done:
-			path = path[:len(path)-1]
-			return nil
-		}
-		state[model] = visiting
+	circle := cycle.Find(slices.Sorted(maps.Keys(queues)), func(model string) []string {
 		if c, ok := queues[model]; ok {
-			for _, next := range c.settings.fallback {
-				if err := visit(next); err != nil {
-					return err
-				}
-			}
+			return c.settings.fallback
 		}
-		state[model] = done
-		path = path[:len(path)-1]
 		return nil
-	}
-	for model := range queues {
-		if err := visit(model); err != nil {
-			return err
-		}
+	})
+	if circle != nil {
+		return invalid("fallbacks go in a circle: %s, take one out", strings.Join(circle, " → "))
 	}
 	return nil
 }
