@@ -105,6 +105,9 @@ func (d *drama) servedIfPossible() {
 			candidates = append(candidates, d.backups[0])
 		}
 		for _, f := range candidates {
+			if a.deadline > 0 && a.deadline < 3*f.takes {
+				continue // it would hardly be answered in time
+			}
 			if f.able(a.at, a.ended) {
 				d.errorf("%s was healthy and had room all the time: %s", f.name, a)
 				break

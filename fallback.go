@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/llmqueue/llmqueue/internal/cycle"
 	"github.com/llmqueue/llmqueue/internal/engine"
 )
 
@@ -172,7 +174,7 @@ func (hand *forwarding) skip(models []string) {
 // not even try. Callers hold the lock.
 func (c *core) nobodyTakes(ns int64, h uint32, hand *forwarding) bool {
 	switch hand.code {
-	case engine.BreakersOpen, engine.BreakersOpened, engine.HeldOut, engine.PausedLong, engine.BudgetSpent, engine.DeadlinePasses:
+	case engine.BreakersOpen, engine.BreakersOpened, engine.HeldOut, engine.PausedLong, engine.BudgetSpent, engine.DeadlinePasses, engine.RunsOut:
 		hand.modelID = ""
 		if c.engine.TakeBack(ns, h, hand.attempts > 0) {
 			return true
@@ -373,36 +375,14 @@ func (r *registry) missingFrom(c *core, seen map[*core]bool) error {
 
 // checkCycles finds a circle of fallbacks, or nil.
 func checkCycles(queues map[string]*core) error {
-	const visiting, done = 1, 2
-	state := make(map[string]int, len(queues))
-	var path []string
-	var visit func(model string) error
-	visit = func(model string) error {
-		path = append(path, model)
-		switch state[model] {
-		case visiting:
-			from := slices.Index(path, model)
-			return invalid("fallbacks go in a circle: %s, take one out", strings.Join(path[from:], " → "))
-		case done:
-			path = path[:len(path)-1]
-			return nil
-		}
-		state[model] = visiting
+	circle := cycle.Find(slices.Sorted(maps.Keys(queues)), func(model string) []string {
 		if c, ok := queues[model]; ok {
-			for _, next := range c.settings.fallback {
-				if err := visit(next); err != nil {
-					return err
-				}
-			}
+			return c.settings.fallback
 		}
-		state[model] = done
-		path = path[:len(path)-1]
 		return nil
-	}
-	for model := range queues {
-		if err := visit(model); err != nil {
-			return err
-		}
+	})
+	if circle != nil {
+		return invalid("fallbacks go in a circle: %s, take one out", strings.Join(circle, " → "))
 	}
 	return nil
 }

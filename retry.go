@@ -4,9 +4,14 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"syscall"
 	"time"
 
+	"github.com/llmqueue/llmqueue/internal/endpoint"
 	"github.com/llmqueue/llmqueue/internal/engine"
+	"github.com/llmqueue/llmqueue/internal/lazyctx"
 )
 
 // RetryPolicy says how often and how long apart a request is tried. The zero
@@ -166,6 +171,62 @@ func Permanent(err error) error {
 		return nil
 	}
 	return &markedError{mark: markPermanent, err: err}
+}
+
+// passes reports whether an error that nobody explained is of a kind that passes: the connection
+// failed, or something of the processor's own took too long.
+func passes(err error) bool {
+	var of net.Error
+	return errors.As(err, &of) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// judge says whose fault the end of an attempt is, before the lock: it asks the errors of
+// users.
+func (a *attempt) judge(err error, how lazyctx.End, invalid bool) (e engine.Ending) {
+	used, reported := a.used()
+	e.Used, e.Reported, e.Invalid = toEngineUsage(used), reported, invalid
+	failed := false
+	if err != nil {
+		e.Verdict = engine.RequestFault
+		mark, delay := unmarked, time.Duration(0)
+		if _, panicked := err.(*PanicError); !panicked { // nor when it panicked with a marked error
+			mark, delay = markOf(err)
+		} else {
+			failed = true
+		}
+		seen := a.observed()
+		said, streamed := seen.latest, seen.streamed
+		e.Streamed, e.Answered = streamed, said.Outcome == OutcomeFatal
+		e.Unobserved = mark == markRateLimited && !said.Outcome.refused()
+		if e.Marked = mark != unmarked; !e.Marked && !failed {
+			mark, delay = said.meaning(), said.Delay
+			if mark == unmarked && (how == lazyctx.TimedOut || passes(err)) {
+				mark = markRetryable
+			}
+		}
+		switch mark {
+		case markElsewhere:
+			e.Verdict = engine.EndpointFault
+		case markRetryable:
+			if e.Verdict = engine.PassingFault; !e.Marked {
+				e.Delay = int64(delay)
+			}
+		case markRateLimited:
+			e.Verdict, e.Delay = engine.Refused, int64(delay)
+		case markQuota:
+			e.Verdict = engine.Exhausted
+		}
+		// Also when streamed output forbids another attempt.
+		passing := said.Outcome == OutcomeRetryable || said.Outcome == OutcomeOverloaded
+		failed = !invalid && (failed || passing || mark == unmarked || mark == markElsewhere || mark == markRetryable && !streamed)
+	}
+	switch {
+	case failed && how == lazyctx.Canceled:
+		e.Ballot = endpoint.Left
+	case failed || how == lazyctx.TimedOut:
+		e.Ballot = endpoint.Failure
+	}
+	return e
 }
 
 // Breaker is a circuit breaker: what keeps an endpoint out after repeated failure, lets

@@ -179,6 +179,7 @@ const (
 	HeldOut                // calls fail at all endpoints
 	PausedLong             // by the provider, until At
 	BudgetSpent            // there is nothing left for its retry
+	RunsOut                // there may be no time left for it before its deadline
 	Outrun                 // another attempt of the request was faster
 	ShutDown               // while it waited
 	ShutDownRunning        // while it ran

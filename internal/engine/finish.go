@@ -141,10 +141,10 @@ func (q *Engine) TakeBack(now int64, h uint32, started bool) bool {
 	if started {
 		r.flags |= flagStarted
 	}
+	r.flags |= flagKept
 	if end := q.startEnd(r); end != 0 && (end <= q.now || end < q.certainlyHeld()) {
 		return false
 	}
-	r.flags |= flagKept
 	if a := q.attemptOf(r); a != nil && (a.owes || a.notBefore > q.now) {
 		q.move(h, r, BackingOff)
 		q.note(r.estimate)

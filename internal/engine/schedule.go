@@ -257,17 +257,19 @@ func (q *Engine) expire(h uint32, at int64) bool {
 		return q.expireFollower(h, r, at)
 	}
 	code := DeadlinePasses
-	if at <= q.now {
-		if code = WaitedTooLong; r.maxWait == 0 || r.started() || at != endpoint.After(r.created, r.maxWait) {
-			return false // its caller's context ends, and tells
-		}
-	}
 	switch {
 	case r.state != InLine:
 		return false
 	case at > q.now && !q.mayLeave(r) && at >= q.certainlyHeld():
 		q.patient.Set(h, at) // it has no other model to go to
 		return false
+	case at > q.now:
+	case r.maxWait > 0 && !r.started() && at == endpoint.After(r.created, r.maxWait):
+		code = WaitedTooLong
+	case q.mayLeave(r):
+		code = RunsOut
+	default:
+		return false // its caller's context ends, and tells
 	}
 	waited, _ := q.takeOut(h, r, code)
 	q.fail(h, r, code, waited, 0)

@@ -179,9 +179,12 @@ func (q *Engine) watchExpiry(h uint32, r *record) {
 	}
 }
 
-// startEnd is by when r has to start, 0 when it has time.
+// startEnd is by when r has to start, 0 when it has time: before its deadline, or, where another
+// model may serve it, as long before as attempts take.
 func (q *Engine) startEnd(r *record) (at int64) {
-	at = r.deadline
+	if at = r.deadline; at > 0 && q.mayLeave(r) {
+		at = max(at-int64(1.5*q.duration.value), 1)
+	}
 	if r.maxWait > 0 && !r.started() {
 		if end := endpoint.After(r.created, r.maxWait); at == 0 || end < at {
 			at = end

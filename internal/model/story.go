@@ -19,7 +19,7 @@ type Story struct {
 	Seed     uint64
 	Limits   []endpoint.Limit
 	Margin   time.Duration // negative: the default
-	Attempts int           // how often a request is tried at most
+	Attempts int           // how often a request fails in a passing way at most
 	Requests []*Told
 	Steps    []Step // in order of time
 }
@@ -31,9 +31,12 @@ type Told struct {
 	Tenant   string
 	Estimate endpoint.Usage // zero: unknown
 	MaxWait  time.Duration
-	Waited   bool // somebody waits for it, who may leave
-	Fates    []Fate
+	Waited   bool   // somebody waits for it, who may leave
+	Fates    []Fate // of its attempts; those that are refused do not count for Attempts
 }
+
+// mostRefusals keeps the stories from where a request that is refused again and again fails.
+const mostRefusals = 3
 
 // Fate is what becomes of one attempt.
 type Fate struct {
@@ -64,7 +67,7 @@ func Tell(seed uint64) *Story {
 	}
 	periods := []time.Duration{3 * time.Second, 10 * time.Second, time.Minute, 2 * time.Hour}
 	limits := func() []endpoint.Limit {
-		out := []endpoint.Limit{{Kind: endpoint.TPD, Amount: 1 << 40}} // never binds: it remembers every charge
+		out := []endpoint.Limit{{Kind: endpoint.TPD, Amount: 1 << 20}} // hardly ever binds: it remembers every charge
 		for _, l := range []endpoint.Limit{{Kind: endpoint.RPM, Amount: 1 + r.Int64N(8)}, {Kind: endpoint.RPM, Amount: 1 + r.Int64N(20)}, {Kind: endpoint.TPM, Amount: 20 + r.Int64N(100)}, {Kind: endpoint.TPM, Amount: 50 + r.Int64N(300)}, {Kind: endpoint.ITPM, Amount: 10 + r.Int64N(60)}, {Kind: endpoint.OTPM, Amount: 10 + r.Int64N(60)}} {
 			if oneIn(2) {
 				l.Period = periods[r.IntN(len(periods))]
@@ -96,7 +99,7 @@ func Tell(seed uint64) *Story {
 		if oneIn(6) {
 			q.MaxWait = upTo(time.Minute)
 		}
-		for range s.Attempts {
+		for refused := 0; len(q.Fates)-refused < s.Attempts; {
 			f := Fate{Lasts: upTo(4 * time.Second), Reports: !oneIn(4), Used: usage(10), Ends: "ok", Returns: !oneIn(3)}
 			if oneIn(4) {
 				f.Used = usage(40) // an overrun
@@ -107,6 +110,13 @@ func Tell(seed uint64) *Story {
 			if oneIn(4) {
 				f.Ends = []string{"fail", "panic", "goexit", "retry", "retry", "limited"}[r.IntN(6)]
 				f.After = upTo(5 * time.Second)
+			}
+			if f.Ends == "limited" {
+				if refused < mostRefusals {
+					refused++
+				} else {
+					f.Ends = "fail"
+				}
 			}
 			q.Fates = append(q.Fates, f)
 		}
@@ -163,6 +173,7 @@ func (h Happened) String() string {
 type Seen struct {
 	Starts, Ends []Happened
 	RetryAt      map[string]time.Duration // by AttemptKey
+	LetIn        []time.Duration          // when calls were served again that had failed
 	Refused      map[string]bool
 	Checks       []Looked
 }
