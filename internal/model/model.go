@@ -24,14 +24,32 @@ type model struct {
 	running []*modelAttempt
 	paused  bool
 	until   time.Duration // a provider's pause
+	pausing bool          // its end has not come
+	slow    *slowStart    // nil: none
 	seq     int
+
+	refusals []refusal
+	served   time.Duration // the latest start of an attempt that was served
 
 	starts, ends []Happened
 	fault        string
 	refused      map[string]bool
 	booked       int64             // tokens: reserved, and changed by settling since
 	reports      []*endpoint.Usage // of all attempts, in order: what a size unknown is taken for
-	known        bool              // more than one request of unknown size may run
+	known        bool              // an attempt told, or was served and did not
+}
+
+// slowStart bounds, after a pause, how many attempts may run that started since.
+type slowStart struct {
+	since   time.Duration
+	allowed int
+	doubles time.Duration // when it does next
+}
+
+// refusal is a call that was refused.
+type refusal struct {
+	of *modelRequest
+	at time.Duration
 }
 
 type modelLimit struct {
@@ -62,6 +80,9 @@ type modelRequest struct {
 	created  time.Duration
 	last     *modelAttempt
 	tries    int
+	spent    int           // of them those that failed in a passing way
+	refused  int           // in a row while nothing that started after a refusal was served
+	alone    int           // in a row while others were served and not refused
 	due      time.Duration // retrying: when it returns
 }
 
@@ -71,10 +92,10 @@ type modelAttempt struct {
 	ends    time.Duration
 	booked  endpoint.Usage
 	high    endpoint.Usage
+	start   time.Duration
 	total   int64 // the highest total
 	report  *endpoint.Usage
 	booking *endpoint.Usage // its entry in the model's reports
-	unknown bool            // no size was known when it started
 	over    bool
 }
 
@@ -146,20 +167,24 @@ func (m *model) impossible(u endpoint.Usage) bool {
 }
 
 // reserves is what r takes when it starts now: for an unknown size the mean of all
-// reports so far, rounded up and brought under every limit.
+// reports so far, rounded up. Before the first it is a sixteenth of the smallest limit, and at
+// least 1,000. Either is brought under every limit.
 func (m *model) reserves(r *modelRequest) endpoint.Usage {
-	if r.estimate != (endpoint.Usage{}) || len(m.reports) == 0 {
+	if r.estimate != (endpoint.Usage{}) {
 		return r.estimate
 	}
 	var u endpoint.Usage
 	for _, one := range m.reports {
 		u = u.Plus(*one)
 	}
-	n := int64(len(m.reports))
-	u = endpoint.Usage{Input: (u.Input + n - 1) / n, Output: (u.Output + n - 1) / n}
+	if n := int64(len(m.reports)); n > 0 {
+		u = endpoint.Usage{Input: (u.Input + n - 1) / n, Output: (u.Output + n - 1) / n}
+	} else if !m.known {
+		u = m.guess()
+	}
 	for _, l := range m.limits {
 		switch over := l.Takes(u) - l.Amount; {
-		case over <= 0:
+		case over <= 0 || l.Kind == endpoint.RPM:
 		case l.Kind == endpoint.ITPM:
 			u.Input = l.Amount
 		case l.Kind == endpoint.OTPM:
@@ -172,10 +197,64 @@ func (m *model) reserves(r *modelRequest) endpoint.Usage {
 	return u
 }
 
-// waitsForSize: until one report is in, requests of unknown size run one at a time.
-func (m *model) waitsForSize(r *modelRequest) bool {
-	return r.estimate == (endpoint.Usage{}) && !m.known &&
-		slices.ContainsFunc(m.running, func(a *modelAttempt) bool { return a.unknown })
+func (m *model) guess() (u endpoint.Usage) {
+	var inputs, outputs []int64
+	for _, l := range m.limits {
+		switch n := max(l.Amount/16, 1000); l.Kind {
+		case endpoint.RPM:
+		case endpoint.OTPM:
+			outputs = append(outputs, n)
+		default:
+			inputs = append(inputs, n)
+		}
+	}
+	if len(inputs) > 0 {
+		u.Input = slices.Min(inputs)
+	}
+	if len(outputs) > 0 {
+		u.Output = slices.Min(outputs)
+	}
+	return u
+}
+
+// maySlowly reports whether a slow start lets another attempt start.
+func (m *model) maySlowly() bool {
+	if m.slow == nil {
+		return true
+	}
+	n := 0
+	for _, a := range m.running {
+		if a.start >= m.slow.since {
+			n++
+		}
+	}
+	return n < m.slow.allowed
+}
+
+// allow lets more attempts run after a pause, or all that have a slot.
+func (m *model) allow(n int) {
+	if m.slow.allowed = n; n >= m.slots {
+		m.slow = nil
+	}
+}
+
+// pass brings up to date what time alone changes.
+func (m *model) pass() {
+	if m.pausing && m.now >= m.until {
+		m.pausing = false
+		m.beginSlowly(m.until)
+	}
+	for m.slow != nil && m.now >= m.slow.doubles {
+		m.slow.doubles += step
+		m.allow(2 * m.slow.allowed)
+	}
+}
+
+// step is after how long twice as many calls are made after a pause.
+const step = 500 * time.Millisecond
+
+func (m *model) beginSlowly(at time.Duration) {
+	m.slow = &slowStart{since: at, allowed: 1, doubles: at + step}
 }
 
 func (m *model) cost(u endpoint.Usage) uint64 {
@@ -263,9 +342,9 @@ func (m *model) head() *modelRequest {
 // whole policy.
 func (m *model) decide() {
 	for {
-		for !m.paused && m.now >= m.until && len(m.running) < m.slots {
+		for !m.paused && m.now >= m.until && len(m.running) < m.slots && m.maySlowly() {
 			r := m.head()
-			if r == nil || m.waitsForSize(r) {
+			if r == nil {
 				break
 			}
 			u := m.reserves(r)
@@ -301,8 +380,7 @@ func (m *model) start(r *modelRequest, u endpoint.Usage) {
 		m.leave(r)
 	}
 	f := r.Fates[r.tries]
-	a := &modelAttempt{req: r, fate: f, ends: m.now + f.Lasts, booked: u, high: u, total: u.Total()}
-	a.unknown = r.estimate == (endpoint.Usage{}) && !m.known
+	a := &modelAttempt{req: r, fate: f, ends: m.now + f.Lasts, booked: u, high: u, start: m.now, total: u.Total()}
 	r.tries++
 	r.state, r.last = "running", a
 	m.running = append(m.running, a)
@@ -360,25 +438,67 @@ func (m *model) conclude(a *modelAttempt) {
 	}
 	if a.report != nil {
 		m.settle(a, *a.report)
-	} else if a.unknown && f.Ends == "ok" {
+	} else if f.Ends == "ok" {
 		m.known = true // who never reports cannot be waited for
 	}
-	if f.Ends == "limited" {
-		m.until = max(m.until, m.now+f.After)
+	if f.Ends == "limited" && m.now+f.After > m.until {
+		m.until, m.pausing = m.now+f.After, true
 	}
 	if r.state != "running" {
 		return
 	}
-	switch {
-	case f.Ends == "ok":
+	switch f.Ends {
+	case "ok":
+		m.served = max(m.served, a.start)
+		if m.slow != nil {
+			m.allow(m.slow.allowed + 1)
+		}
+		if slices.Contains(m.seen.LetIn, m.now) { // when calls fail is the endpoint's
+			m.beginSlowly(m.now)
+		}
 		m.end(r, Completed)
-	case f.Ends != "retry" && f.Ends != "limited" || r.tries >= m.Attempts:
+	case "limited":
+		m.refuse(r)
+	case "retry":
+		r.refused, r.alone = 0, 0
+		if r.spent++; r.spent < m.Attempts {
+			m.backOff(r)
+			return
+		}
 		m.end(r, Failed)
-	case f.Ends == "limited":
-		m.join(r)
 	default:
-		r.state = "retrying"
-		r.due = m.seen.RetryAt[AttemptKey(r.id, r.tries)] // the jitter is the queue's
+		m.end(r, Failed)
+	}
+}
+
+func (m *model) backOff(r *modelRequest) {
+	r.state = "retrying"
+	r.due = m.seen.RetryAt[AttemptKey(r.id, r.tries)] // the jitter is the queue's
+}
+
+// refuse lets a request that was refused wait: the first time in its place, and then, when
+// others wait, outside the line, so that they try first.
+func (m *model) refuse(r *modelRequest) {
+	last, others := time.Duration(-1), 0
+	for _, one := range m.refusals {
+		if others++; one.of == r {
+			last, others = one.at, 0
+		}
+	}
+	m.refusals = append(m.refusals, refusal{r, m.now})
+	if r.refused > 0 && m.served > last {
+		r.refused = 1
+		r.alone++
+	} else {
+		r.refused++
+	}
+	if others > 0 {
+		r.alone = 0
+	}
+	if (r.refused > 1 || r.alone > 0) && len(m.line) > 0 {
+		m.backOff(r)
+	} else {
+		m.join(r)
 	}
 }
 
@@ -501,6 +621,9 @@ func (m *model) next(steps []Step) time.Duration {
 	}
 	if len(m.line) > 0 {
 		consider(m.until)
+		if m.slow != nil {
+			consider(m.slow.doubles)
+		}
 		for _, l := range m.limits {
 			for _, c := range l.charges {
 				consider(c.at + l.hold)
@@ -518,6 +641,7 @@ func (m *model) follow() {
 		if m.now < 0 {
 			return
 		}
+		m.pass()
 		for _, a := range slices.Clone(m.running) {
 			if a.ends == m.now {
 				m.conclude(a)
@@ -538,7 +662,8 @@ func (m *model) follow() {
 
 // Compare follows the story and says what an onlooker should not have seen, "" when all was
 // as it should be: who starts when, how and when each request ends, who is refused, and what
-// each look at the queue shows. When retries are due is taken from what was seen.
+// each look at the queue shows. When retries are due, and when calls that failed are served
+// again, is taken from what was seen.
 func (s *Story) Compare(out *Seen) (fault string) {
 	m := &model{Story: s, seen: out, levels: map[int]*modelLevel{}, all: map[string]*modelRequest{}, refused: map[string]bool{}}
 	m.follow()
