@@ -152,7 +152,8 @@ func (q *Engine) Submit(now int64, in *Request, unserved *Refusal) (h uint32) {
 		q.handOff(h, r, unserved.Code, 0)
 	default:
 		q.join(h, r, in.Tenant)
-		if head, _ := q.line.Head(); head == h || q.cfg.Backfill {
+		end, _ := q.expiry.At(h)
+		if head, _ := q.line.Head(); head == h || q.cfg.Backfill || end != 0 && end <= q.now {
 			q.pump()
 		}
 	}
