@@ -31,8 +31,14 @@ func init() {
 		if os.Getenv("SEED") == "" {
 			return
 		}
-		if n++; n > 50000 && n < 50010 {
+		n++
+		if w.next <= w.now && w.next != 0 && n > 0 {
 			fmt.Println("INPUT", w.input, w.now, w.next, w.q.crowded, w.q.sweeps, w.dump())
+			fmt.Println(w.q.expiry.First())
+			fmt.Println(w.q.patient.First())
+			fmt.Println(w.q.timeouts.First())
+			fmt.Println(w.q.backoff.First())
+			fmt.Println(w.q.hedges.due.First())
 		}
 	}
 }

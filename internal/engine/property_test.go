@@ -166,8 +166,8 @@ func (w *world) checkLine() {
 			if s.in.Sized && (s.in.Estimate.Input > w.q.largest.Input || s.in.Estimate.Output > w.q.largest.Output) {
 				w.fail("request %d of %v waits, the largest is said to be %v", h, s.in.Estimate, w.q.largest)
 			}
-			if !w.cfg.NoDeadlineCheck && s.in.Deadline > w.now && (w.mayLeave(s) || !w.cfg.Fallback && !w.guests) && w.tooLate(s) && !w.q.Sweeping() {
-				w.fail("request %d waits, and can only start when its time is over: %+v held %d %+v next %d%s", h, s, w.heldUntil(false), w.q.earliest(&s.in), w.next, w.dump())
+			if !w.cfg.NoDeadlineCheck && s.in.Deadline > w.now && (w.mayLeave(s) || !w.cfg.Fallback && !w.guests) && s.in.Deadline < w.heldUntil(!w.mayLeave(s)) && !w.q.Sweeping() {
+				w.fail("request %d waits, and can only start when its time is over", h)
 			}
 			if s.in.Sized && s.count == 0 && !s.kept && w.q.tooLarge(s.in.Estimate) != nil && !w.q.Sweeping() { // who comes back from an attempt is told at the head
 				w.fail("request %d can never start and waits", h)

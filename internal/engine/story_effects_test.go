@@ -30,6 +30,7 @@ func (w *world) live(h uint32) *story {
 
 // after carries out what the engine decided, and looks whether it was right.
 func (w *world) after() {
+	w.longest = max(w.longest, w.q.duration.value)
 	for i := 0; i < len(w.q.Effects); i++ {
 		e := w.q.Effects[i]
 		event := ""
@@ -389,8 +390,8 @@ func (w *world) handOff(e *Effect) {
 	switch e.Code {
 	case BreakersOpen, BreakersOpened, HeldOut, PausedLong, BudgetSpent:
 		back = true
-	case DeadlinePasses:
-		if back = true; s.state == InLine && !w.tooLate(s) {
+	case DeadlinePasses, RunsOut:
+		if back = true; e.Code == DeadlinePasses && s.state == InLine && !w.tooLate(s) || e.Code == RunsOut && w.now < w.startBy(s) {
 			w.fail("request %d is handed off, and it may start in time", e.Handle)
 		}
 	case WaitedTooLong:
@@ -428,8 +429,8 @@ func (w *world) takeBack(s *story) {
 	}
 	var took bool
 	w.do("TakeBack", func() { took = w.q.TakeBack(w.now, s.h, started) })
-	late := !w.cfg.NoDeadlineCheck && s.end() < w.heldUntil(true)
-	if want := !w.cutOff && !(w.closed && w.paused) && s.end() > w.now && !late; took != want {
+	late := !w.cfg.NoDeadlineCheck && w.startBy(s) < w.heldUntil(true)
+	if want := !w.cutOff && !(w.closed && w.paused) && w.startBy(s) > w.now && !late; took != want {
 		w.fail("request %d is taken back: %v", s.h, took)
 	}
 	if !took {
@@ -443,7 +444,7 @@ func (w *world) tooLate(s *story) bool {
 	if slices.ContainsFunc(s.shares, func(o *story) bool { return !o.ended && w.tooLate(o) }) {
 		return true // a fallback may serve the call of all in time
 	}
-	return s.end() < w.heldUntil(!w.mayLeave(s))
+	return w.startBy(s) < w.heldUntil(!w.mayLeave(s))
 }
 
 // mayLeave reports whether another model may serve a request.
@@ -451,11 +452,14 @@ func (w *world) mayLeave(s *story) bool {
 	return (w.cfg.Fallback || s.in.Guest) && !s.in.Stays && !s.kept
 }
 
-// end is by when a request has to start.
-func (s *story) end() int64 {
-	end := int64(endpoint.Never)
-	if s.in.Deadline > 0 {
-		end = s.in.Deadline
+// startBy is by when a request has to start, at the least. Another model takes as long to serve it, so
+// it has to leave before its deadline.
+func (w *world) startBy(s *story) int64 {
+	end := s.in.Deadline
+	if end == 0 {
+		end = endpoint.Never
+	} else if w.mayLeave(s) {
+		end = max(end-int64(1.5*w.longest), 1)
 	}
 	if s.expires > 0 && s.count == 0 {
 		end = min(end, s.expires)

@@ -38,6 +38,7 @@ type world struct {
 	trace    strings.Builder
 	input    string
 	next     int64          // what Next gave after the last input
+	longest  float64        // mean duration of attempts so far
 	guests   bool           // some came from other models
 	hedges   int            // that were started
 	calls    float64        // what may earn hedges
