@@ -150,6 +150,7 @@ func (q *Engine) heed(a *attempt, e *Ending) {
 		at.Pause(endpoint.After(q.now, e.Delay)) // longer, perhaps, than what was observed
 		if q.cfg.MaxPause > 0 && e.Delay > q.cfg.MaxPause {
 			at.Exhaust(endpoint.After(q.now, e.Delay))
+			q.failExhausted()
 		}
 	}
 }
@@ -189,10 +190,17 @@ func (q *Engine) noteRefusal(at *endpoint.Endpoint, o *endpoint.Observation, l *
 		o.Outcome = endpoint.QuotaExhausted
 	}
 	lowered = l.Observe(q.now, o)
-	if o.Outcome == endpoint.QuotaExhausted && !q.cfg.WaitForQuota && q.exhausted() {
-		q.beginSweep(sweepQuota)
+	if o.Outcome == endpoint.QuotaExhausted {
+		q.failExhausted()
 	}
 	return lowered
+}
+
+// failExhausted ends what waits once the quota of every endpoint is used up.
+func (q *Engine) failExhausted() {
+	if !q.cfg.WaitForQuota && q.exhausted() {
+		q.beginSweep(sweepQuota)
+	}
 }
 
 // decide lets the request of a failed attempt wait for the next one, or ends it. code is why
