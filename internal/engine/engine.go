@@ -89,7 +89,8 @@ type Engine struct {
 	timeouts     timeline.Timeline // of attempts, by number
 	hedges       hedges
 	budget       budget
-	guests       int   // requests that other models handed off
+	guests       int // requests that other models handed off
+	hadGuests    bool
 	moved        Code  // why what waited was handed off last; OK when it is not any more
 	servedStart  int64 // the latest start of an attempt that was served
 	refusedCalls int64
@@ -237,8 +238,15 @@ func (q *Engine) RemoveEndpoint(now int64, e *endpoint.Endpoint) {
 
 // Emit takes what an endpoint tells; it is every endpoint's Config.Emit.
 func (q *Engine) Emit(ev endpoint.Event) {
+	if (ev.Kind == endpoint.HeldOut || ev.Kind == endpoint.LetIn) && q.Alone() {
+		return // calls go there all the same
+	}
 	q.Effects = append(q.Effects, Effect{Kind: EndpointEvent, Event: &ev})
 }
+
+// Alone reports whether requests have nowhere else to go than to the only endpoint, so that it
+// is not held out whatever happens.
+func (q *Engine) Alone() bool { return len(q.endpoints) == 1 && !q.cfg.Fallback && !q.hadGuests }
 
 // SetLimits replaces the limits of an endpoint.
 func (q *Engine) SetLimits(now int64, e *endpoint.Endpoint, limits []endpoint.Limit) {
