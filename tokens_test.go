@@ -240,6 +240,18 @@ func TestNoUsageIsLoggedOnce(t *testing.T) {
 	})
 }
 
+// What has an estimate is charged with that: nothing is missing.
+func TestNoUsageIsNotSaidOfEstimates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		q := newQueue(t, sleeper, WithLimits(TPM(1000)), WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
+		_, err := q.Submit(t.Context(), Request[int]{Estimate: in(10)})
+		require.NoError(t, err)
+		require.NoError(t, q.Shutdown(t.Context()))
+		assert.Empty(t, log.String())
+	})
+}
+
 // A request that says that it uses no tokens passes the gate.
 func TestEstimateOfOneIsKnown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

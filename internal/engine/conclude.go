@@ -103,7 +103,7 @@ func (q *Engine) settle(number uint32, a *attempt, e *Ending) {
 		q.book(a, e.Used)
 	}
 	a.lease.Release(q.now)
-	if !e.Reported && (e.Verdict == Served || e.Invalid) && q.tokens && !q.sizes.known {
+	if !e.Reported && (e.Verdict == Served || e.Invalid) && q.tokens && !q.sizes.known && !q.records.at(a.handle).sized() {
 		q.sizes.known = true // waiting for a report that never comes helps nobody
 		q.Effects = append(q.Effects, Effect{Kind: NoUsage})
 	}
