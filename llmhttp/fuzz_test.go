@@ -2,6 +2,7 @@ package llmhttp_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -103,26 +104,30 @@ func FuzzBody(f *testing.F) {
 	}
 	f.Add([]byte("data: {\"usage\":{\"prompt_tokens\":1}}\r\n\r\ndata:{\"error\":{\"code\":429}}\r\r\n"), []byte{1})
 	f.Add([]byte(`{"usage":{},"usage":{"prompt_tokens":3},"us\u0061ge":4,"message":{"usage":[}}{"eval_count":9}`), []byte{2, 7})
-	var next *http.Response
-	rt := llmhttp.NewTransport(provider(func(*http.Request) (*http.Response, error) { return next, nil }))
-	q := newQueue(f, func(ctx context.Context) (string, error) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://x", nil)
-		if err != nil {
-			return "", err
-		}
-		res, err := rt.RoundTrip(req)
-		if err != nil {
-			return "", err
-		}
-		defer res.Body.Close()
-		got, err := io.ReadAll(res.Body)
-		return string(got), err
-	}, llmqueue.WithHistory(1, time.Minute))
+	errRead := errors.New("it was read")
 	f.Fuzz(func(t *testing.T, body, sizes []byte) {
-		next = response(200, "", &cuts{body, sizes, 0})
+		rt := llmhttp.NewTransport(provider(func(*http.Request) (*http.Response, error) {
+			return response(200, "", &cuts{body, sizes, 0}), nil
+		}))
+		var read []byte
+		q := newQueue(t, func(ctx context.Context) (string, error) {
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://x", nil)
+			if err != nil {
+				return "", err
+			}
+			res, err := rt.RoundTrip(req)
+			if err != nil {
+				return "", err
+			}
+			defer res.Body.Close()
+			if read, err = io.ReadAll(res.Body); err != nil {
+				return "", err
+			}
+			return "", llmqueue.Permanent(errRead) // whatever the body says of the call
+		})
 		res, err := q.Submit(t.Context(), llmqueue.Request[string]{})
-		require.NoError(t, err)
-		require.Equal(t, string(body), res.Result)
+		require.ErrorIs(t, err, errRead)
+		require.Equal(t, string(body), string(read))
 		assert.Equal(t, llmhttp.ParseUsage(body), res.Usage)
 		sound(t, llmqueue.Observation{Usage: res.Usage})
 	})

@@ -104,7 +104,7 @@ func TestUsageOfCallsInPieces(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			var res *http.Response
 			client := &http.Client{Transport: llmhttp.NewTransport(provider(func(*http.Request) (*http.Response, error) { return res, nil }))}
-			toEOF := true
+			toEOF, read := true, ""
 			q := newQueue(t, func(ctx context.Context) (string, error) {
 				req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://x", nil)
 				require.NoError(t, err)
@@ -118,14 +118,16 @@ func TestUsageOfCallsInPieces(t *testing.T) {
 				}
 				require.NoError(t, err)
 				require.NoError(t, res.Body.Close())
-				return string(got), nil
-			})
+				read = string(got)
+				return read, nil
+			}, llmqueue.WithRetry(llmqueue.RetryPolicy{MaxAttempts: 1}))
+			carriesError := strings.Contains(c.body, `"error":{`)
 			for _, n := range []int{1, 2, 3, 5, 8, 64, 1 << 20} {
 				for _, toEOF = range []bool{true, false} {
 					res = response(200, "", &pieces{[]byte(c.body), n})
 					r, err := q.Submit(t.Context(), llmqueue.Request[string]{})
-					require.NoError(t, err)
-					assert.Equal(t, c.body, r.Result)
+					require.Equal(t, carriesError, err != nil, "%v", err)
+					assert.Equal(t, c.body, read)
 					assert.Equal(t, c.want, r.Usage, "in pieces of %d, to EOF: %v", n, toEOF)
 				}
 			}
