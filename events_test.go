@@ -149,8 +149,8 @@ func TestEventsOfARequestThatMoves(t *testing.T) {
 			return 0, RateLimited(errBoom, time.Minute)
 		}, WithUnlimited(), telling(&events))
 		require.NoError(t, err)
+		post(t, q, Request[int]{ID: "r"}) // before there is another endpoint
 		require.NoError(t, q.AddEndpoint("other", echo, WithUnlimited()))
-		post(t, q, Request[int]{ID: "r"})
 		time.Sleep(2 * time.Minute)
 		require.NoError(t, q.Shutdown(t.Context()))
 		assert.Equal(t, []heardOf{
