@@ -310,9 +310,8 @@ func WithCoalescing[P any](key func(Request[P]) string) Option {
 //
 // It holds for what is known: a request that passes and then uses more than it reserved may
 // put the head off, as any overrun does, and what others give back is no longer the head's
-// alone. Requests of unknown size pass only once there is a mean to reserve. A request
-// that passes is charged to its tenant's share, unless nothing else of that tenant waits.
-// Nothing passes on an endpoint that has shared limits, nor while a breaker is not closed.
+// alone. A request that passes is charged to its tenant's share, unless nothing else of
+// that tenant waits. Nothing passes on an endpoint that has shared limits, nor while a breaker is not closed.
 // Position and EstimatedStart are those of a line in which nothing passes.
 func WithBackfill() Option { return Option{func(s *settings) { s.backfill = true }} }
 

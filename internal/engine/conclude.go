@@ -38,6 +38,7 @@ func (q *Engine) Conclude(now int64, number uint32, e *Ending) {
 	h, at := a.handle, a.lease.Endpoint
 	r := q.records.at(h)
 	took := q.now - a.lease.Started
+	q.hearRefusal(a, e)
 	if !a.cut {
 		q.hear(number, a, e)
 	}
@@ -102,7 +103,7 @@ func (q *Engine) settle(number uint32, a *attempt, e *Ending) {
 		q.book(a, e.Used)
 	}
 	a.lease.Release(q.now)
-	if !e.Reported && (e.Verdict == Served || e.Invalid) && q.tokens && !q.sizes.known {
+	if !e.Reported && (e.Verdict == Served || e.Invalid) && q.tokens && !q.sizes.known && !q.records.at(a.handle).sized() {
 		q.sizes.known = true // waiting for a report that never comes helps nobody
 		q.Effects = append(q.Effects, Effect{Kind: NoUsage})
 	}
@@ -136,8 +137,9 @@ func (q *Engine) UpdateUsage(now int64, h uint32, u endpoint.Usage) bool {
 	return true
 }
 
-// hear tells the endpoint of an attempt how that ended.
-func (q *Engine) hear(number uint32, a *attempt, e *Ending) {
+// hearRefusal tells the endpoint of an attempt that its processor was refused, also when nobody
+// waits for it any more.
+func (q *Engine) hearRefusal(a *attempt, e *Ending) {
 	at := a.lease.Endpoint
 	if e.Unobserved {
 		q.counts.Refused++
@@ -148,6 +150,11 @@ func (q *Engine) hear(number uint32, a *attempt, e *Ending) {
 			at.Exhaust(endpoint.After(q.now, e.Delay))
 		}
 	}
+}
+
+// hear tells the endpoint of an attempt how that ended.
+func (q *Engine) hear(number uint32, a *attempt, e *Ending) {
+	at := a.lease.Endpoint
 	if e.Verdict == Refused && at.ExhaustedUntil() > q.now {
 		e.Verdict = Exhausted // it asked for a longer pause than is waited for
 	}
