@@ -99,8 +99,11 @@ func (q *Engine) settle(number uint32, a *attempt, e *Ending) {
 	q.running--
 	q.counts.Worked += q.now - a.lease.Started
 	a.running, a.since = false, q.now
-	if e.Reported {
+	switch unsized := !q.records.at(a.handle).sized(); {
+	case e.Reported:
 		q.book(a, e.Used)
+	case unsized && q.tokens && !q.sizes.known && !a.cut && e.Verdict >= EndpointFault && !a.lease.Compared():
+		a.lease.Settle(q.now, endpoint.Usage{}) // a guess; what failed so is hardly charged
 	}
 	a.lease.Release(q.now)
 	if !e.Reported && (e.Verdict == Served || e.Invalid) && q.tokens && !q.sizes.known && !q.records.at(a.handle).sized() {

@@ -25,7 +25,7 @@ type Config struct {
 	MaxAttempts     int
 	BaseDelay       int64 // of the backoff, ns
 	MaxDelay        int64
-	RetryBudget     float64 // retries by first attempts; negative: no bound
+	RetryBudget     float64 // of a retry that a served call earns; negative: no bound
 	Timeout         int64   // of one attempt; 0: none
 	FirstByte       int64   // until its answer begins; 0: no bound
 	Stall           int64   // until more of it comes; 0: no bound
