@@ -161,6 +161,7 @@ type queueSettings struct {
 	backfill        bool
 	grace           time.Duration
 	outstanding     int
+	seed            uint64 // of what is decided at random; 0: any
 }
 
 // newSettings is what lists of options come to, where the later win: a manager's, and then

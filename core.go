@@ -70,7 +70,7 @@ type types interface {
 	forward(h *hop) error                // submits a request to another queue
 	deliver(h uint32, w *waiter)         // copies a result to who waits
 	receive(h uint32, w *waiter)         // keeps the result that another queue gave
-	keepResult(w *worker)                // keeps the result of the job that w ran
+	takeResult(w *worker, keep bool)     // takes the result of the job that w ran
 	share(to, from uint32)               // copies the result of a call
 	stripSlot(h uint32, keepResult bool) // drops the params, and the result unless it is kept
 	clearSlot(h uint32, pageFreed bool)  // drops both

@@ -157,20 +157,22 @@ func TestAPausedEndpointIsPassedOver(t *testing.T) {
 				var c callLog
 				var events []Event
 				q, err := NewQueue("m", func(ctx context.Context, _ Request[int]) (string, error) {
+					nap(ctx, time.Second)
 					Observe(ctx, says)
 					return "", errBoom
 				}, WithLimits(RPM(1000)), WithObserver(func(e Event) { events = append(events, e) }))
 				require.NoError(t, err)
-				require.NoError(t, q.AddEndpoint("eu", c.at("eu", time.Second), WithLimits(RPM(1000))))
 				begin := time.Now()
-				r, err := q.Submit(t.Context(), Request[int]{ID: "r"})
+				post(t, q, Request[int]{ID: "r"}) // before there is another endpoint
+				require.NoError(t, q.AddEndpoint("eu", c.at("eu", time.Second), WithLimits(RPM(1000))))
+				r, err := q.Wait(t.Context(), "r")
 				require.NoError(t, err)
 				assert.Equal(t, "eu", r.Result)
 				assert.Equal(t, 2, r.Attempts)
-				assert.Equal(t, time.Second, time.Since(begin), "nothing waits for an endpoint that is paused")
+				assert.Equal(t, 2*time.Second, time.Since(begin), "nothing waits for an endpoint that is paused")
 				info := q.Info()
 				assert.Zero(t, info.PausedUntil, "the other one serves")
-				assert.Equal(t, begin.Add(time.Hour), info.Endpoints[0].PausedUntil)
+				assert.Equal(t, begin.Add(time.Second+time.Hour), info.Endpoints[0].PausedUntil)
 				assert.Contains(t, info.Endpoints[0].PauseReason, string(says.Outcome))
 				assert.Equal(t, "eu", info.Endpoints[1].Name)
 				assert.Equal(t, "eu", q.Requests(RequestFilter{Limit: 1})[0].Endpoint)
@@ -360,15 +362,15 @@ func TestAnOpenEndpointIsPassedOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c callLog
 		down := func(context.Context, Request[int]) (string, error) { return "", Retryable(errBoom) }
-		q, err := NewQueue("m", down, WithUnlimited(), WithBreaker(func(string) Breaker { return &scripted{limit: 2} }))
+		q, err := NewQueue("m", down, WithLimits(Concurrent(1)), WithBreaker(func(string) Breaker { return &scripted{limit: 2} }))
 		require.NoError(t, err)
-		require.NoError(t, q.AddEndpoint("eu", c.at("eu", 0), WithLimits(RPM(1000)), WithMargin(0)))
-		for range 50 {
-			_, err := q.Submit(t.Context(), Request[int]{})
-			require.NoError(t, err)
+		require.NoError(t, q.AddEndpoint("eu", c.at("eu", time.Second), WithLimits(Concurrent(1))))
+		for range 20 { // more than the other one has room for
+			post(t, q, Request[int]{})
 		}
-		assert.EqualValues(t, 2, q.Info().Retries, "two failures open it, and then it is left alone")
 		require.NoError(t, q.Shutdown(t.Context()))
+		assert.EqualValues(t, 2, q.Info().Retries, "two failures open it, and then it is left alone")
+		assert.EqualValues(t, 20, addsUp(t, q).Completed)
 	})
 }
 

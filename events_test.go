@@ -3,7 +3,7 @@ package llmqueue
 import (
 	"context"
 	"errors"
-	"sync/atomic"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -98,14 +98,18 @@ func TestEventsOfAPauseThatGetsLonger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const s = time.Second
 		var events []heardOf
+		var refused sync.Map
 		q, err := NewQueue("m", func(ctx context.Context, r Request[int]) (int, error) {
 			time.Sleep(s)
+			if _, again := refused.LoadOrStore(r.ID, true); again {
+				return 0, nil
+			}
 			if r.Params < 0 {
 				Observe(ctx, Observation{Outcome: OutcomeQuotaExhausted, Delay: time.Hour})
 				return 0, errBoom
 			}
 			return 0, RateLimited(errBoom, time.Duration(r.Params)*s)
-		}, WithUnlimited(), WithWaitForQuota(), WithRetry(RetryPolicy{MaxAttempts: 1}), telling(&events))
+		}, WithUnlimited(), WithWaitForQuota(), telling(&events))
 		require.NoError(t, err)
 		for _, after := range []int{10, 5, 20} {
 			post(t, q, Request[int]{Params: after})
@@ -145,8 +149,8 @@ func TestEventsOfARequestThatMoves(t *testing.T) {
 			return 0, RateLimited(errBoom, time.Minute)
 		}, WithUnlimited(), telling(&events))
 		require.NoError(t, err)
+		post(t, q, Request[int]{ID: "r"}) // before there is another endpoint
 		require.NoError(t, q.AddEndpoint("other", echo, WithUnlimited()))
-		post(t, q, Request[int]{ID: "r"})
 		time.Sleep(2 * time.Minute)
 		require.NoError(t, q.Shutdown(t.Context()))
 		assert.Equal(t, []heardOf{
@@ -333,11 +337,11 @@ func TestMiddlewareSeesOutcomeAndUsage(t *testing.T) {
 		"not explained":                 {fails(errBoom), "", Usage{}, 0},
 		"served, then failed":           {observed(OutcomeServed, errBoom), "", in(4), 0},
 		"marked":                        {fails(Retryable(errBoom)), OutcomeRetryable, Usage{}, 0},
-		"marked as refused":             {fails(RateLimited(errBoom, 1)), OutcomeRateLimited, Usage{}, 1},
+		"marked as refused":             {fails(RateLimited(errBoom, time.Hour)), OutcomeRateLimited, Usage{}, 1},
 		"marked as hopeless":            {observed(OutcomeRateLimited, Permanent(errBoom)), OutcomeFatal, in(4), 1},
 		"observed":                      {observed(OutcomeFatal, errBoom), OutcomeFatal, in(4), 0},
 		"observed more exactly":         {observed(OutcomeOverloaded, Retryable(errBoom)), OutcomeOverloaded, in(4), 1},
-		"refused, observed and marked":  {observed(OutcomeSlowDown, RateLimited(errBoom, 1)), OutcomeSlowDown, in(4), 1},
+		"refused, observed and marked":  {observed(OutcomeSlowDown, RateLimited(errBoom, time.Hour)), OutcomeSlowDown, in(4), 1},
 		"observed otherwise and marked": {observed(OutcomeServed, Retryable(errBoom)), OutcomeRetryable, in(4), 0},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -356,7 +360,9 @@ func TestMiddlewareSeesOutcomeAndUsage(t *testing.T) {
 					assert.Equal(t, c.usage != (Usage{}), known)
 					return err
 				}))
-			_, _ = q.Do(t.Context(), 1)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // what is refused cannot start again before
+			defer cancel()
+			_, _ = q.Do(ctx, 1)
 			require.NoError(t, q.Shutdown(t.Context()))
 			assert.Equal(t, c.outcome, event.Outcome)
 			assert.Equal(t, c.refused, q.Info().Refused)
@@ -414,35 +420,32 @@ func TestMiddlewareSeesTheResultsUsage(t *testing.T) {
 func TestEventsOfLimitsThatShrink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var events []Event
-		var calm atomic.Bool
+		var refused sync.Map
 		q, err := NewQueue("m", func(ctx context.Context, r Request[int]) (int, error) {
 			time.Sleep(time.Second)
-			switch {
-			case r.Params == 1:
-				Observe(ctx, Observation{Outcome: OutcomeSlowDown, Delay: time.Second})
-				return 0, errBoom
-			case !calm.Load():
-				Observe(ctx, Observation{Outcome: OutcomeOverloaded})
+			says := Observation{Outcome: Outcome(r.Metadata["once"]), Delay: time.Duration(r.Params) * time.Second}
+			if _, again := refused.LoadOrStore(r.ID, true); says.Outcome != "" && !again {
+				Observe(ctx, says)
 				return 0, errBoom
 			}
 			Observe(ctx, Observation{Outcome: OutcomeServed})
 			return 0, nil
-		}, WithLimits(RPM(600), Concurrent(8)), WithRetry(RetryPolicy{MaxAttempts: 1}), WithObserver(func(e Event) {
+		}, WithLimits(RPM(600), Concurrent(8)), WithObserver(func(e Event) {
 			if e.Type == EventLimitLearned {
 				events = append(events, e)
 			}
 		}))
 		require.NoError(t, err)
+		once := func(o Outcome) map[string]string { return map[string]string{"once": string(o)} }
 		for range 8 {
-			post(t, q, Request[int]{})
+			post(t, q, Request[int]{Metadata: once(OutcomeOverloaded)})
 		}
 		time.Sleep(time.Minute)
-		calm.Store(true)
 		for range 100 {
 			post(t, q, Request[int]{})
 		}
 		time.Sleep(time.Hour)
-		post(t, q, Request[int]{Params: 1})
+		post(t, q, Request[int]{Params: 1, Metadata: once(OutcomeSlowDown)})
 		time.Sleep(time.Hour)
 		post(t, q, Request[int]{})
 		require.NoError(t, q.Shutdown(t.Context()))

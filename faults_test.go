@@ -222,13 +222,13 @@ func TestFaultPrints(t *testing.T) {
 			}
 			return 0, errBoom
 		}, WithLimits(TPM(1<<40)), WithObserver(func(Event) { panic(errBoom) }),
-			WithRetry(RetryPolicy{MaxAttempts: 2, BaseDelay: 1, MaxDelay: 1}))
+			WithRetry(RetryPolicy{MaxAttempts: 2, BaseDelay: 1, MaxDelay: 1, Budget: -1}))
 		if err != nil {
 			t.Error(err)
 			return
 		}
 		for range 50 {
-			_, _ = q.Do(t.Context(), 1)
+			_, _ = q.Submit(t.Context(), Request[int]{Estimate: in(1)})
 		}
 		_, _ = q.Do(ended(), 1)
 		_ = q.Shutdown(t.Context())

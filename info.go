@@ -190,7 +190,7 @@ func (c *core) endpointInfo(ns int64, now time.Time, e *endpoint.Endpoint) (info
 	}
 	info.RecentServed, info.RecentFaults, info.RecentFailures, info.RecentRefusals = recent.Served, recent.Faults, recent.Failures, recent.Refusals
 	info.FirstOutput = duration(recent.FirstOutput)
-	if info.HeldOut = e.HeldOut(); info.HeldOut {
+	if info.HeldOut = e.HeldOut() && !c.engine.Alone(); info.HeldOut {
 		held = w.heldBy
 		if at := e.ProbeAt(false); at > 0 {
 			info.NextProbe = c.clock.At(max(at, ns))

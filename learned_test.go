@@ -235,7 +235,7 @@ func TestProviderThatStatesNoLimits(t *testing.T) {
 				for range 50 {
 					post(t, q, Request[int]{})
 				}
-				time.Sleep(1500 * time.Millisecond)
+				time.Sleep(2500 * time.Millisecond) // one call first, then slowly
 				assert.Equal(t, 50, starts.count())
 				require.NoError(t, q.Shutdown(t.Context()))
 				assert.Contains(t, log.String(), "the provider states none")

@@ -467,6 +467,7 @@ func TestProviderPause(t *testing.T) {
 		assert.Equal(t, 1, status(t, q, "a").Position)
 		assert.Equal(t, 31*time.Second, status(t, q, "a").EstimatedStart.Sub(begin))
 		post(t, q, Request[int]{ID: "urgent", Priority: 1})
+		q.Pause()
 		q.Resume() // lifts only the manual pause
 		time.Sleep(time.Second)
 		assert.Equal(t, 4, q.Len())
@@ -478,6 +479,36 @@ func TestProviderPause(t *testing.T) {
 		}
 		assert.Equal(t, []string{"a", "urgent", "a", "b", "c"}, order)
 		assert.EqualValues(t, 1, q.Info().Retries)
+	})
+}
+
+// On a queue that is not paused by hand, Resume ends the pause of its provider, whatever its
+// reason. What waits starts slowly, as after its end.
+func TestResumeEndsAProviderPause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var a admissions
+		first := true
+		q := newQueue(t, func(ctx context.Context, r Request[int]) (int, error) {
+			a.note(r.ID, r.Estimate)
+			if first {
+				first = false
+				return 0, RateLimited(errBoom, 30*time.Minute)
+			}
+			nap(ctx, time.Second)
+			return r.Params, nil
+		}, WithUnlimited())
+		begin := time.Now()
+		post(t, q, Request[int]{})
+		synctest.Wait()
+		for range 3 {
+			post(t, q, Request[int]{})
+		}
+		time.Sleep(time.Second)
+		assert.Equal(t, 4, q.Len())
+		q.Resume()
+		assert.Zero(t, q.Info().PausedUntil)
+		require.NoError(t, q.Shutdown(t.Context()))
+		assert.Equal(t, []float64{0, 1, 1.5, 2, 2}, a.seconds(begin))
 	})
 }
 
@@ -507,8 +538,12 @@ func TestProviderPauseKeepsThePlaceAmongTenants(t *testing.T) {
 // A pause only ever lengthens, and Permanent around RateLimited is no pause.
 func TestProviderPauseOnlyLengthens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var refused sync.Map
 		q := newQueue(t, func(_ context.Context, r Request[int]) (int, error) {
 			time.Sleep(time.Duration(r.Priority) * time.Second)
+			if _, again := refused.LoadOrStore(r.ID, true); again {
+				return 0, nil
+			}
 			err := RateLimited(nil, time.Duration(r.Params)*time.Second)
 			if r.Params == 1000 {
 				err = Permanent(err)
@@ -525,9 +560,12 @@ func TestProviderPauseOnlyLengthens(t *testing.T) {
 			assert.Equal(t, time.Duration(until)*time.Second, q.Info().PausedUntil.Sub(begin))
 		}
 		i := addsUp(t, q)
-		assert.EqualValues(t, 5, i.Failed, "no attempts left: it fails, and the queue pauses all the same")
+		assert.Equal(t, 4, i.Pending, "a refusal uses up no attempt")
+		assert.EqualValues(t, 1, i.Failed, "the hopeless one")
 		time.Sleep(90 * time.Second)
 		assert.Zero(t, q.Info().PausedUntil)
+		require.NoError(t, q.Shutdown(t.Context()))
+		assert.EqualValues(t, 4, addsUp(t, q).Completed)
 	})
 }
 
@@ -538,8 +576,8 @@ func TestProviderPauseWithoutATime(t *testing.T) {
 			WithUnlimited(), WithRetry(RetryPolicy{MaxAttempts: 3, BaseDelay: time.Second, MaxDelay: time.Second}))
 		resp, err := q.Submit(t.Context(), Request[int]{})
 		require.Error(t, err)
-		assert.Equal(t, 3, resp.Attempts)
-		assert.LessOrEqual(t, resp.FinishedAt.Sub(resp.CreatedAt), 2*time.Second)
+		assert.Equal(t, 30, resp.Attempts, "so often in a row, with nothing served")
+		assert.LessOrEqual(t, resp.FinishedAt.Sub(resp.CreatedAt), 29*time.Second)
 	})
 }
 
@@ -911,7 +949,8 @@ func TestForever(t *testing.T) {
 		assert.Equal(t, StatusCompleted, status(t, q, "first").Status)
 	})
 	synctest.Test(t, func(t *testing.T) {
-		q := newQueue(t, func(context.Context, Request[int]) (int, error) { return 0, RateLimited(nil, forever) }, WithUnlimited())
+		q := newQueue(t, func(context.Context, Request[int]) (int, error) { return 0, RateLimited(nil, forever) },
+			WithUnlimited(), WithMaxPause(forever), WithoutDeadlineCheck())
 		time.Sleep(time.Second)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()

@@ -86,7 +86,7 @@ func TestEventsOfTheQueue(t *testing.T) {
 		var got []Event
 		q, err := NewQueue("m", func(context.Context, Request[int]) (int, error) {
 			return 0, RateLimited(errBoom, time.Minute)
-		}, WithLimits(RPM(10)), WithRetry(RetryPolicy{MaxAttempts: 1}), WithObserver(func(e Event) {
+		}, WithLimits(RPM(10)), WithObserver(func(e Event) {
 			if e.RequestID == "" {
 				got = append(got, e)
 			}
@@ -99,7 +99,9 @@ func TestEventsOfTheQueue(t *testing.T) {
 		q.Resume()
 		require.NoError(t, q.SetLimits(RPM(20)))
 		require.Error(t, q.SetLimits())
-		_, err = q.Do(t.Context(), 1) // the provider pauses the queue
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		_, err = q.Do(ctx, 1) // the provider pauses the queue, for longer than it may wait
 		require.ErrorIs(t, err, errBoom)
 		require.NoError(t, q.Shutdown(t.Context()))
 		later := begin.Add(time.Second)
@@ -173,10 +175,14 @@ func TestLoggerLines(t *testing.T) {
 		type result struct {
 			Text string `validate:"max=20"`
 		}
+		refusals := 0
 		q, err := NewQueue("gpt", func(ctx context.Context, r Request[params]) (result, error) {
 			time.Sleep(time.Second)
 			switch r.ID {
 			case "a":
+				if refusals++; refusals > 2 {
+					return result{"secret"}, Retryable(errBoom)
+				}
 				return result{"secret"}, RateLimited(errBoom, time.Minute)
 			case "c":
 				<-ctx.Done()
@@ -189,7 +195,7 @@ func TestLoggerLines(t *testing.T) {
 			ReportUsage(ctx, in(9))
 			Observe(ctx, Observation{Outcome: OutcomeServed, Limits: []ObservedLimit{{Kind: KindRPM, Amount: -1}}})
 			return result{"secret answer"}, nil
-		}, WithLimits(RPM(100), TPM(100), Concurrent(1)), WithRetry(RetryPolicy{MaxAttempts: 2}),
+		}, WithLimits(RPM(100), TPM(100), Concurrent(1)), WithRetry(RetryPolicy{MaxAttempts: 1}),
 			WithLogger(slog.New(traced{slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug})})))
 		require.NoError(t, err)
 		ctx := context.WithValue(t.Context(), traceKey{}, "4711")
@@ -215,7 +221,7 @@ func TestLoggerLines(t *testing.T) {
 			`level=WARN msg="queue paused" model=gpt` + "\n",
 			`level=INFO msg="queue resumed" model=gpt` + "\n",
 			`level=INFO msg="queue limits changed" model=gpt`,
-			`level=ERROR msg="request failed" model=gpt request=a attempt=2 tenant=acme took=1s outcome=rate_limited error="`,
+			`level=ERROR msg="request failed" model=gpt request=a attempt=3 tenant=acme took=1s outcome=retryable error="`,
 			`level=DEBUG msg="request started" model=gpt request=b attempt=1 tenant=acme waited=`,
 			`level=DEBUG msg="limit in an answer ignored" model=gpt error="`,
 			`level=DEBUG msg="request completed" model=gpt request=b attempt=1 tenant=acme took=1s tokens=9 trace=4711`,

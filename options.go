@@ -261,10 +261,13 @@ func WithMaxOutstanding(n int) Option {
 }
 
 // WithFallback names the models of the same Manager that take over, in this order, what
-// this one cannot serve: because the breakers of all its endpoints are open, because its
-// quota is exhausted (unless WithWaitForQuota keeps the request), because its retries
-// are used up, or because the request could start only after its deadline or MaxWait.
-// An error that is not tried again, and output that was streamed, stay with this model. A
+// this one cannot serve in time: because calls fail at all its endpoints or their breakers
+// are open, because its quota is exhausted (unless WithWaitForQuota keeps the request),
+// because a pause of its provider is longer than RetryPolicy.MaxDelay or than the request's
+// time, because its attempts or the retry budget are used up, because a timeout passed and no
+// other endpoint can take it, because its MaxWait ended, or because there is no time left
+// before its deadline. A request that no fallback can take waits here, if it has time.
+// A fault of the request itself, and output that was streamed, stay with this model. A
 // model that was unregistered, or refuses the request, is passed over; a fallback's own
 // fallbacks come before the next one.
 //
@@ -307,9 +310,8 @@ func WithCoalescing[P any](key func(Request[P]) string) Option {
 //
 // It holds for what is known: a request that passes and then uses more than it reserved may
 // put the head off, as any overrun does, and what others give back is no longer the head's
-// alone. Requests of unknown size pass only once there is a mean to reserve. A request
-// that passes is charged to its tenant's share, unless nothing else of that tenant waits.
-// Nothing passes on an endpoint that has shared limits, nor while a breaker is not closed.
+// alone. A request that passes is charged to its tenant's share, unless nothing else of
+// that tenant waits. Nothing passes on an endpoint that has shared limits, nor while a breaker is not closed.
 // Position and EstimatedStart are those of a line in which nothing passes.
 func WithBackfill() Option { return Option{func(s *settings) { s.backfill = true }} }
 
@@ -319,7 +321,8 @@ func WithBackfill() Option { return Option{func(s *settings) { s.backfill = true
 // of a processor counts as a failure, and so do a timeout and a panic, except what is
 // known to be no fault of the endpoint: an error marked Permanent or RateLimited, and what
 // the provider was observed to refuse for the request itself, for a limit or for a quota.
-// Defaults to none.
+// Without a breaker an endpoint at which nearly all calls fail is still passed over while
+// another endpoint or a fallback can serve. Defaults to none.
 func WithBreaker(make func(endpoint string) Breaker) Option {
 	return Option{func(s *settings) { s.breaker = make }}
 }

@@ -82,13 +82,19 @@ var outcomes = []outcome{
 		status: StatusFailed, ran: true, panicked: true, attempts: 1,
 	},
 	{
-		name: "timeout", process: sleeper, req: Request[int]{Params: 10}, opts: []Option{WithTimeout(2 * time.Second)},
+		name: "timeout of the only attempt", process: sleeper, req: Request[int]{Params: 10},
+		opts:   []Option{WithTimeout(2 * time.Second), WithRetry(RetryPolicy{MaxAttempts: 1})},
 		status: StatusFailed, is: []error{context.DeadlineExceeded}, ran: true, attempts: 1, after: 2 * time.Second,
 	},
 	{
 		name: "timeout of a processor that ignores its context", process: deaf, req: Request[int]{Params: 10},
-		opts: []Option{WithTimeout(2 * time.Second)}, slot: 8 * time.Second,
+		opts: []Option{WithTimeout(2 * time.Second), WithRetry(RetryPolicy{MaxAttempts: 1})}, slot: 8 * time.Second,
 		status: StatusFailed, is: []error{context.DeadlineExceeded}, ran: true, attempts: 1, after: 2 * time.Second,
+	},
+	{
+		name: "timeout of every attempt", process: sleeper, req: Request[int]{Params: 10},
+		opts:   []Option{WithTimeout(2 * time.Second), WithRetry(RetryPolicy{MaxAttempts: 3, BaseDelay: time.Nanosecond, MaxDelay: time.Nanosecond})},
+		status: StatusFailed, is: []error{context.DeadlineExceeded}, ran: true, attempts: 3, after: -1,
 	},
 	{
 		name: "caller gives up in line", process: sleeper, req: Request[int]{Params: 1}, busy: 60, caller: true,

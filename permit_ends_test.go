@@ -162,35 +162,58 @@ func TestCancelBetweenAttempts(t *testing.T) {
 
 // A permit that Cancel or its timeout ends has its context ended, and its slot until Done.
 func TestPermitIsEndedWhileItRuns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(t, echo, WithLimits(Concurrent(1)))
+		p := acquire(t, q, Claim{ID: "p"})
+		next := ask(t.Context(), q, Claim{})
+		require.NoError(t, q.Cancel("p"))
+		<-p.Context().Done()
+		assert.Equal(t, context.Canceled, p.Context().Err())
+		assert.ErrorIs(t, context.Cause(p.Context()), ErrCanceled)
+		require.True(t, next.waits(), "the call may still be under way")
+		assert.Equal(t, 1, addsUp(t, q).Abandoned)
+		assert.Equal(t, StatusCanceled, status(t, q, "p").Status)
+		ReportUsage(p.Context(), in(7))
+		assert.ErrorIs(t, p.Done(nil), ErrCanceled)
+		assert.Error(t, p.Done(nil))
+		next.granted(t)
+		assert.Equal(t, in(7), status(t, q, "p").Usage)
+		assert.Zero(t, addsUp(t, q).Abandoned)
+	})
+}
+
+// A timeout ends the context of a permit and nothing else: its holder says how it goes on.
+func TestPermitThatTimesOutGoesOnUntilDone(t *testing.T) {
 	for name, c := range map[string]struct {
-		opts []Option
-		end  func(t *testing.T, q *Queue[int, int])
-		want Status
+		err  error
 		is   error
-		ctx  error
+		want Status
 	}{
-		"Cancel": {nil, func(t *testing.T, q *Queue[int, int]) { require.NoError(t, q.Cancel("p")) }, StatusCanceled, ErrCanceled, context.Canceled},
-		"timeout": {[]Option{WithTimeout(time.Minute)}, func(*testing.T, *Queue[int, int]) { time.Sleep(time.Minute) },
-			StatusFailed, context.DeadlineExceeded, context.DeadlineExceeded},
+		"answered all the same": {nil, nil, StatusCompleted},
+		"failed":                {context.DeadlineExceeded, ErrTryAgain, StatusPending},
+		"hopeless":              {Permanent(errBoom), errBoom, StatusFailed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				q := newQueue(t, echo, append(c.opts, WithLimits(Concurrent(1)))...)
+				q := newQueue(t, echo, WithTimeout(time.Minute), WithLimits(Concurrent(1)))
+				begin := time.Now()
 				p := acquire(t, q, Claim{ID: "p"})
 				next := ask(t.Context(), q, Claim{})
-				c.end(t, q)
 				<-p.Context().Done()
-				assert.Equal(t, c.ctx, p.Context().Err())
-				assert.ErrorIs(t, context.Cause(p.Context()), c.is)
+				assert.Equal(t, time.Minute, time.Since(begin))
+				assert.Equal(t, context.DeadlineExceeded, p.Context().Err())
+				assert.Equal(t, context.DeadlineExceeded, context.Cause(p.Context()))
 				require.True(t, next.waits(), "the call may still be under way")
-				assert.Equal(t, 1, addsUp(t, q).Abandoned)
-				assert.Equal(t, c.want, status(t, q, "p").Status)
-				ReportUsage(p.Context(), in(7))
-				assert.ErrorIs(t, p.Done(nil), c.is)
-				assert.Error(t, p.Done(nil))
-				next.granted(t)
-				assert.Equal(t, in(7), status(t, q, "p").Usage)
 				assert.Zero(t, addsUp(t, q).Abandoned)
+				assert.Equal(t, StatusProcessing, status(t, q, "p").Status)
+				ReportUsage(p.Context(), in(7))
+				assert.ErrorIs(t, p.Done(c.err), c.is)
+				next.granted(t)
+				assert.Equal(t, c.want, status(t, q, "p").Status)
+				assert.Equal(t, in(7), q.Info().Usage)
+				if c.want == StatusPending {
+					require.NoError(t, q.Cancel("p"))
+				}
 			})
 		})
 	}

@@ -227,11 +227,13 @@ func TestPermitsHearTheProvider(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(t, echo, WithLearnedLimits())
 		p := acquire(t, q, Claim{})
-		require.True(t, ask(t.Context(), q, Claim{}).waits(), "the first finds the limits out")
+		second := ask(t.Context(), q, Claim{})
+		require.True(t, second.waits(), "the first finds the limits out")
 		Observe(p.Context(), Observation{Outcome: OutcomeServed, Limits: []ObservedLimit{{Kind: KindRPM, Amount: 50, Remaining: 49, Reset: time.Second}}})
 		synctest.Wait()
 		assert.Equal(t, RPM(50).Amount, q.Info().Limits[0].Limit.Amount)
 		require.NoError(t, p.Done(nil))
+		require.NoError(t, second.granted(t).Done(nil))
 
 		p = acquire(t, q, Claim{})
 		Observe(p.Context(), Observation{Outcome: OutcomeRateLimited, Delay: 30 * time.Second})

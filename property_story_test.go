@@ -47,8 +47,6 @@ func play(t *testing.T, s *model.Story) (out *model.Seen, info QueueInfo) {
 				out.Starts = append(out.Starts, h)
 			case EventCompleted, EventFailed, EventCanceled:
 				out.Ends = append(out.Ends, h)
-			case EventClosed:
-				out.LetIn = append(out.LetIn, h.At)
 			case EventRetried:
 				out.RetryAt[model.AttemptKey(e.RequestID, e.Attempt)] = e.Until.Sub(begin)
 			}

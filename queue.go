@@ -45,10 +45,11 @@ func NewQueue[P, T any](modelID string, process Processor[P, T], opts ...Option)
 
 // AddEndpoint adds another way to this model's provider: another key, region or deployment,
 // with a processor and limits of its own. The line stays one: its head goes to whichever
-// endpoint has room first, and of those that have room now to the one with the fewest calls
-// for its slots. An endpoint that its provider paused, whose quota is used up or whose breaker
-// is open is passed over. What NewQueue made is the queue's first endpoint and is called like
-// the model.
+// endpoint has room first, and of those that have room now to one that works well, with the
+// fewest calls for its slots; chance decides between equals. An endpoint that its provider
+// paused, whose quota is used up or whose breaker is open is passed over. So is one at which
+// calls fail, but for a probe now and then. A request that an endpoint failed goes to another
+// one first. What NewQueue made is the queue's first endpoint and is called like the model.
 //
 // opts are WithLimits, WithUnlimited, WithSharedLimits, WithLearnedLimits, WithMargin,
 // WithPriorUsage, WithAccounting and WithBreaker; nothing is taken over from the queue. Other

@@ -112,7 +112,7 @@ func TestSubmitAllOverTwoModels(t *testing.T) {
 
 func TestSubmitAllEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q, err := NewQueue("m", echo, WithLimits(RPM(5)), WithMaxQueued(10))
+		q, err := NewQueue("m", echo, WithLimits(RPM(5)), WithMaxQueued(10), WithoutDeadlineCheck())
 		require.NoError(t, err)
 		ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 		defer cancel()

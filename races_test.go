@@ -306,7 +306,7 @@ func TestCrashesUnderConcurrency(t *testing.T) {
 		ReportUsage(ctx, in(1))
 		return r.Params, nil
 	}, WithLimits(Concurrent(8), TPM(1<<40)), WithHistory(10, time.Minute),
-		WithRetry(RetryPolicy{MaxAttempts: 2, BaseDelay: 1, MaxDelay: 1}),
+		WithRetry(RetryPolicy{MaxAttempts: 2, BaseDelay: 1, MaxDelay: 1, Budget: -1}),
 		WithMiddleware(func(ctx context.Context, _ Attempt, next func(context.Context) error) error { return next(ctx) }))
 	var wg sync.WaitGroup
 	var want [3]atomic.Int64

@@ -28,7 +28,8 @@ type Request[P any] struct {
 	Tenant string
 	// Estimate is how many tokens to reserve. Zero means unknown: then the
 	// queue's estimator, Params' own EstimateUsage or the running mean of what
-	// earlier attempts used takes its place. Never negative.
+	// earlier attempts used takes its place; while none has told, a sixteenth of the
+	// smallest limit on tokens, at least 1,000. Never negative.
 	Estimate Usage
 	// MaxWait makes the request fail with ErrQueueTimeout when its first attempt
 	// did not start in time. Defaults to 0, no bound; never negative.
@@ -52,8 +53,11 @@ func NewRequest[P any](modelID string, params P) Request[P] {
 //
 // A processor that streams returns when its stream ends and hands its chunks out
 // through a callback in Params: the slot and the reservation are held until it
-// returns. Errors marked with RateLimited or Retryable are tried again; any other
-// error fails the request. A panic fails only its own request.
+// returns. Errors marked with RateLimited, Retryable or Elsewhere are tried again, as are
+// those that what was observed explains so, and broken connections; any other error fails
+// the request. A panic fails only its own request.
+//
+// After a timeout, and with WithHedge, it may run twice at once for a request.
 type Processor[P, T any] func(ctx context.Context, req Request[P]) (T, error)
 
 // Forecast says when a request would start if nothing else arrived.

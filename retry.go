@@ -15,8 +15,9 @@ import (
 )
 
 // RetryPolicy says how often and how long apart a request is tried. The zero
-// value means the defaults. Only errors marked with RateLimited or Retryable are
-// tried again.
+// value means the defaults. What is tried again is an error that is marked with
+// RateLimited, Retryable or Elsewhere, one that the provider's answer explains so, an attempt
+// that took too long, and a connection that broke.
 type RetryPolicy struct {
 	// MaxAttempts bounds the attempts of one request, the first included. What a provider
 	// refuses for now, and what goes elsewhere because an endpoint is at fault, does not

@@ -1,6 +1,7 @@
 package llmqueue
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -89,7 +90,7 @@ func (c *core) make(modelID string, process any, noProcess bool, r *registry, t 
 	c.timer.Stop()
 	var seed [8]byte
 	_, _ = rand.Read(seed[:])
-	c.engine = engine.New(s.engineConfig(binary.LittleEndian.Uint64(seed[:])))
+	c.engine = engine.New(s.engineConfig(cmp.Or(s.seed, binary.LittleEndian.Uint64(seed[:]))))
 	w, err := c.newWay(1, modelID, process, &s.endpointSettings)
 	if err != nil {
 		return err

@@ -74,7 +74,7 @@ func TestAPauseGoesOnWhileTheMachineSleeps(t *testing.T) {
 					}
 					return r.Params, nil
 				}
-				q := newQueue(t, process, WithLimits(RPM(100)), WithMargin(0))
+				q := newQueue(t, process, WithLimits(RPM(100)), WithMargin(0), WithMaxPause(3*time.Hour))
 				sleepThrough(q, c.before)
 				started := startOf(t, q)
 				sleepThrough(q, c.slept)

@@ -3,9 +3,9 @@ package llmqueue
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -56,14 +56,14 @@ func TestWhatIsReserved(t *testing.T) {
 	option := WithEstimator(func(r Request[measured]) Usage { return Usage{InputTokens: r.Params.In + 1, OutputTokens: 40} })
 	unsure := WithEstimator(func(Request[measured]) Usage { return Usage{} })
 	params := measured{10, 20}
-	check("nothing known", 0, 0)(charged(t, Request[int]{}))
+	check("nothing known", 1000, 0)(charged(t, Request[int]{}))
 	check("Request.Estimate", 1, 2)(charged(t, Request[int]{Estimate: by}))
 	check("Params by value", 10, 20)(charged(t, Request[measured]{Params: params}))
 	check("Params as pointer", 10, 20)(charged(t, Request[*measured]{Params: &params}))
 	check("method on the pointer, Params by value", 10, 20)(charged(t, Request[measuredByPointer]{Params: measuredByPointer{10, 20}}))
 	check("method on the pointer, Params as pointer", 10, 20)(charged(t, Request[*measuredByPointer]{Params: &measuredByPointer{10, 20}}))
 	check("Params as interface", 10, 20)(charged(t, Request[any]{Params: params}))
-	check("Params as an interface without the method", 0, 0)(charged(t, Request[any]{Params: 7}))
+	check("Params as an interface without the method", 1000, 0)(charged(t, Request[any]{Params: 7}))
 	check("WithEstimator before Params", 11, 40)(charged(t, Request[measured]{Params: params}, option))
 	check("Request.Estimate before WithEstimator", 1, 2)(charged(t, Request[measured]{Params: params, Estimate: by}, option))
 	check("the last WithEstimator", 11, 40)(charged(t, Request[measured]{Params: params}, unsure, option))
@@ -141,63 +141,77 @@ func TestMeanIsCappedAtTheLimits(t *testing.T) {
 	}
 }
 
-// Until something is known of sizes, one request of unknown size runs at a time, and
-// what stands behind it waits too.
-func TestUnknownSizeGate(t *testing.T) {
+// Until something is known of sizes, each request of unknown size reserves a part of the
+// smallest limit on tokens, and what stands behind them waits its turn.
+func TestUnknownSizesReserveAPart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(t, func(ctx context.Context, _ Request[int]) (int, error) {
 			time.Sleep(10 * time.Second)
 			ReportUsage(ctx, in(10))
 			return 0, nil
-		}, WithLimits(TPM(1000)))
+		}, WithLimits(TPM(20_000)))
 		post(t, q, Request[int]{ID: "known before", Estimate: in(1)})
-		for _, id := range []string{"a", "b", "c"} {
-			post(t, q, Request[int]{ID: id})
+		for range 20 {
+			post(t, q, Request[int]{})
 		}
-		post(t, q, Request[int]{ID: "known behind", Estimate: in(1)})
+		behind := post(t, q, Request[int]{Estimate: in(1)})
 		synctest.Wait()
-		running := func() (ids []string) {
-			for _, r := range q.Requests(RequestFilter{}) {
-				if r.Status == StatusProcessing {
-					ids = append(ids, r.ID)
-				}
-			}
-			return ids
-		}
-		assert.Equal(t, []string{"known before", "a"}, running())
+		assert.Equal(t, 1+15, q.Info().Processing, "of 1,250 tokens each")
+		assert.EqualValues(t, 1+15*1250, q.Info().Limits[0].Used)
+		assert.Equal(t, StatusPending, status(t, q, behind).Status)
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
-		assert.Equal(t, []string{"b", "c", "known behind"}, running(), "all at once when one has settled")
+		assert.Equal(t, 5+1, q.Info().Processing, "all at once when some have settled")
+		assert.EqualValues(t, 16*10+5*10+1, q.Info().Limits[0].Used, "they reserve the mean")
 		require.NoError(t, q.Shutdown(t.Context()))
 	})
 }
 
-// An unknown one that fails without a report says nothing: the next is alone too.
-func TestGateStaysClosedOverFailures(t *testing.T) {
+func TestWhatUnknownSizesReserve(t *testing.T) {
+	for _, c := range []struct {
+		limits []Limit
+		want   int64
+	}{
+		{[]Limit{TPM(160_000)}, 10_000},
+		{[]Limit{TPM(160_000), ITPM(48_000)}, 3000},
+		{[]Limit{TPM(3000)}, 1000},
+		{[]Limit{TPM(500)}, 500},
+	} {
+		t.Run(fmt.Sprint(c.limits), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				q := newQueue(t, sleeper, WithLimits(c.limits...))
+				post(t, q, Request[int]{Params: 1})
+				synctest.Wait()
+				assert.Equal(t, c.want, q.Info().Limits[0].Used)
+			})
+		})
+	}
+}
+
+// An unknown one that fails without a report says nothing, and what it reserved stays taken.
+func TestFailuresTellNoSize(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var n atomic.Int64
+		var a admissions
 		q := newQueue(t, func(ctx context.Context, r Request[int]) (int, error) {
-			n.Add(1)
+			a.note(r.ID, r.Estimate)
 			time.Sleep(time.Second)
 			if r.Params < 2 {
 				return 0, errBoom
 			}
 			ReportUsage(ctx, in(10))
 			return 0, nil
-		}, WithLimits(TPM(1000)))
+		}, WithLimits(TPM(1000)), WithMargin(0))
+		begin := time.Now()
 		for i := range 6 {
 			post(t, q, Request[int]{Params: i})
 		}
-		for second, started := range []int64{1, 2, 3, 6} {
-			synctest.Wait()
-			assert.Equal(t, started, n.Load(), "after %d s", second)
-			time.Sleep(time.Second)
-		}
+		require.NoError(t, q.Shutdown(t.Context()))
+		assert.Equal(t, []float64{0, 60, 120, 121, 121, 121}, a.seconds(begin))
 	})
 }
 
-// Without token limits there is no gate.
-func TestNoGateWithoutTokenLimits(t *testing.T) {
+// Without token limits nothing is reserved for it.
+func TestUnknownSizesWithoutTokenLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(t, sleeper, WithLimits(RPM(100)))
 		for range 10 {
@@ -207,20 +221,20 @@ func TestNoGateWithoutTokenLimits(t *testing.T) {
 	})
 }
 
-// A canceled first request does not leave the gate shut.
-func TestGateAfterCancel(t *testing.T) {
+// Nor does one that is canceled: what waits goes on without knowing.
+func TestCanceledRequestsTellNoSize(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newQueue(t, sleeper, WithLimits(TPM(1000)))
+		q := newQueue(t, sleeper, WithLimits(TPM(1000)), WithMargin(0))
 		id := post(t, q, Request[int]{Params: 10})
 		next := post(t, q, Request[int]{Params: 1})
 		require.NoError(t, q.Cancel(id))
 		resp, err := q.Wait(t.Context(), next)
 		require.NoError(t, err)
-		assert.Equal(t, time.Second, resp.FinishedAt.Sub(resp.CreatedAt))
+		assert.Equal(t, 61*time.Second, resp.FinishedAt.Sub(resp.CreatedAt))
 	})
 }
 
-// When nothing ever reports usage the gate opens after the first, and the log says
+// When nothing ever reports usage nothing is reserved after the first, and the log says
 // so once.
 func TestNoUsageIsLoggedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -240,7 +254,19 @@ func TestNoUsageIsLoggedOnce(t *testing.T) {
 	})
 }
 
-// A request that says that it uses no tokens passes the gate.
+// What has an estimate is charged with that: nothing is missing.
+func TestNoUsageIsNotSaidOfEstimates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		q := newQueue(t, sleeper, WithLimits(TPM(1000)), WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
+		_, err := q.Submit(t.Context(), Request[int]{Estimate: in(10)})
+		require.NoError(t, err)
+		require.NoError(t, q.Shutdown(t.Context()))
+		assert.Empty(t, log.String())
+	})
+}
+
+// A request that says that it uses no tokens is one of known size.
 func TestEstimateOfOneIsKnown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(t, sleeper, WithLimits(TPM(1000)))

@@ -153,7 +153,7 @@ func (s *stage) setUp() {
 		opts := []llmqueue.Option{
 			limits, llmqueue.WithMargin(m.margin), llmqueue.WithTimeout(m.timeout), llmqueue.WithMaxQueued(m.maxQueued),
 			llmqueue.WithRetry(llmqueue.RetryPolicy{MaxAttempts: m.attempts, BaseDelay: 1, MaxDelay: 1, Budget: m.budget}),
-			llmqueue.WithShutdownGrace(m.grace), llmqueue.WithHistory(1000, 1000*time.Hour), llmqueue.WithObserver(s.observe), llmqueue.WithFallback(m.fallback...),
+			llmqueue.WithSeed(1), llmqueue.WithShutdownGrace(m.grace), llmqueue.WithHistory(1000, 1000*time.Hour), llmqueue.WithObserver(s.observe), llmqueue.WithFallback(m.fallback...),
 		}
 		for on, o := range map[*bool]llmqueue.Option{
 			&m.unchecked: llmqueue.WithoutDeadlineCheck(), &m.keepOnQuota: llmqueue.WithWaitForQuota(),

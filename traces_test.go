@@ -19,7 +19,8 @@ var updateTraces = flag.Bool("update-traces", false, "write testdata/traces anew
 // TestTraces plays random stories and compares, for each request, what its users saw with
 // what they saw when the trace was recorded: the events in order with their instants,
 // and the final response; for each queue, what happened to it and its counts at the end.
-// So a change of how queues work inside shows itself where it changes what they do.
+// So a change of how queues work inside shows itself where it changes what they do. What they
+// decide at random is the same in each run: between endpoints with the same load, say.
 //
 // The traces stand in testdata/traces, one line for each request. After a change that is
 // meant, go test -run TestTraces -update-traces . writes them anew; read the difference.

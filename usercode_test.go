@@ -46,7 +46,10 @@ func TestErrorsMayAskTheQueue(t *testing.T) {
 			q, err = llmqueue.NewQueue("m", func(context.Context, llmqueue.Request[int]) (int, error) { return 0, build(ask) },
 				llmqueue.WithUnlimited(), once)
 			require.NoError(t, err)
-			returns(t, "a call that fails with such an error", func() { _, _ = q.Do(t.Context(), 1) })
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // the pause is longer
+			defer cancel()
+			returns(t, "a call that fails with such an error", func() { _, err = q.Do(ctx, 1) })
+			require.ErrorAs(t, err, new(*curious))
 			returns(t, "Info", func() { q.Info() })
 			returns(t, "Requests", func() { q.Requests(llmqueue.RequestFilter{Limit: 10}) })
 			returns(t, "Shutdown", func() { assert.NoError(t, q.Shutdown(t.Context())) })

@@ -101,9 +101,7 @@ func (c *core) conclude(w *worker, err error) (busy, retired bool) {
 	ns := c.lockAt(time.Now())
 	number, way := w.job.Number, c.wayOf(w.job.Endpoint)
 	c.running[number] = nil
-	if err == nil && !c.engine.IsCut(number) {
-		c.types.keepResult(w)
-	}
+	c.types.takeResult(w, err == nil && !c.engine.IsCut(number))
 	w.attempt, w.busy, c.input = nil, false, in
 	c.engine.Conclude(ns, number, &ending)
 	c.apply(ns)
@@ -219,12 +217,18 @@ func (q *Queue[P, T]) process(w *worker) error {
 	return err
 }
 
-// keepResult keeps it with the request: only now it is known that this attempt is the one that
-// counts. Callers hold the lock.
-func (q *Queue[P, T]) keepResult(w *worker) {
+// takeResult takes the result from the worker, and keeps it with the request or drops it: only
+// now it is known whether this attempt is the one that counts. Callers hold the lock.
+func (q *Queue[P, T]) takeResult(w *worker, keep bool) {
+	result, ok := w.result.(*T)
+	if !ok {
+		return // the processor did not begin
+	}
+	if keep {
+		q.slots.At(w.job.Handle).result = *result
+	}
 	var none T
-	result := w.result.(*T)
-	q.slots.At(w.job.Handle).result, *result = *result, none
+	*result = none
 }
 
 // reportResult is what a result says that its call used.

@@ -64,8 +64,8 @@
 // what was observed in any case.
 //
 // A call that a timeout of the client's own ended, such as http.Client.Timeout, is a
-// passing fault: whether to give up is judged by the queue's request. To bound an
-// attempt and fail the request with it, use llmqueue.WithTimeout.
+// passing fault, as an attempt is that llmqueue.WithTimeout ends: whether to give up is
+// judged by the queue's request.
 //
 // # Alone
 //

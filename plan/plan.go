@@ -50,8 +50,7 @@ type Wait struct{ Mean, P50, P95, Max time.Duration }
 
 // Limit says what one limit did in a plan.
 type Limit struct {
-	// Limit is named as in llmqueue.Forecast.WaitsFor: "500 rpm", "concurrent". While
-	// nothing is known of sizes, requests without an estimate wait for "unknown size".
+	// Limit is named as in llmqueue.Forecast.WaitsFor: "500 rpm", "concurrent".
 	Limit string
 	// Held is how long the head of the line waited for it, and for no other limit
 	// longer.

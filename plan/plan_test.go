@@ -106,14 +106,15 @@ func TestALoadThatCanBeComputedByHand(t *testing.T) {
 			},
 		},
 		{
-			// The first of unknown size tells after a second, then two more fit.
+			// The first of unknown size takes all that there is. It tells after a second, then
+			// two more fit.
 			name: "unknown sizes", opts: []llmqueue.Option{llmqueue.WithLimits(llmqueue.TPM(100)), llmqueue.WithMargin(0)},
 			load: alike(4, plan.Request{Duration: time.Second, Used: in(30)}),
 			want: plan.Result{
 				Requests: 4, Makespan: time.Minute + time.Second, LastStart: time.Minute, Used: in(120),
 				Wait: plan.Wait{(2 + 60) * time.Second / 4, time.Second, time.Minute, time.Minute},
 				Limits: []plan.Limit{
-					{"100 tpm", 59 * time.Second, 120. / 200}, {"unknown size", time.Second, 0}, {"concurrent", 0, 4 / 256. / 61},
+					{"100 tpm", time.Minute, 120. / 200}, {"concurrent", 0, 4 / 256. / 61},
 				},
 			},
 		},

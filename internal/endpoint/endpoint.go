@@ -107,6 +107,7 @@ type Endpoint struct {
 
 	pausedUntil    int64
 	announces      bool  // the end of that pause is to be told
+	slowly         bool  // after that pause calls start slowly
 	exhaustedUntil int64 // a quota is used up until then
 	opened         bool  // the breaker was seen to open, and not yet to close
 	removed        bool

@@ -19,6 +19,8 @@ const (
 
 const (
 	halfLife = float64(30 * time.Second) // of what is remembered
+	// decayStep is how often it fades: what comes together need not be told apart.
+	decayStep = int64(100 * time.Millisecond)
 	// memory is how many calls decide whether nearly all fail.
 	memory = 6.0
 	// heldShare is the share of failures of an endpoint that is held out, and heldInRow how
@@ -63,7 +65,7 @@ func (e *Endpoint) Recent(now int64) Recent {
 }
 
 func (h *health) decay(now int64) {
-	if now <= h.at {
+	if now-h.at < decayStep {
 		return
 	}
 	part := math.Exp2(-float64(now-h.at) / halfLife)

@@ -76,7 +76,8 @@ func (l *Lease) Observe(now int64, o *Observation) (lowered bool) {
 			e.noneStated()
 		}
 	case RateLimited:
-		e.Pause(After(now, delay))
+		// Where the answer says that a limit is used up, the windows know what may start when.
+		e.pause(After(now, delay), !o.exhausted())
 		if !o.exhausted() && !o.Marked {
 			lowered = e.shorten(now, l.Started) // there was room in every limit, here and there
 		}
@@ -395,3 +396,6 @@ func (e *Endpoint) CountRefusal(now int64, l *Lease) int {
 	}
 	return e.refusals
 }
+
+// Compared reports whether an answer to the attempt's call stated limits.
+func (l *Lease) Compared() bool { return l.compared }

@@ -53,8 +53,12 @@ func (e *Endpoint) Next(now int64) int64 {
 }
 
 // Pause holds everything back until the given instant. It only ever lengthens a pause,
-// and reports whether it did.
-func (e *Endpoint) Pause(until int64) bool {
+// and reports whether it did. After it calls start slowly.
+func (e *Endpoint) Pause(until int64) bool { return e.pause(until, true) }
+
+// pause is Pause; slowly is whether calls start slowly after it.
+func (e *Endpoint) pause(until int64, slowly bool) bool {
+	e.slowly = e.slowly || slowly
 	if until <= e.pausedUntil {
 		return false
 	}
@@ -82,10 +86,13 @@ func (e *Endpoint) Advance(now int64) {
 	e.slowStart.advance(now, e.slots)
 }
 
-// resumed tells that a pause ended at the given instant. What waits starts slowly.
+// resumed tells that a pause ended at the given instant.
 func (e *Endpoint) resumed(at int64) {
 	e.announces = false
-	e.startSlowly(at)
+	if e.slowly {
+		e.startSlowly(at)
+	}
+	e.slowly = false
 	e.emit(Event{Kind: Resumed, Endpoint: e})
 }
 

@@ -38,7 +38,7 @@ func (q *Engine) Conclude(now int64, number uint32, e *Ending) {
 	h, at := a.handle, a.lease.Endpoint
 	r := q.records.at(h)
 	took := q.now - a.lease.Started
-	q.heed(a, e)
+	q.hearRefusal(a, e)
 	if !a.cut {
 		q.hear(number, a, e)
 	}
@@ -101,11 +101,14 @@ func (q *Engine) settle(number uint32, a *attempt, e *Ending) {
 	if a.running = false; !a.cut {
 		a.since = q.now // else its request goes on since it was cut off
 	}
-	if e.Reported {
+	switch unsized := !q.records.at(a.handle).sized(); {
+	case e.Reported:
 		q.book(a, e.Used)
+	case unsized && q.tokens && !q.sizes.known && !a.cut && e.Verdict >= EndpointFault && !a.lease.Compared():
+		a.lease.Settle(q.now, endpoint.Usage{}) // a guess; what failed so is hardly charged
 	}
 	a.lease.Release(q.now)
-	if !e.Reported && (e.Verdict == Served || e.Invalid) && q.tokens && !q.sizes.known {
+	if !e.Reported && (e.Verdict == Served || e.Invalid) && q.tokens && !q.sizes.known && !q.records.at(a.handle).sized() {
 		q.sizes.known = true // waiting for a report that never comes helps nobody
 		q.Effects = append(q.Effects, Effect{Kind: NoUsage})
 	}
@@ -139,9 +142,9 @@ func (q *Engine) UpdateUsage(now int64, h uint32, u endpoint.Usage) bool {
 	return true
 }
 
-// heed takes in what the end of an attempt says of its endpoint's limits, also when nobody waits
-// for it any more.
-func (q *Engine) heed(a *attempt, e *Ending) {
+// hearRefusal tells the endpoint of an attempt that its processor was refused, also when nobody
+// waits for it any more.
+func (q *Engine) hearRefusal(a *attempt, e *Ending) {
 	at := a.lease.Endpoint
 	if e.Unobserved {
 		q.counts.Refused++

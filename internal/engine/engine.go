@@ -25,7 +25,7 @@ type Config struct {
 	MaxAttempts     int
 	BaseDelay       int64 // of the backoff, ns
 	MaxDelay        int64
-	RetryBudget     float64 // retries by first attempts; negative: no bound
+	RetryBudget     float64 // of a retry that a served call earns; negative: no bound
 	Timeout         int64   // of one attempt; 0: none
 	FirstByte       int64   // until its answer begins; 0: no bound
 	Stall           int64   // until more of it comes; 0: no bound
@@ -89,7 +89,8 @@ type Engine struct {
 	timeouts     timeline.Timeline // of attempts, by number
 	hedges       hedges
 	budget       budget
-	guests       int   // requests that other models handed off
+	guests       int // requests that other models handed off
+	hadGuests    bool
 	moved        Code  // why what waited was handed off last; OK when it is not any more
 	servedStart  int64 // the latest start of an attempt that was served
 	refusedCalls int64
@@ -236,8 +237,15 @@ func (q *Engine) RemoveEndpoint(now int64, e *endpoint.Endpoint) {
 
 // Emit takes what an endpoint tells; it is every endpoint's Config.Emit.
 func (q *Engine) Emit(ev endpoint.Event) {
+	if (ev.Kind == endpoint.HeldOut || ev.Kind == endpoint.LetIn) && q.Alone() {
+		return // calls go there all the same
+	}
 	q.Effects = append(q.Effects, Effect{Kind: EndpointEvent, Event: &ev})
 }
+
+// Alone reports whether requests have nowhere else to go than to the only endpoint, so that it
+// is not held out whatever happens.
+func (q *Engine) Alone() bool { return len(q.endpoints) == 1 && !q.cfg.Fallback && !q.hadGuests }
 
 // SetLimits replaces the limits of an endpoint.
 func (q *Engine) SetLimits(now int64, e *endpoint.Endpoint, limits []endpoint.Limit) {

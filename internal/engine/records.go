@@ -280,7 +280,8 @@ func (q *Engine) detach(number uint32, a *attempt) {
 // reset makes a like a new one, but keeps the memory that it has.
 func (a *attempt) reset() {
 	a.lease.Reuse()
-	*a = attempt{lease: a.lease}
+	a.hedge, a.cut, a.begun, a.output, a.streamed, a.told, a.reported = false, false, false, false, false, false, false
+	a.used, a.progress = endpoint.Usage{}, progress{}
 }
 
 // supersede makes another attempt the latest of a request.

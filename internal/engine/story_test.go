@@ -109,6 +109,7 @@ type try struct {
 
 	begun    bool // its answer has begun
 	answered bool // so that the endpoint knows
+	stated   bool // an answer stated limits
 	heard    int64
 	output   bool
 	streamed bool
@@ -608,6 +609,7 @@ func (w *world) observe(t *try) {
 	if t.said = o.Outcome; (o.Outcome == endpoint.RateLimited || o.Outcome == endpoint.SlowDown) && len(o.Limits) > 0 && !tooLong {
 		t.charge.used, t.charge.requests = endpoint.Usage{}, 0 // the provider's own figures tell
 	}
+	t.stated = t.stated || len(o.Limits) > 0
 	if o.Outcome != endpoint.Unknown {
 		w.answer(t, o.Outcome == endpoint.Served)
 	}
@@ -656,9 +658,12 @@ func (w *world) conclude(t *try) {
 	}
 	s := t.of
 	cut, other, verdict := t.cut, s.hedge != nil, e.Verdict
-	if e.Reported {
+	switch {
+	case e.Reported:
 		t.charge.settle(e.Used)
 		w.book(s, t, e.Used)
+	case !s.in.Sized && w.q.tokens && !w.q.sizes.known && !cut && verdict >= EndpointFault && !t.stated:
+		t.charge.used = endpoint.Usage{} // it was a guess
 	}
 	if t.over = true; !cut {
 		t.lasted = w.now - t.began

@@ -129,6 +129,7 @@ func (q *Engine) Submit(now int64, in *Request, unserved *Refusal) (h uint32) {
 	if in.Guest {
 		r.flags |= flagGuest
 		q.guests++
+		q.hadGuests = true
 	}
 	if in.Held {
 		r.flags |= flagHeld

@@ -28,8 +28,12 @@ func (q *Engine) watch(number uint32, a *attempt) {
 }
 
 func (q *Engine) unwatch(number uint32) {
-	q.timeouts.Remove(number)
-	q.hedges.due.Remove(number)
+	if q.timeouts.Len() > 0 {
+		q.timeouts.Remove(number)
+	}
+	if q.hedges.due.Len() > 0 {
+		q.hedges.due.Remove(number)
+	}
 }
 
 // expireAttempts cuts off attempts that are late.

@@ -128,10 +128,6 @@ func (p *player) do(input func()) {
 			r.ended = true
 			what := map[engine.State]What{engine.Completed: Completed, engine.Failed: Failed, engine.CanceledState: Canceled}[e.State]
 			p.seen.Ends = append(p.seen.Ends, Happened{p.now, r.id, what, r.tries})
-		case engine.EndpointEvent:
-			if e.Event.Kind == endpoint.LetIn {
-				p.seen.LetIn = append(p.seen.LetIn, p.now)
-			}
 		case engine.Cut:
 			cut = append(cut, r.last)
 		}

@@ -26,6 +26,7 @@ type model struct {
 	until   time.Duration // a provider's pause
 	pausing bool          // its end has not come
 	slow    *slowStart    // nil: none
+	health  health
 	seq     int
 
 	refusals []refusal
@@ -96,6 +97,7 @@ type modelAttempt struct {
 	total   int64 // the highest total
 	report  *endpoint.Usage
 	booking *endpoint.Usage // its entry in the model's reports
+	unknown bool            // the size of its request
 	over    bool
 }
 
@@ -380,7 +382,7 @@ func (m *model) start(r *modelRequest, u endpoint.Usage) {
 		m.leave(r)
 	}
 	f := r.Fates[r.tries]
-	a := &modelAttempt{req: r, fate: f, ends: m.now + f.Lasts, booked: u, high: u, start: m.now, total: u.Total()}
+	a := &modelAttempt{req: r, fate: f, ends: m.now + f.Lasts, booked: u, high: u, start: m.now, total: u.Total(), unknown: r.estimate == (endpoint.Usage{})}
 	r.tries++
 	r.state, r.last = "running", a
 	m.running = append(m.running, a)
@@ -404,12 +406,56 @@ func (m *model) end(r *modelRequest, how What) {
 	}
 }
 
+// health is whether nearly all calls failed of late: then calls start slowly when one is served.
+type health struct {
+	at      time.Duration // when calls was brought up to date
+	calls   float64       // of the last ones, at most 6; half as much 30 s later
+	share   float64       // of failures among them
+	inRow   int           // that failed
+	held    bool
+	started time.Duration // the latest of those that failed, by its start
+}
+
+// ends takes in how a call ended, and reports whether calls are served again.
+func (h *health) ends(now time.Duration, a *modelAttempt) (again bool) {
+	if past := now - h.at; past >= 100*time.Millisecond {
+		h.calls *= math.Exp2(-float64(past) / float64(30*time.Second))
+		h.at = now
+	}
+	failed := 0.0
+	switch a.fate.Ends {
+	case "ok":
+		h.inRow = 0
+	case "retry":
+		failed = 1
+		h.inRow++
+		h.started = max(h.started, a.start)
+	default:
+		return false // it says nothing
+	}
+	h.calls = min(h.calls+1, 6)
+	h.share += (failed - h.share) / h.calls
+	switch {
+	case h.inRow >= 3 && h.share >= 0.75:
+		h.held = true
+	case failed == 0 && h.held && a.start > h.started:
+		*h = health{at: h.at, started: h.started}
+		return true
+	}
+	return false
+}
+
 func (m *model) settle(a *modelAttempt, used endpoint.Usage) {
 	if m.known = true; a.booking == nil {
 		a.booking = new(endpoint.Usage)
 		m.reports = append(m.reports, a.booking)
 	}
 	*a.booking = used
+	m.charge(a, used)
+}
+
+// charge books what an attempt takes of the limits, in place of an earlier figure.
+func (m *model) charge(a *modelAttempt, used endpoint.Usage) {
 	m.booked += used.Total() - a.booked.Total()
 	over := endpoint.Usage{Input: max(used.Input-a.high.Input, 0), Output: max(used.Output-a.high.Output, 0)}
 	overTotal := max(used.Total()-a.total, 0)
@@ -439,7 +485,9 @@ func (m *model) conclude(a *modelAttempt) {
 	if a.report != nil {
 		m.settle(a, *a.report)
 	} else if f.Ends == "ok" {
-		m.known = true // who never reports cannot be waited for
+		m.known = m.known || a.unknown // who never reports cannot be waited for
+	} else if a.unknown && !m.known && r.state == "running" && (f.Ends == "retry" || f.Ends == "limited") {
+		m.charge(a, endpoint.Usage{}) // a guess, and what failed so is hardly charged
 	}
 	if f.Ends == "limited" && m.now+f.After > m.until {
 		m.until, m.pausing = m.now+f.After, true
@@ -447,14 +495,14 @@ func (m *model) conclude(a *modelAttempt) {
 	if r.state != "running" {
 		return
 	}
+	if m.health.ends(m.now, a) {
+		defer m.beginSlowly(m.now)
+	}
 	switch f.Ends {
 	case "ok":
 		m.served = max(m.served, a.start)
 		if m.slow != nil {
 			m.allow(m.slow.allowed + 1)
-		}
-		if slices.Contains(m.seen.LetIn, m.now) { // when calls fail is the endpoint's
-			m.beginSlowly(m.now)
 		}
 		m.end(r, Completed)
 	case "limited":
@@ -662,8 +710,7 @@ func (m *model) follow() {
 
 // Compare follows the story and says what an onlooker should not have seen, "" when all was
 // as it should be: who starts when, how and when each request ends, who is refused, and what
-// each look at the queue shows. When retries are due, and when calls that failed are served
-// again, is taken from what was seen.
+// each look at the queue shows. When retries are due is taken from what was seen.
 func (s *Story) Compare(out *Seen) (fault string) {
 	m := &model{Story: s, seen: out, levels: map[int]*modelLevel{}, all: map[string]*modelRequest{}, refused: map[string]bool{}}
 	m.follow()

@@ -173,7 +173,6 @@ func (h Happened) String() string {
 type Seen struct {
 	Starts, Ends []Happened
 	RetryAt      map[string]time.Duration // by AttemptKey
-	LetIn        []time.Duration          // when calls were served again that had failed
 	Refused      map[string]bool
 	Checks       []Looked
 }
