@@ -8,6 +8,7 @@ func (q *Engine) pump() {
 		e.Advance(q.now)
 	}
 	q.returnRetries()
+	q.moveOn()
 	q.startAll()
 	for q.expireWaits() {
 		q.startAll() // the line has another head
