@@ -17,9 +17,10 @@ const second = int64(time.Second)
 // bench is an engine with one endpoint, and short words for what its owner does.
 type bench struct {
 	*Engine
-	t   *testing.T
-	way *endpoint.Endpoint
-	now int64
+	t     *testing.T
+	way   *endpoint.Endpoint
+	now   int64
+	clock *int64 // that follows now, nil for none
 }
 
 func newBench(t *testing.T, cfg Config, ec endpoint.Config) *bench {
@@ -48,7 +49,9 @@ func (b *bench) add(ec endpoint.Config) *endpoint.Endpoint {
 
 // wake lets time go on.
 func (b *bench) wake(now int64) {
-	b.now = now
+	if b.now = now; b.clock != nil {
+		*b.clock = now
+	}
 	b.Wake(now)
 }
 
