@@ -205,12 +205,11 @@ func (q *Queue[P, T]) forward(h *hop) error {
 		return err
 	}
 	in.hop, in.Guest = h, !h.insists
+	in.Tag |= tagHop
 	h.at = target.accept(&in, &req.Params, &w.waiter)
-	for _, id := range []string{r.ID + "-2", ""} { // it keeps its id here
-		if errors.Is(in.err, ErrDuplicateRequest) {
-			in.id = id
-			h.at = target.accept(&in, &req.Params, &w.waiter)
-		}
+	if errors.Is(in.err, ErrDuplicateRequest) {
+		in.id = "" // it keeps its id here
+		h.at = target.accept(&in, &req.Params, &w.waiter)
 	}
 	return in.err
 }

@@ -318,8 +318,7 @@ func (s *stage) observe(e llmqueue.Event) {
 	defer s.mu.Unlock()
 	parts := []string{s.at(e.Time), string(e.Type)}
 	if e.RequestID != "" {
-		number, _, _ := strings.Cut(e.RequestID[1:], "-") // r7-2 is the second stay of r7 at a fallback
-		i, err := strconv.Atoi(number)
+		i, err := strconv.Atoi(e.RequestID[1:])
 		if assert.NoError(s.t, err) {
 			d := s.requests[i]
 			assert.Equal(s.t, []any{d.priority, d.tenant, !d.waited}, []any{e.Priority, e.Tenant, e.NoWait}, "%s of %s", e.Type, e.RequestID)
