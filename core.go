@@ -228,7 +228,8 @@ func (c *core) mayTake(ns int64, in *intake) error {
 	}
 	if in.id != "" {
 		c.expireHistory(ns)
-		if _, taken := c.find(in.id); taken {
+		// A request that came from another model, and went back, may come again.
+		if h, taken := c.find(in.id); taken && !(in.hop != nil && c.engine.Tag(h)&tagHop != 0 && c.engine.State(h).Final()) {
 			return errorf(ErrDuplicateRequest, "model %q already has a request %q, use another id or leave it empty", c.modelID, in.id)
 		}
 	}

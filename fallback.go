@@ -205,6 +205,7 @@ func (q *Queue[P, T]) forward(h *hop) error {
 		return err
 	}
 	in.hop, in.Guest = h, !h.insists
+	in.Tag |= tagHop
 	h.at = target.accept(&in, &req.Params, &w.waiter)
 	if errors.Is(in.err, ErrDuplicateRequest) {
 		in.id = "" // it keeps its id here

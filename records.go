@@ -31,6 +31,7 @@ const (
 	tagPermit              // the caller makes the call itself
 	tagCall                // no request, but what several share
 	tagAwaited             // of a call: who asked for it first waits
+	tagHop                 // it came from another model
 )
 
 // ref names a request for as long as the queue remembers it.
@@ -173,7 +174,9 @@ func (c *core) expireHistory(ns int64) {
 // forget lets go of a request that has ended.
 func (c *core) forget(h uint32) {
 	if id := c.entries.At(h).id; id != nil {
-		delete(c.ids, *id)
+		if c.ids[*id] == h {
+			delete(c.ids, *id)
+		}
 		if strings.HasPrefix(*id, c.prefix) {
 			c.reserved--
 		}

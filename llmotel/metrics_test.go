@@ -86,7 +86,8 @@ func TestMetrics(t *testing.T) {
 		for _, want := range []string{
 			"gen_ai.client.operation.duration " + m + ",llmqueue.endpoint=m n=2 sum=2",
 			"gen_ai.client.operation.duration error.type=*errors.errorString," + m + ",llmqueue.endpoint=m n=1 sum=1",
-			"gen_ai.client.operation.duration error.type=rate_limited," + m + ",llmqueue.endpoint=m n=2 sum=2",
+			"gen_ai.client.operation.duration error.type=rate_limited," + m + ",llmqueue.endpoint=m n=1 sum=1",
+			"gen_ai.client.operation.duration error.type=fatal," + m + ",llmqueue.endpoint=m n=1 sum=1",
 			"gen_ai.client.token.usage " + m + ",gen_ai.token.type=input,llmqueue.endpoint=m n=2 sum=200",
 			"gen_ai.client.token.usage " + m + ",gen_ai.token.type=output,llmqueue.endpoint=m n=2 sum=40",
 			"llmqueue.requests.ended " + m + ",llmqueue.status=completed 2",
@@ -94,7 +95,7 @@ func TestMetrics(t *testing.T) {
 			"llmqueue.requests.ended " + m + ",llmqueue.status=canceled 0",
 			"llmqueue.attempts " + m + " 5",
 			"llmqueue.retries " + m + " 1",
-			"llmqueue.refusals " + m + " 2",
+			"llmqueue.refusals " + m + " 1",
 			"llmqueue.requests.waiting " + m + " 0",
 			"llmqueue.events.dropped " + m + " 0",
 		} {

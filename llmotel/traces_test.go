@@ -100,10 +100,10 @@ func TestSpans(t *testing.T) {
 		"fails": {nil, request{Params: "fail"}, nil,
 			[]string{"chat m in caller 0-1 *errors.errorString"}},
 		"is retried": {[]llmqueue.Option{llmqueue.WithRetry(llmqueue.RetryPolicy{MaxAttempts: 2})}, request{Params: "slow down"}, nil,
-			[]string{"chat m in caller 0-1 rate_limited", "wait m in caller 1-11 ok", "chat m in caller 11-12 rate_limited"}},
+			[]string{"chat m in caller 0-1 rate_limited", "wait m in caller 1-11 ok", "chat m in caller 11-12 fatal"}},
 		"panics":               {nil, request{Params: "panic"}, nil, []string{"chat m in caller 0-1 panic"}},
 		"ends its goroutine":   {nil, request{Params: "exit"}, nil, []string{"chat m in caller 0-1 panic"}},
-		"times out":            {[]llmqueue.Option{llmqueue.WithTimeout(3 * s)}, request{Params: "hang"}, nil, []string{"chat m in caller 0-3 timeout"}},
+		"times out":            {[]llmqueue.Option{llmqueue.WithTimeout(3 * s), llmqueue.WithRetry(llmqueue.RetryPolicy{MaxAttempts: 1})}, request{Params: "hang"}, nil, []string{"chat m in caller 0-3 timeout"}},
 		"is canceled, running": {nil, request{Params: "hang", ID: "r"}, cancel, []string{"chat m in caller 0-0.5 canceled"}},
 		"waits": {nil, request{Params: "ok", Tenant: "busy"}, nil,
 			[]string{"chat m in root linked to caller 0-1 ok", "wait m in caller 0-1 ok", "chat m in caller 1-2 ok"}},
@@ -116,7 +116,7 @@ func TestSpans(t *testing.T) {
 			}, []string{"chat m in caller 0-1 retryable", "wait m in caller 1-1.5 canceled"}},
 		"fire and forget": {nil, request{Params: "slow down", NoWait: true}, nil,
 			[]string{"chat m in request m 0-1 rate_limited", "request m in root linked to caller 0-1 ok",
-				"wait m in request m 1-11 ok", "chat m in request m 11-12 rate_limited", "request m in root linked to caller 1-12 ok"}},
+				"wait m in request m 1-11 ok", "chat m in request m 11-12 fatal", "request m in root linked to caller 1-12 ok"}},
 		"fire and forget, panics": {nil, request{Params: "panic", NoWait: true}, nil,
 			[]string{"chat m in request m 0-1 panic", "request m in root linked to caller 0-1 ok"}},
 		"fire and forget, canceled in line": {nil, request{ID: "r", Tenant: "busy", NoWait: true}, cancel,
@@ -124,8 +124,8 @@ func TestSpans(t *testing.T) {
 		"goes to a fallback": {[]llmqueue.Option{llmqueue.WithFallback("other"), llmqueue.WithRetry(llmqueue.RetryPolicy{MaxAttempts: 1})}, request{Params: "again"}, nil,
 			[]string{"chat m in caller 0-1 retryable", "chat other in caller 1-2 ok"}},
 		"another endpoint": {nil, request{Params: "moves"}, func(_ context.Context, q *llmqueue.Queue[string, int]) {
-			_ = q.AddEndpoint("second", ask, llmqueue.WithUnlimited())
-		}, []string{"chat m in caller 0-1 rate_limited", "chat m in caller 1-2 rate_limited"}},
+			_ = q.AddEndpoint("second", func(context.Context, request) (int, error) { time.Sleep(s); return 0, nil }, llmqueue.WithUnlimited())
+		}, []string{"chat m in caller 0-1 rate_limited", "chat m in caller 1-2 ok"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -183,7 +183,10 @@ func ask(ctx context.Context, r llmqueue.Request[string]) (int, error) {
 	switch r.Params {
 	case "fail":
 		return 0, errBoom
-	case "slow down":
+	case "slow down": // once, and then it is the request's fault
+		if time.Since(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)) > 10*s {
+			return 0, llmqueue.Permanent(errBoom)
+		}
 		return 0, llmqueue.RateLimited(errBoom, 10*s)
 	case "moves":
 		return 0, llmqueue.RateLimited(errBoom, time.Hour)

@@ -182,10 +182,15 @@ func (q *Engine) watchExpiry(h uint32, r *record) {
 }
 
 // startEnd is by when r has to start, 0 when it has time: before its deadline, or, where another
-// model may serve it, as long before as attempts take.
+// model may serve it, as long before as attempts take. While that is unknown, a quarter of its
+// time is left to the other one.
 func (q *Engine) startEnd(r *record) (at int64) {
 	if at = r.deadline; at > 0 && q.mayLeave(r) {
-		at = max(at-int64(1.5*q.duration.value), 1)
+		needs := int64(1.5 * q.duration.value)
+		if needs == 0 {
+			needs = (at - r.created) / 4
+		}
+		at = max(at-needs, 1)
 	}
 	if r.maxWait > 0 && !r.started() {
 		if end := endpoint.After(r.created, r.maxWait); at == 0 || end < at {
