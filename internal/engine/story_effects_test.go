@@ -460,7 +460,7 @@ func (w *world) startBy(s *story) int64 {
 	if end == 0 {
 		end = endpoint.Never
 	} else if w.mayLeave(s) {
-		end = max(end-int64(1.5*w.longest), 1)
+		end = max(end-max(int64(1.5*w.longest), (end-s.created)/4), 1)
 	}
 	if s.expires > 0 && s.count == 0 {
 		end = min(end, s.expires)
