@@ -172,8 +172,8 @@ func (m *model) tidy(priority int) {
 	}
 }
 
-// order returns all requests in the order of popping them.
-func (m *model) order() (order []uint32) {
+// clone is a model that goes its own way.
+func (m *model) clone() *model {
 	c := &model{levels: map[int]*modelLevel{}, seq: m.seq}
 	for p, lv := range m.levels {
 		l := &modelLevel{v: lv.v, tenants: map[string]*modelTenant{}, returned: slices.Clone(lv.returned)}
@@ -182,10 +182,42 @@ func (m *model) order() (order []uint32) {
 		}
 		c.levels[p] = l
 	}
+	return c
+}
+
+// order returns all requests in the order of popping them.
+func (m *model) order() (order []uint32) {
+	c := m.clone()
 	for h, ok := c.pop(); ok; h, ok = c.pop() {
 		order = append(order, h)
 	}
 	return order
+}
+
+// above is how many requests have a higher priority, and before how many start before one of that
+// priority and tenant that comes now, whatever any costs.
+func (m *model) above(priority int) (n int64) {
+	for p, lv := range m.levels {
+		if p <= priority {
+			continue
+		}
+		n += int64(len(lv.returned))
+		for _, t := range lv.tenants {
+			n += int64(len(t.queue))
+		}
+	}
+	return n
+}
+
+func (m *model) before(priority int, tenant string) int64 {
+	n := m.above(priority)
+	if lv := m.levels[priority]; lv != nil {
+		n += int64(len(lv.returned))
+		if t := lv.tenants[tenant]; t != nil {
+			n += int64(len(t.queue))
+		}
+	}
+	return n
 }
 
 // exact reports whether the rank of h must be exact: it has been returned, or

@@ -2,6 +2,7 @@ package line
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -58,6 +59,8 @@ import (
 //   - the bound for other tenants leaves out the one at the tag itself
 //   - the bound does not learn of dearer, or of cheaper, costs from SetCost
 //   - All yields slots that are gone, or works on the heap itself
+//   - Before counts other tenants, or not its own, or leaves out what was returned
+//   - Above counts its own priority
 func TestLineDoesWhatTheModelDoes(t *testing.T) {
 	shapes := []struct {
 		name                string
@@ -166,6 +169,20 @@ func agree(t *testing.T, l *Line, m *model, handles int) {
 			require.LessOrEqual(t, rank, len(want))
 		}
 	}
+	if n := len(want); n > 0 { // who comes now, in this priority or beside it
+		priorities := slices.Sorted(maps.Keys(m.levels))
+		priority := priorities[n%len(priorities)] + n/2%3 - 1
+		tenant := []string{"0", "1", "nobody"}[n/3%3]
+		require.Equal(t, m.above(priority), l.Above(priority), "above %d", priority)
+		before := l.Before(priority, tenant)
+		require.Equal(t, m.before(priority, tenant), before, "before one of %q in %d", tenant, priority)
+		with := m.clone()
+		with.push(math.MaxUint32, priority, tenant, 1.0/64)
+		ahead := slices.Index(with.order(), math.MaxUint32)
+		require.LessOrEqual(t, before, int64(ahead), "one of %q in %d may start sooner", tenant, priority)
+	}
+	require.Equal(t, int64(len(want)), l.Above(math.MinInt))
+	require.Zero(t, l.Above(math.MaxInt))
 	in := 0
 	for h := range uint32(handles + 1) {
 		if l.Contains(h) {
