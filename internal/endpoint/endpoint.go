@@ -362,7 +362,7 @@ type Ends struct {
 // and what holds it longest. It is the one answer for the timer, forecasts, plans and
 // what is shown; mean is that of the attempts so far.
 func (e *Endpoint) Check(now int64, ahead Load, estimate Usage, sized bool, mean Usage, ends Ends) Wait {
-	w := e.checkLimits(now, ahead, e.Reservation(estimate, sized, mean), mean)
+	w := e.checkLimits(now, ahead, e.Reservation(estimate, sized, mean), mean, false)
 	if late := e.running + ahead.Requests - e.slots + 1; late > 0 {
 		switch {
 		case ends.Next != 0 && late == 1:
@@ -388,19 +388,41 @@ func (e *Endpoint) Earliest(now, ahead int64, estimate Usage, sized bool, mean U
 	if !sized {
 		u = Usage{} // the mean is a guess
 	}
-	u = Usage{Input: max(u.Input-e.unsettled.Input, 0), Output: max(u.Output-e.unsettled.Output, 0)}
-	if e.pacing.halvings > 0 { // the bursts are a guess
+	back, all := e.unsettled, u.Total()
+	u = Usage{Input: max(u.Input-back.Input, 0), Output: max(u.Output-back.Output, 0)}
+	if over := u.Total() - max(all-back.Total(), 0); over > 0 { // input that comes back is room for output as well
+		out := min(over, u.Output)
+		u.Output -= out
+		u.Input -= over - out
+	}
+	if e.pacing.halvings > 0 || back.Total() > 0 && e.overdrawn(now) { // how long bursts are is a guess, or what comes back is
 		w := Wait{At: e.HeldUntil(now)}
 		if w.At > now {
 			w.Cause = Pause
 		}
 		return w
 	}
-	return e.checkLimits(now, Load{Requests: ahead}, u, Usage{})
+	return e.checkLimits(now, Load{Requests: ahead}, u, Usage{}, true)
 }
 
-// checkLimits is Check but for slots.
-func (e *Endpoint) checkLimits(now int64, ahead Load, u, mean Usage) Wait {
+// overdrawn reports whether more was used than some limit allows.
+func (e *Endpoint) overdrawn(now int64) bool {
+	i := 0
+	for _, l := range e.limits {
+		if l.Kind == Concurrent {
+			continue
+		}
+		if used, _, _ := e.WindowUsage(now, i); used > l.Amount {
+			return true
+		}
+		i++
+	}
+	return false
+}
+
+// checkLimits is Check but for slots. What others give back to shared limits on tokens is not
+// certain.
+func (e *Endpoint) checkLimits(now int64, ahead Load, u, mean Usage, certain bool) Wait {
 	w := Wait{At: now}
 	load := Usage{Input: ahead.Input, Output: ahead.Output}
 	if ahead.Unsized > 0 {
@@ -424,6 +446,9 @@ func (e *Endpoint) checkLimits(now int64, ahead Load, u, mean Usage) Wait {
 		w.At, w.Cause, w.Limit = at, WindowLimit, WindowAt(e.limits, limit)
 	}
 	for _, s := range e.shared {
+		if certain && countsTokens(s.Limits(now)) {
+			continue
+		}
 		if at := s.Forecast(now, ahead.Requests, load, u); at > w.At {
 			w.At, w.Cause = at, SharedLimits
 		}
