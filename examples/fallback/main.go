@@ -1,12 +1,11 @@
 // Fallback goes on when a model is down. The large model's provider fails every call for
-// a while: after three failures in a row the circuit breaker opens, and what waits for the
-// large model goes to the small one instead. Every now and then a probe asks the large one
-// again; when it answers, the breaker closes and requests stay.
+// a while: after three failures in a row it is held out, and what waits for the large model
+// goes to the small one instead. Every now and then a probe asks the large one again; when it
+// answers, requests stay.
 //
 //	go run ./examples/fallback
 //
-// The breaker is failsafe-go's: any that has these methods fits. Both models are
-// simulators in this process. With real ones each processor gets its own client.
+// Both models are simulators in this process. With real ones each processor gets its own client.
 package main
 
 import (
@@ -16,8 +15,6 @@ import (
 	"io"
 	"slices"
 	"time"
-
-	"github.com/failsafe-go/failsafe-go/circuitbreaker"
 
 	"github.com/llmqueue/llmqueue"
 	"github.com/llmqueue/llmqueue/examples/internal/chat"
@@ -31,11 +28,6 @@ const (
 	large = "large"
 	small = "small"
 )
-
-// breaker opens after three failures in a row and lets a probe through after a second.
-func breaker(string) llmqueue.Breaker {
-	return circuitbreaker.NewBuilder[any]().WithFailureThreshold(3).WithDelay(time.Second).Build()
-}
 
 // asking makes a processor on a client.
 func asking(provider *chat.Provider) llmqueue.Processor[string, string] {
@@ -76,7 +68,6 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	}
 	if _, err := manager.Register(large, asking(largeOne),
 		llmqueue.WithFallback(small),
-		llmqueue.WithBreaker(breaker),
 		llmqueue.WithRetry(llmqueue.RetryPolicy{BaseDelay: time.Millisecond}),
 		llmqueue.WithObserver(func(e llmqueue.Event) {
 			at := e.Time.Sub(begin).Seconds()
@@ -93,7 +84,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	// A request every quarter of a second, for as long as it takes to see all of it.
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
-	for range 12 {
+	for range 18 {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
