@@ -352,9 +352,9 @@ func (w *world) checkWait(h uint32, r *record, e *road, behind bool) {
 	may := e.Check(w.now, endpoint.Load{}, r.estimate, r.sized(), mean, endpoint.Ends{})
 	switch {
 	case may.At <= w.now:
-		w.fail("request %d waits and nothing holds it on endpoint %d%s", h, e.ID, w.dump())
+		w.fail("request %d waits and nothing holds it on endpoint %d", h, e.ID)
 	case may.At != endpoint.Never && (w.next == 0 || w.next > may.At):
-		w.fail("request %d may start at %v on endpoint %d, and the next look is at %v%s", h, time.Duration(may.At), e.ID, time.Duration(w.next), w.dump())
+		w.fail("request %d may start at %v on endpoint %d, and the next look is at %v", h, time.Duration(may.At), e.ID, time.Duration(w.next))
 	}
 }
 

@@ -84,7 +84,6 @@ func (w *world) after() {
 	}
 	w.q.Effects = w.q.Effects[:0]
 	w.next = w.q.Next()
-	dbgHook(w)
 	w.check()
 	for _, s := range w.sets {
 		if s.wakes {
