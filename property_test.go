@@ -35,9 +35,9 @@ import (
 //   - the timer is not moved forward, is not armed again, or fires a nanosecond late
 //
 // Sizes that are unknown
-//   - they run before the first one tells, or one at a time forever
-//   - one that failed without a report opens the gate
-//   - one that ended without a report leaves it closed, or is never counted out
+//   - they take nothing, or all, before the first one tells
+//   - one that failed without a report keeps what it was taken for
+//   - one that was served without a report leaves all others taken for that
 //   - the mean is rounded down, or not brought under the limits
 //   - a corrected report counts twice, or a second attempt replaces the first in the mean
 //
@@ -46,6 +46,9 @@ import (
 //   - a canceled request stays in line, or its processor's context is not canceled
 //   - the slot of an abandoned attempt is never given back, or given back too early
 //   - one attempt too many, a retry returns early, or at the end of the line
+//   - a refusal counts as an attempt, or loses the request its place
+//   - who is refused again does not let others try first
+//   - all that waits comes at once after a pause, or too little of it
 //   - a panic with a marked error is tried again
 //   - MaxWait ends a request that waits for its second attempt
 //   - usage is a new entry of now, an overrun is dropped, a retried attempt is not

@@ -17,11 +17,14 @@ import (
 
 // TestEngineKeepsItsPromises plays random stories to engines in virtual time: arrivals, sizes
 // known and unknown, refunds, overruns, calls longer than their windows, retries, refusals, pauses
-// by providers and by hand, cancelations, new limits, revised usage, MaxWait, several endpoints
-// that come, go and fail, shared sets, requests that stay, calls that are shared, requests that
-// fallbacks have, timeouts, shutdowns. After each input it looks whether what was started fits
-// all limits, whether something waits that may start, whether the counts add up, whether each
-// effect is about something that is there, and whether the timer is right.
+// by providers and by hand, cancelations, new limits, revised usage, MaxWait, deadlines, several
+// endpoints that are unlike, that come, go, fail and are held out, shared sets, requests that
+// stay, permits, calls that are shared, requests that fallbacks have and give back, requests that
+// other models sent, attempts that time out and go on, output, hedges, shutdowns. After each input
+// it looks whether what was started fits all limits, whether something waits that may start
+// somewhere, whether the counts and the usage add up, whether the attempts under way are those that
+// it says, whether hedges take what others wait for, whether each effect is about something that is
+// there, and whether the timer is right.
 func TestEngineKeepsItsPromises(t *testing.T) {
 	seeds := uint64(3000)
 	if testing.Short() {
