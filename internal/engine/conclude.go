@@ -98,7 +98,9 @@ func (q *Engine) settle(number uint32, a *attempt, e *Ending) {
 	q.unwatch(number)
 	q.running--
 	q.counts.Worked += q.now - a.lease.Started
-	a.running, a.since = false, q.now
+	if a.running = false; !a.cut { // else its request waits since then
+		a.since = q.now
+	}
 	switch unsized := !q.records.at(a.handle).sized(); {
 	case e.Reported:
 		q.book(a, e.Used)
