@@ -137,7 +137,7 @@ func (c *core) nextModel(r ref) *hop {
 		ID: c.idOf(r.handle), ModelID: h.model, NoWait: tag&tagNoWait != 0, Priority: v.Priority,
 		Tenant: e.tenant, Estimate: fromEngineUsage(v.Estimate), Metadata: e.metadata,
 	}
-	if v.Attempts == 0 && v.MaxWait > 0 {
+	if v.Attempts == 0 && hand.attempts == 0 && v.MaxWait > 0 {
 		// One whose time is over may yet start there at once.
 		h.request.MaxWait = time.Duration(max(v.MaxWait-(ns-v.Created), 1))
 	}

@@ -115,6 +115,10 @@ func (c *core) pausedLong(at int64) error {
 	return fmt.Errorf("llmqueue: model %q starts nothing before %s: its provider asked for a pause", c.modelID, c.clock.Date(at).Format(time.RFC3339))
 }
 
+func (c *core) runsOut() error {
+	return errorf(ErrQueueTimeout, "model %q has no room for it in time before its deadline", c.modelID)
+}
+
 // after is err, with the error of the attempt that made it known, if there is one.
 func (c *core) after(h uint32, err error) error {
 	if c.input.err == nil || c.input.ended.handle != h || c.input.ended.seq == 0 {
@@ -147,6 +151,9 @@ func (c *core) late(code engine.Code) error {
 
 // reason is the error of a request that ends, or is handed off, for the given code.
 func (c *core) reason(h uint32, code engine.Code) error {
+	if c.input.unserved != nil {
+		return c.input.unserved // its limits count too, which only its submission knows
+	}
 	closed := func(why string) error { return errorf(ErrQueueClosed, "%s", why) }
 	switch code {
 	case engine.OK:
@@ -165,6 +172,9 @@ func (c *core) reason(h uint32, code engine.Code) error {
 		}
 		return errorf(ErrRequestTooLarge, "model %q allowed less than it reserves: make it smaller or raise the limit", c.modelID)
 	case engine.WaitedTooLong:
+		if c.engine.Tag(h)&tagHop != 0 { // its MaxWait here is what was left of it
+			return errorf(ErrQueueTimeout, "model %q could not start %q in the time that was left, allow more time or raise the limits", c.modelID, c.idOf(h))
+		}
 		return errorf(ErrQueueTimeout, "model %q could not start %q within its MaxWait of %v, allow more time or raise the limits",
 			c.modelID, c.idOf(h), time.Duration(c.engine.View(h).MaxWait))
 	case engine.QuotaExhausted:
@@ -184,9 +194,12 @@ func (c *core) reason(h uint32, code engine.Code) error {
 	case engine.BudgetSpent:
 		return c.after(h, fmt.Errorf("llmqueue: model %q has no retry left at present (see RetryPolicy.Budget)", c.modelID))
 	case engine.RunsOut:
-		return c.after(h, errorf(ErrQueueTimeout, "model %q has no room for it in time before its deadline", c.modelID))
+		return c.after(h, c.runsOut())
 	case engine.DeadlinePasses:
-		return c.after(h, c.refusal(c.engine.DeadlinePasses(h)))
+		if no := c.engine.DeadlinePasses(h); no.Wait.At > no.Deadline {
+			return c.after(h, c.refusal(no))
+		}
+		return c.after(h, c.runsOut()) // what was in its way has ended at the same instant
 	case engine.ShutDown:
 		return closed("shut down before it could start")
 	case engine.ShutDownRunning:
