@@ -36,7 +36,10 @@ type joinedError struct {
 	second  error
 }
 
-func (e *joinedError) Error() string   { return e.first.Error() + e.between + e.second.Error() }
+func (e *joinedError) Error() string {
+	return e.first.Error() + e.between + strings.TrimPrefix(e.second.Error(), "llmqueue: ")
+}
+
 func (e *joinedError) Unwrap() []error { return []error{e.first, e.second} }
 
 // callerLeft is the error of a request whose caller's context ended.
@@ -55,7 +58,10 @@ type noFallback struct {
 }
 
 func (e *noFallback) Error() string {
-	return e.err.Error() + " (no fallback of " + strings.Join(e.tried, ", ") + " took it)"
+	if len(e.tried) < 2 {
+		return e.err.Error() + " (no fallback took it)"
+	}
+	return e.err.Error() + " (no fallback took it, asked: " + strings.Join(e.tried[1:], ", ") + ")"
 }
 func (e *noFallback) Unwrap() error { return e.err }
 
@@ -108,11 +114,11 @@ func (c *core) breakersOpen() error {
 
 // heldOut is the error of a request that goes elsewhere because calls fail here.
 func (c *core) heldOut() error {
-	return fmt.Errorf("llmqueue: model %q serves nothing at present: calls fail at all its endpoints", c.modelID)
+	return fmt.Errorf("llmqueue: model %q serves nothing at present: calls fail at all its endpoints (Info says why)", c.modelID)
 }
 
 func (c *core) pausedLong(at int64) error {
-	return fmt.Errorf("llmqueue: model %q starts nothing before %s: its provider asked for a pause", c.modelID, c.clock.Date(at).Format(time.RFC3339))
+	return fmt.Errorf("llmqueue: model %q starts nothing before %s: its provider asked for a pause, call Resume if that is over", c.modelID, c.clock.Date(at).Format(time.RFC3339))
 }
 
 func (c *core) runsOut() error {
