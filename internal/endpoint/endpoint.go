@@ -174,8 +174,12 @@ type Lease struct {
 	compared bool // an answer was compared already
 	answered bool // the provider's answer has begun
 	probe    bool // the endpoint is held out, and this tells whether it still has to be
+	told     bool // it has
 	open     bool // it is under way
 }
+
+// Probe reports whether the attempt started on an endpoint that was held out.
+func (l *Lease) Probe() bool { return l.probe }
 
 // Reservation is what a request with this estimate takes from the limits if it starts
 // now. mean is what attempts used so far; it stands for a size that is not known.
@@ -276,6 +280,7 @@ func (e *Endpoint) Admit(now int64, u Usage, l *Lease) Admission {
 func (e *Endpoint) start(now int64, u Usage, l *Lease) {
 	l.Endpoint, l.Reserved, l.Started = e, u, now
 	l.compared, l.answered, l.open = false, false, true
+	l.told = false
 	if l.probe = e.health.held; l.probe {
 		e.health.probing = true
 	}
@@ -322,7 +327,7 @@ func (l *Lease) Release(now int64) {
 	if !l.answered {
 		e.begun(l)
 	}
-	if l.probe {
+	if l.probe && !l.told {
 		e.health.probing = false
 	}
 	for _, g := range l.shared {

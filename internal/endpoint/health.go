@@ -116,8 +116,8 @@ func (e *Endpoint) Ended(now int64, l *Lease, r Result) {
 	case Nothing:
 		return
 	}
-	if l.probe { // it has told, though it may be under way for long
-		l.probe, h.probing = false, false
+	if l.probe && !l.told { // it has told, though it may be under way for long
+		l.told, h.probing = true, false
 	}
 }
 

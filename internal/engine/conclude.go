@@ -229,12 +229,17 @@ func (q *Engine) decide(h uint32, r *record, a *attempt, e *Ending, code Code, t
 	case PassingFault:
 		a.avoid |= at.Bit
 		a.refusals, a.alone = 0, 0
-		if a.spent++; int(a.spent) >= q.cfg.MaxAttempts {
+		if a.lease.Probe() && !a.probed && q.hasOther(r, a) {
+			a.probed = true // it was sent there to find out, and goes on elsewhere at no cost
+		} else {
+			a.spent++
+		}
+		if int(a.spent) >= q.cfg.MaxAttempts {
 			a.over = true
 			q.fail(h, r, code, 0, took)
 			return
 		}
-		a.notBefore, a.owes = endpoint.After(q.now, max(q.delay(int(a.spent)), e.Delay)), true
+		a.notBefore, a.owes = endpoint.After(q.now, max(q.delay(int(max(a.spent, 1))), e.Delay)), true
 		if wait = !q.hasOther(r, a); q.fits(r)&^(a.avoid|a.faulty) == 0 {
 			a.avoid = at.Bit // all have failed it: it goes anywhere but here
 		}

@@ -26,7 +26,7 @@ type reach struct {
 	fits   uint64 // the endpoints whose limits are not below what it takes
 	avoid  uint64 // those that failed it of late
 	faulty uint64 // of them those that were at fault themselves
-	last   bool   // it has one attempt left
+	last   bool   // it has one attempt left, and has made a probe
 }
 
 // reach says what decides where r may start.
@@ -34,9 +34,9 @@ func (q *Engine) reach(r *record) reach {
 	if len(q.endpoints) == 1 {
 		return reach{}
 	}
-	of := reach{fits: q.fits(r), last: q.cfg.MaxAttempts == 1}
+	of := reach{fits: q.fits(r)}
 	if a := q.attemptOf(r); a != nil {
-		of.avoid, of.faulty, of.last = a.avoid|a.faulty, a.faulty, int(a.spent)+1 >= q.cfg.MaxAttempts
+		of.avoid, of.faulty, of.last = a.avoid|a.faulty, a.faulty, a.probed && int(a.spent)+1 >= q.cfg.MaxAttempts
 	}
 	return of
 }
@@ -81,7 +81,7 @@ func (q *Engine) places(of *reach) uint64 {
 	switch {
 	case sound&^faulty == 0:
 		sound, able = fits, fits
-	case avoid == 0 && q.cfg.MaxAttempts > 1:
+	case avoid == 0:
 		sound |= probes
 	}
 	if able&^avoid != 0 {

@@ -329,3 +329,73 @@ func TestRefusedWithoutAPause(t *testing.T) {
 	b.wake(b.Next())
 	assert.Equal(t, Running, b.State(h))
 }
+
+// Where nothing is tried again, an endpoint is probed all the same: a probe that fails goes to
+// another endpoint at no cost, once.
+func TestAProbeIsFree(t *testing.T) {
+	b := newBench(t, Config{MaxAttempts: 1}, limited(concurrent(4)))
+	b.add(limited(concurrent(4)))
+	bad := b.way
+	var h uint32
+	for range 8 {
+		h = b.submit(Request{Sized: true})
+	}
+	for _, h := range b.Engine.UnderWay() {
+		if b.at(h) == bad {
+			b.ends(h, Ending{Verdict: PassingFault})
+			require.Equal(t, Failed, b.State(h))
+		} else {
+			b.ends(h, Ending{})
+		}
+	}
+	require.True(t, bad.HeldOut())
+	assert.NotEqual(t, bad, b.at(b.submit(Request{Sized: true})))
+	b.wake(second)
+	h = b.submit(Request{Sized: true})
+	require.Equal(t, bad, b.at(h), "a probe is due")
+	b.ends(h, Ending{Verdict: PassingFault})
+	assert.NotEqual(t, bad, b.at(h))
+	assert.Equal(t, Running, b.State(h))
+	b.ends(h, Ending{Verdict: PassingFault})
+	assert.Equal(t, Failed, b.State(h))
+
+	b.wake(10 * second)
+	h = b.submit(Request{Sized: true})
+	require.Equal(t, bad, b.at(h))
+	b.ends(h, Ending{})
+	assert.False(t, bad.HeldOut())
+
+	b = newBench(t, Config{MaxAttempts: 1}, limited(concurrent(4)))
+	for range 5 {
+		h = b.submit(Request{Sized: true})
+		b.ends(h, Ending{Verdict: PassingFault})
+		assert.Equal(t, Failed, b.State(h), "there is no other endpoint")
+	}
+}
+
+// What happens to the only endpoint is not told where requests have nowhere else to go: they go
+// there all the same.
+func TestTheOnlyEndpointIsNotHeldOut(t *testing.T) {
+	for _, c := range []struct {
+		cfg   Config
+		guest bool
+		told  bool
+	}{{Config{}, false, false}, {Config{Fallback: true}, false, true}, {Config{}, true, true}} {
+		b := newBench(t, c.cfg, limited(concurrent(4)))
+		if c.guest {
+			b.ends(b.submit(Request{Sized: true, Guest: true}), Ending{})
+		}
+		told := 0
+		for range 3 {
+			b.ends(b.submit(Request{Sized: true, Stays: true}), Ending{Verdict: EndpointFault})
+		}
+		for _, e := range b.Effects {
+			if e.Kind == EndpointEvent && e.Event.Kind == endpoint.HeldOut {
+				told++
+			}
+		}
+		assert.Equal(t, c.told, told > 0)
+		assert.Equal(t, !c.told, b.Alone())
+		assert.Equal(t, Running, b.State(b.submit(Request{Sized: true, Stays: true})))
+	}
+}

@@ -240,9 +240,11 @@ func (w *world) mayUse(r *record) (use, probe []*road) {
 	if len(all) == 1 {
 		return all, nil
 	}
-	avoids, faults, left := uint64(0), uint64(0), w.cfg.MaxAttempts
+	avoids, faults, left := uint64(0), uint64(0), w.cfg.MaxAttempts+1
 	if a := w.q.attemptOf(r); a != nil {
-		avoids, faults, left = a.avoid, a.faulty, left-int(a.spent)
+		if avoids, faults, left = a.avoid, a.faulty, left-1-int(a.spent); !a.probed {
+			left++ // a probe is free
+		}
 	}
 	failed := func(e *road) bool { return (avoids|faults)&e.Bit != 0 }
 	faulty := func(e *road) bool { return faults&e.Bit != 0 }
@@ -273,7 +275,7 @@ func (w *world) mayUse(r *record) (use, probe []*road) {
 	switch {
 	case len(without(sound, faulty)) == 0: // it has nowhere else to go
 		use, best = fit, fit
-	case avoids|faults == 0 && w.cfg.MaxAttempts > 1:
+	case avoids|faults == 0:
 		use = slices.Concat(sound, due)
 	}
 	switch {

@@ -98,6 +98,7 @@ type progress struct {
 	pair      uint32         // number of the hedge that is under way beside this attempt, plus 1
 	borrowed  bool           // another request has what the call used: see call
 	budgeted  bool           // its latest attempt was taken from the budget for retries
+	probed    bool           // a probe of its failed that used up no attempt
 	owes      bool           // the budget has not allowed its next one yet
 	notBefore int64          // when its backoff is over
 	prior     endpoint.Usage // of the attempts before

@@ -111,8 +111,8 @@ func (w *world) start(e *Effect) {
 		w.fail("request %d started again", e.Handle)
 	case j.Handle != e.Handle || j.Number != e.Attempt || j.Count != s.count || e.Count != s.count || j.Started != w.now || j.Created != s.created || j.Hedge != e.Hedge:
 		w.fail("the job of request %d is %+v", e.Handle, j)
-	case s.spent >= w.cfg.MaxAttempts:
-		w.fail("request %d starts again after %d attempts that failed", e.Handle, s.spent)
+	case s.spent() >= w.cfg.MaxAttempts:
+		w.fail("request %d starts again after %d attempts that failed", e.Handle, s.failures)
 	case w.paused || w.cutOff:
 		w.fail("request %d started while nothing may", e.Handle)
 	case s.backoff && w.now < s.retryAt:
@@ -124,6 +124,7 @@ func (w *world) start(e *Effect) {
 	}
 	r := w.ends[j.Endpoint.ID]
 	t := &try{of: s, number: e.Attempt, road: r, began: w.now, charge: &charged{w.now, 1, j.Reserved}}
+	t.probe = w.q.attempts[e.Attempt].lease.Probe()
 	if s.in.Sized && r.Settled(j.Reserved, s.in.Estimate) == s.in.Estimate && !r.Accounts() && j.Reserved != s.in.Estimate {
 		w.fail("request %d of %v reserved %v", e.Handle, s.in.Estimate, j.Reserved)
 	}
@@ -369,8 +370,22 @@ func (w *world) cut(e *Effect) {
 			return
 		}
 		s.since = w.now
-		s.spent++
+		s.fails(t)
 	}
+}
+
+// fails counts an attempt that ended in a passing fault.
+func (s *story) fails(t *try) {
+	s.failures++
+	s.probed = s.probed || t.probe
+}
+
+// spent is how many attempts that failed count at the least: a probe may be free.
+func (s *story) spent() int {
+	if s.probed {
+		return s.failures - 1
+	}
+	return s.failures
 }
 
 // returns lets an attempt end as soon as its context has, at times.

@@ -77,7 +77,8 @@ type story struct {
 	h         uint32
 	created   int64
 	count     int
-	spent     int   // attempts that ended in a passing fault
+	failures  int   // attempts that ended in a passing fault
+	probed    bool  // one of them was a probe
 	since     int64 // when it began to wait for its next attempt
 	kept      bool  // no other model took it
 	elsewhere bool  // it was started at another one
@@ -109,6 +110,7 @@ type try struct {
 
 	begun    bool // its answer has begun
 	answered bool // so that the endpoint knows
+	probe    bool // its endpoint was held out
 	stated   bool // an answer stated limits
 	heard    int64
 	output   bool
@@ -684,7 +686,7 @@ func (w *world) conclude(t *try) {
 	default:
 		s.since = w.now
 		if verdict == PassingFault {
-			s.spent++
+			s.fails(t)
 		}
 	}
 	w.do(fmt.Sprintf("Conclude of %d with verdict %d", s.h, verdict), func() { w.q.Conclude(w.now, t.number, e) })
@@ -709,8 +711,8 @@ func (w *world) conclude(t *try) {
 		w.fail("request %d failed for good and is %d", s.h, s.state)
 	case t.streamed && s.state != Failed:
 		w.fail("request %d handed output on and goes on", s.h)
-	case verdict == PassingFault && s.spent >= w.cfg.MaxAttempts && !s.ended && s.state != HandedOff:
-		w.fail("request %d goes on after %d attempts that failed", s.h, s.spent)
+	case verdict == PassingFault && s.spent() >= w.cfg.MaxAttempts && !s.ended && s.state != HandedOff:
+		w.fail("request %d goes on after %d attempts that failed", s.h, s.failures)
 	}
 }
 

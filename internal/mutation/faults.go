@@ -142,7 +142,7 @@ var faults = []fault{
 			q.fail`, `int(a.spent) > q.cfg.MaxAttempts {
 			q.fail`,
 		"a request is tried once more than allowed"},
-	{inConclude, `max(q.delay(int(a.spent)), e.Delay)), true`, `q.delay(int(a.spent))), true`,
+	{inConclude, `max(q.delay(int(max(a.spent, 1))), e.Delay)), true`, `q.delay(int(max(a.spent, 1)))), true`,
 		"a retry comes before the time that the provider gave"},
 	{inConclude, `	if a.streamed || e.Streamed || e.Verdict`, `	if e.Verdict`,
 		"output that was handed on comes twice"},
@@ -187,12 +187,11 @@ var faults = []fault{
 		"a call that started long ago lets an endpoint in that fails now"},
 	{inHealth, `		h.probed++
 `, ``, "an endpoint that is down is probed every second for good"},
-	{inHealth, `	if l.probe { // it has told`, `	if l.open && l.probe && h.calls < 0 { // it has told`,
+	{inHealth, `	if l.probe && !l.told {`, `	if l.probe && !l.told && h.calls < 0 {`,
 		"an endpoint is not probed again while a probe that timed out does not return"},
 	{inHealth, `	if !own {
-		e.startSlowly(now)
-	}
-`, ``, "all calls come at once when an endpoint works again"},
+`, `	if own && h.held {
+`, "all calls come at once when an endpoint works again"},
 	{inPause, `slots = min(slots, e.running-(e.unanswered-e.slowStart.before)+e.slowStart.allowed)`, `slots = min(slots, e.slots)`,
 		"all that waits comes at once after a pause"},
 	{inOverload, `s.allow(2*s.allowed, slots)`, `s.allow(s.allowed, slots)`,
@@ -206,9 +205,11 @@ var faults = []fault{
 	}`, "a request goes back to the endpoint that has just failed it"},
 	{inPlace, `e.Bit&places == 0 {`, `e.Bit == 0 {`,
 		"requests go to endpoints that are held out"},
-	{inPlace, `	case avoid == 0 && q.cfg.MaxAttempts > 1:
+	{inPlace, `	case avoid == 0:
 		sound |= probes
-`, ``, "an endpoint that works again is never found out as long as another one works"},
+`, `	case avoid == 0:
+		_ = probes
+`, "an endpoint that works again is never found out as long as another one works"},
 	{inSchedule, `	if q.roomBeyond(q.places(&of) | taken) {`, `	if len(q.endpoints) < 0 {`,
 		"a request that fits one endpoint only holds up what may go to the others"},
 	{inSchedule, `		taken |= q.places(&of)
@@ -256,6 +257,8 @@ var faults = []fault{
 `, `	if !a.cut {
 		q.hearRefusal(a, e)
 `, "what a provider says to a canceled request is lost"},
+	{inConclude, `a.lease.Probe() && !a.probed && q.hasOther(r, a)`, `a.lease.Probe() && a.probed && q.cutOff`,
+		"a request that is tried once fails because it was sent to an endpoint that fails"},
 	{inConclude, `	case a.alone >= maxAlone:`, `	case a.alone < 0:`,
 		"a request that alone is refused is tried forever"},
 	{inConclude, `	case a.refusals >= maxRefusals:`, `	case a.refusals < 0:`,
