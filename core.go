@@ -96,6 +96,8 @@ type input struct {
 	ignored []error // what is wrong with limits that an answer stated, in order
 	left    error   // the caller's context had ended when the attempt did: the error of that
 	worker  *worker // whose attempt ended
+
+	unserved error // why a request that is submitted now is handed off at once
 }
 
 // lock begins a decision with one reading of the clock.
@@ -213,7 +215,7 @@ func (c *core) take(ns int64, in *intake, w *waiter) (h uint32, err error) {
 		in.work, in.params = h, true
 	}
 	c.enter(h, in, w)
-	c.input.err = why
+	c.input.unserved = why
 	return h, nil
 }
 

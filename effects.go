@@ -209,8 +209,9 @@ func (c *core) applyStart(e *engine.Effect) {
 // applyCut ends the context of an attempt whose request has ended.
 func (c *core) applyCut(e *engine.Effect) {
 	a := c.running[e.Attempt]
-	if c.late(e.Code) != nil {
+	if late := c.late(e.Code); late != nil {
 		a.TimeOut()
+		c.input.err, c.input.ended = late, c.ref(e.Handle) // what follows is because of that
 		return
 	}
 	err, cause := error(context.Canceled), error(context.Canceled)

@@ -137,7 +137,7 @@ func (c *core) nextModel(r ref) *hop {
 		ID: c.idOf(r.handle), ModelID: h.model, NoWait: tag&tagNoWait != 0, Priority: v.Priority,
 		Tenant: e.tenant, Estimate: fromEngineUsage(v.Estimate), Metadata: e.metadata,
 	}
-	if v.Attempts == 0 && v.MaxWait > 0 {
+	if v.Attempts == 0 && hand.attempts == 0 && v.MaxWait > 0 {
 		// One whose time is over may yet start there at once.
 		h.request.MaxWait = time.Duration(max(v.MaxWait-(ns-v.Created), 1))
 	}
@@ -173,12 +173,9 @@ func (hand *forwarding) skip(models []string) {
 // time is against that. It reports false when it is to be offered once more, to models that did
 // not even try. Callers hold the lock.
 func (c *core) nobodyTakes(ns int64, h uint32, hand *forwarding) bool {
-	switch hand.code {
-	case engine.BreakersOpen, engine.BreakersOpened, engine.HeldOut, engine.PausedLong, engine.BudgetSpent, engine.DeadlinePasses, engine.RunsOut:
+	if hand.code != engine.QuotaExhausted && c.engine.TakeBack(ns, h, hand.attempts > 0) {
 		hand.modelID = ""
-		if c.engine.TakeBack(ns, h, hand.attempts > 0) {
-			return true
-		}
+		return true
 	}
 	if len(hand.unable) > 0 { // once more, to those that could not serve it then
 		hand.next, hand.again, hand.unable = 0, hand.unable, nil

@@ -19,7 +19,7 @@ type QueueInfo struct {
 	Failed     int64  `json:"failed"`
 	Canceled   int64  `json:"canceled"`
 	Attempts   int64  `json:"attempts"` // that started
-	Retries    int64  `json:"retries"`  // attempts after the first
+	Retries    int64  `json:"retries"`  // attempts after the first, hedges not counted
 	// Refused counts calls that the provider refused for a limit, a quota or want of
 	// capacity: as observed, several in one attempt perhaps, or else as marked by
 	// RateLimited.
@@ -27,8 +27,9 @@ type QueueInfo struct {
 	Coalesced int64 `json:"coalesced"` // requests that shared the call of an earlier one (WithCoalescing)
 	Fallbacks int64 `json:"fallbacks"` // requests handed to a fallback model, once for each such model
 	Hedges    int64 `json:"hedges"`    // attempts that started beside a slow one (WithHedge)
-	// Abandoned counts processors that still run although their request ended
-	// (canceled or timed out). Each holds its slot until it returns.
+	// Abandoned counts processors that still run although nobody waits for them any more:
+	// their request was canceled, their attempt timed out, or another attempt was faster.
+	// Each holds its slot until it returns.
 	Abandoned int `json:"abandoned"`
 	// Waited is how long requests waited for the attempts that started, together: over
 	// Attempts it is the mean. Worked is how long processors ran that returned.

@@ -37,8 +37,8 @@ type Observation struct {
 	// carried an error: its attempt is not served, even if the processor returns nil.
 	Outcome Outcome
 	// Output says that a part of the answer has come: see WithFirstByteTimeout,
-	// WithStallTimeout and WithHedge. An observation of nothing else takes no lock, so that
-	// it can be made for each part.
+	// WithStallTimeout and WithHedge. After the first of an attempt, an observation of
+	// nothing else takes no lock, so that it can be made for each part.
 	Output bool
 	// Delay is how long the provider asks to wait before the next call; for
 	// OutcomeQuotaExhausted, until the quota is renewed. Zero: it did not say.

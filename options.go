@@ -122,9 +122,10 @@ func WithMaxPause(d time.Duration) Option {
 // nothing that waits could use, within its share of calls, and all limits hold. Both are
 // charged. The first to give output, or to succeed, wins; the context of the other ends. What
 // counts as output is told as for WithFirstByteTimeout; where nothing tells, the first to
-// succeed wins. Processors must bear to run twice at once for one request. One that streams
-// calls Streamed before it hands on its first part, and stops when its context has ended.
-// Permits are not hedged. Defaults to none.
+// succeed wins. What the other used is known when it has returned: QueueInfo.Usage has it,
+// and the response only if that was in time. Processors must bear to run twice at once for
+// one request. One that streams calls Streamed before it hands on its first part, and stops
+// when its context has ended. Permits are not hedged. Defaults to none.
 func WithHedge(p HedgePolicy) Option {
 	return Option{func(s *settings) { s.hedge = &p }}
 }

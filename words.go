@@ -36,7 +36,10 @@ type joinedError struct {
 	second  error
 }
 
-func (e *joinedError) Error() string   { return e.first.Error() + e.between + e.second.Error() }
+func (e *joinedError) Error() string {
+	return e.first.Error() + e.between + strings.TrimPrefix(e.second.Error(), "llmqueue: ")
+}
+
 func (e *joinedError) Unwrap() []error { return []error{e.first, e.second} }
 
 // callerLeft is the error of a request whose caller's context ended.
@@ -55,7 +58,10 @@ type noFallback struct {
 }
 
 func (e *noFallback) Error() string {
-	return e.err.Error() + " (no fallback of " + strings.Join(e.tried, ", ") + " took it)"
+	if len(e.tried) < 2 {
+		return e.err.Error() + " (no fallback took it)"
+	}
+	return e.err.Error() + " (no fallback took it, asked: " + strings.Join(e.tried[1:], ", ") + ")"
 }
 func (e *noFallback) Unwrap() error { return e.err }
 
@@ -108,11 +114,15 @@ func (c *core) breakersOpen() error {
 
 // heldOut is the error of a request that goes elsewhere because calls fail here.
 func (c *core) heldOut() error {
-	return fmt.Errorf("llmqueue: model %q serves nothing at present: calls fail at all its endpoints", c.modelID)
+	return fmt.Errorf("llmqueue: model %q serves nothing at present: calls fail at all its endpoints (Info says why)", c.modelID)
 }
 
 func (c *core) pausedLong(at int64) error {
-	return fmt.Errorf("llmqueue: model %q starts nothing before %s: its provider asked for a pause", c.modelID, c.clock.Date(at).Format(time.RFC3339))
+	return fmt.Errorf("llmqueue: model %q starts nothing before %s: its provider asked for a pause, call Resume if that is over", c.modelID, c.clock.Date(at).Format(time.RFC3339))
+}
+
+func (c *core) runsOut() error {
+	return errorf(ErrQueueTimeout, "model %q has no room for it in time before its deadline", c.modelID)
 }
 
 // after is err, with the error of the attempt that made it known, if there is one.
@@ -147,6 +157,9 @@ func (c *core) late(code engine.Code) error {
 
 // reason is the error of a request that ends, or is handed off, for the given code.
 func (c *core) reason(h uint32, code engine.Code) error {
+	if c.input.unserved != nil {
+		return c.input.unserved // its limits count too, which only its submission knows
+	}
 	closed := func(why string) error { return errorf(ErrQueueClosed, "%s", why) }
 	switch code {
 	case engine.OK:
@@ -165,6 +178,9 @@ func (c *core) reason(h uint32, code engine.Code) error {
 		}
 		return errorf(ErrRequestTooLarge, "model %q allowed less than it reserves: make it smaller or raise the limit", c.modelID)
 	case engine.WaitedTooLong:
+		if c.engine.Tag(h)&tagHop != 0 { // its MaxWait here is what was left of it
+			return errorf(ErrQueueTimeout, "model %q could not start %q in the time that was left, allow more time or raise the limits", c.modelID, c.idOf(h))
+		}
 		return errorf(ErrQueueTimeout, "model %q could not start %q within its MaxWait of %v, allow more time or raise the limits",
 			c.modelID, c.idOf(h), time.Duration(c.engine.View(h).MaxWait))
 	case engine.QuotaExhausted:
@@ -184,9 +200,12 @@ func (c *core) reason(h uint32, code engine.Code) error {
 	case engine.BudgetSpent:
 		return c.after(h, fmt.Errorf("llmqueue: model %q has no retry left at present (see RetryPolicy.Budget)", c.modelID))
 	case engine.RunsOut:
-		return c.after(h, errorf(ErrQueueTimeout, "model %q has no room for it in time before its deadline", c.modelID))
+		return c.after(h, c.runsOut())
 	case engine.DeadlinePasses:
-		return c.after(h, c.refusal(c.engine.DeadlinePasses(h)))
+		if no := c.engine.DeadlinePasses(h); no.Wait.At > no.Deadline {
+			return c.after(h, c.refusal(no))
+		}
+		return c.after(h, c.runsOut()) // what was in its way has ended at the same instant
 	case engine.ShutDown:
 		return closed("shut down before it could start")
 	case engine.ShutDownRunning:

@@ -68,7 +68,7 @@ var gauges = []struct {
 		func(_ time.Time, i *llmqueue.QueueInfo) float64 { return float64(i.Processing) }},
 	{desc("forwarded_requests", "Requests that a fallback model has."),
 		func(_ time.Time, i *llmqueue.QueueInfo) float64 { return float64(i.Forwarded) }},
-	{desc("abandoned_processors", "Processors that still run although their request ended."),
+	{desc("abandoned_processors", "Processors that still run although nobody waits for them: their request ended, or goes on without them."),
 		func(_ time.Time, i *llmqueue.QueueInfo) float64 { return float64(i.Abandoned) }},
 	{desc("slots", "Processors that may run at present, on all endpoints."),
 		func(_ time.Time, i *llmqueue.QueueInfo) float64 { return float64(i.Slots) }},

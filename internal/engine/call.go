@@ -21,14 +21,18 @@ func (q *Engine) Join(now int64, callHandle uint32, in *Request, first bool) (h 
 		r.flags = flagSized
 	}
 	r.state, r.attempt, r.tag = Following, callHandle, in.Tag
-	c := q.calls[callHandle]
+	c, of := q.calls[callHandle], q.records.at(callHandle)
 	c.followers++
+	if of.flags&flagGuest != 0 && !in.Guest {
+		of.flags &^= flagGuest // this one has no other model to go to
+		q.guests--
+	}
 	q.count(h, r, 1)
 	q.counts.Accepted++
 	if !first {
 		q.counts.Coalesced++
 	}
-	if state := q.records.at(callHandle).state; in.MaxWait > 0 && (state == InLine || state == HandedOff) && !q.records.at(callHandle).started() {
+	if in.MaxWait > 0 && (of.state == InLine || of.state == HandedOff) && !of.started() {
 		q.expiry.Set(h, endpoint.After(q.now, in.MaxWait))
 	}
 	return h

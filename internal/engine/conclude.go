@@ -67,6 +67,9 @@ func (q *Engine) follow(h uint32, r *record, number uint32, a *attempt, e *Endin
 	case e.CallerLeft:
 		q.win(r, number)
 		q.finish(h, r, CanceledState, CallerLeft, 0, took)
+	case e.Verdict == RequestFault:
+		q.win(r, number) // another attempt would fail too
+		q.decide(h, r, a, e, AttemptFailed, took)
 	case !q.otherGoesOn(r, a, e.Verdict):
 		q.decide(h, r, a, e, AttemptFailed, took)
 	}
@@ -219,6 +222,7 @@ func (q *Engine) decide(h uint32, r *record, a *attempt, e *Ending, code Code, t
 	case EndpointFault:
 		a.faulty |= at.Bit
 		if q.fits(r)&^a.faulty == 0 {
+			a.over = true
 			q.fail(h, r, code, 0, took)
 			return
 		}
@@ -231,6 +235,7 @@ func (q *Engine) decide(h uint32, r *record, a *attempt, e *Ending, code Code, t
 			a.spent++
 		}
 		if int(a.spent) >= q.cfg.MaxAttempts {
+			a.over = true
 			q.fail(h, r, code, 0, took)
 			return
 		}
@@ -245,9 +250,11 @@ func (q *Engine) decide(h uint32, r *record, a *attempt, e *Ending, code Code, t
 			q.finish(h, r, Failed, code, 0, took)
 			return
 		case blame == everybodys:
+			a.over = true
 			q.fail(h, r, code, 0, took)
 			return
 		case e.Verdict == Exhausted && !q.cfg.WaitForQuota && q.exhausted():
+			a.over = true
 			q.fail(h, r, QuotaRefused, 0, took)
 			return
 		case at.HeldUntil(q.now) <= q.now: // it lacks capacity, and did not pause

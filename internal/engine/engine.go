@@ -224,6 +224,12 @@ func (q *Engine) freeBit() uint64 {
 func (q *Engine) RemoveEndpoint(now int64, e *endpoint.Endpoint) {
 	q.advance(now)
 	e.Remove(q.now)
+	for _, a := range q.attempts {
+		if a != nil { // another endpoint may get the name
+			a.avoid, a.faulty = a.avoid&^e.Bit, a.faulty&^e.Bit
+		}
+	}
+	e.Bit = 0
 	kept := make([]*endpoint.Endpoint, 0, len(q.endpoints))
 	for _, o := range q.endpoints {
 		if o != e {

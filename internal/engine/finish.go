@@ -138,6 +138,9 @@ func (q *Engine) TakeBack(now int64, h uint32, started bool) bool {
 		return false
 	}
 	r := q.records.at(h)
+	if a := q.attemptOf(r); a != nil && a.over {
+		return false
+	}
 	if started {
 		r.flags |= flagStarted
 	}

@@ -93,6 +93,7 @@ type attempt struct {
 type progress struct {
 	count     int32          // attempts so far
 	spent     int32          // of them those that MaxAttempts counts
+	over      bool           // it may not be tried here again
 	underWay  int32          // those that have not ended
 	pair      uint32         // number of the hedge that is under way beside this attempt, plus 1
 	borrowed  bool           // another request has what the call used: see call

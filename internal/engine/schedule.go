@@ -258,14 +258,15 @@ func (q *Engine) expire(h uint32, at int64) bool {
 		return q.expireFollower(h, r, at)
 	}
 	code := DeadlinePasses
+	patience := r.maxWait > 0 && !r.started() && at == endpoint.After(r.created, r.maxWait)
 	switch {
 	case r.state != InLine:
 		return false
 	case at > q.now && !q.mayLeave(r) && at >= q.certainlyHeld():
 		q.patient.Set(h, at) // it has no other model to go to
 		return false
-	case at > q.now:
-	case r.maxWait > 0 && !r.started() && at == endpoint.After(r.created, r.maxWait):
+	case at > q.now && (patience || !q.mayLeave(r) || r.deadline < q.heldUntil()):
+	case patience:
 		code = WaitedTooLong
 	case q.mayLeave(r):
 		code = RunsOut
@@ -290,8 +291,8 @@ func (q *Engine) expireFollower(h uint32, r *record, at int64) bool {
 			return false
 		}
 		call := r.attempt
-		waited, _ := q.takeOut(call, c, DeadlinePasses)
-		q.fail(call, c, DeadlinePasses, waited, 0)
+		waited, _ := q.takeOut(call, c, RunsOut)
+		q.fail(call, c, RunsOut, waited, 0)
 		return true
 	case c.state == HandedOff:
 		q.Effects = append(q.Effects, Effect{Kind: AskElsewhere, Handle: h})
