@@ -116,9 +116,15 @@ func TestTheFirstEndDecides(t *testing.T) {
 	assert.Equal(t, CanceledState, b.State(h))
 }
 
-// When one of two attempts fails, the request is left to the other one, whatever the fault.
+// When one of two attempts fails, the request is left to the other one, unless that would fail too.
 func TestTheOtherOfTwoGoesOn(t *testing.T) {
-	for _, v := range []Verdict{RequestFault, EndpointFault, PassingFault, Refused} {
+	b, h, first, hedge := hedged(t, Config{})
+	b.Conclude(b.now, hedge, used(5, RequestFault))
+	assert.Equal(t, []EffectKind{Cut, End}, kinds(b.effects()))
+	assert.Equal(t, Failed, b.State(h))
+	b.Conclude(b.now, first, used(7, Served))
+	assert.Equal(t, Failed, b.State(h))
+	for _, v := range []Verdict{EndpointFault, PassingFault, Refused} {
 		for _, hedgeFails := range []bool{true, false} {
 			b, h, first, hedge := hedged(t, Config{})
 			loser, other := first, hedge

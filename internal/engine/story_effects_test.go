@@ -400,12 +400,12 @@ func (w *world) handOff(e *Effect) {
 	if !w.cfg.Fallback || s.in.Stays || s.ended {
 		w.fail("request %d is handed off", e.Handle)
 	}
-	back := false
+	reason := false // of this model's
 	switch e.Code {
 	case BreakersOpen, BreakersOpened, HeldOut, PausedLong, BudgetSpent:
-		back = true
+		reason = true
 	case DeadlinePasses, RunsOut:
-		if back = true; e.Code == DeadlinePasses && s.state == InLine && !w.tooLate(s) || e.Code == RunsOut && w.now < w.startBy(s) {
+		if reason = true; e.Code == DeadlinePasses && s.state == InLine && !w.tooLate(s) || e.Code == RunsOut && w.now < w.startBy(s) && !w.tooLate(s) {
 			w.fail("request %d is handed off, and it may start in time", e.Handle)
 		}
 	case WaitedTooLong:
@@ -413,14 +413,14 @@ func (w *world) handOff(e *Effect) {
 			w.fail("MaxWait handed request %d off too early", e.Handle)
 		}
 	}
-	if back && s.kept {
+	if reason && s.kept {
 		w.fail("request %d is handed off again", e.Handle)
 	}
 	s.state, s.kept, s.backoff = HandedOff, false, false
 	on := func() {
 		switch {
 		case s.ended || s.state != HandedOff:
-		case back && w.oneIn(2):
+		case e.Code != QuotaExhausted && w.oneIn(2):
 			w.takeBack(s)
 		default:
 			state := []State{Completed, Failed, CanceledState}[w.rand.IntN(3)]
@@ -442,7 +442,8 @@ func (w *world) takeBack(s *story) {
 		s.expires = s.created + s.in.MaxWait
 	}
 	end := w.startBy(s)
-	want := !w.cutOff && !(w.closed && w.paused) && end > w.now && (w.cfg.NoDeadlineCheck || end >= w.heldUntil(true))
+	over := s.try != nil && w.q.attemptOf(w.q.records.at(s.h)).over
+	want := !w.cutOff && !over && !(w.closed && w.paused) && end > w.now && (w.cfg.NoDeadlineCheck || end >= w.heldUntil(true))
 	var took bool
 	w.do("TakeBack", func() { took = w.q.TakeBack(w.now, s.h, started) })
 	if took != want {

@@ -674,7 +674,7 @@ func (w *world) conclude(t *try) {
 	ended, state := s.ended, s.state
 	switch serves := verdict == Served; {
 	case cut:
-	case serves || e.CallerLeft:
+	case serves || e.CallerLeft || verdict == RequestFault:
 		if w.answer(t, serves); other {
 			w.wins(t)
 		}
@@ -703,7 +703,7 @@ func (w *world) conclude(t *try) {
 	case e.CallerLeft && verdict != Served && s.state != CanceledState:
 		w.fail("the caller of request %d left and it is %d", s.h, s.state)
 	case verdict == Served || e.CallerLeft:
-	case other:
+	case other && verdict != RequestFault:
 		if s.ended || s.state != Running {
 			w.fail("another attempt of request %d goes on, and it is %d", s.h, s.state)
 		}

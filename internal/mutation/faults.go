@@ -138,9 +138,7 @@ var faults = []fault{
 		"retries come back in the order of returning, not of arrival"},
 
 	// What follows from the end of an attempt.
-	{inConclude, `int(a.spent) >= q.cfg.MaxAttempts {
-			q.fail`, `int(a.spent) > q.cfg.MaxAttempts {
-			q.fail`,
+	{inConclude, `if int(a.spent) >= q.cfg.MaxAttempts {`, `if int(a.spent) > q.cfg.MaxAttempts {`,
 		"a request is tried once more than allowed"},
 	{inConclude, `max(q.delay(int(max(a.spent, 1))), e.Delay)), true`, `q.delay(int(max(a.spent, 1)))), true`,
 		"a retry comes before the time that the provider gave"},
