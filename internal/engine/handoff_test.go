@@ -2,6 +2,7 @@ package engine
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -197,6 +198,11 @@ func TestDoomedRequestsDoNotWait(t *testing.T) {
 	b.ends(runs, Ending{Verdict: Refused})
 	assert.Equal(t, []Code{DeadlinePasses}, codes(b.effects(), Handoff))
 
+	b, _, runs = doomed(Config{MaxDelay: second, RetryBudget: -1}, false)
+	b.effects()
+	b.ends(runs, Ending{Verdict: PassingFault, Delay: 50})
+	assert.Equal(t, []Code{DeadlinePasses}, codes(b.effects(), End), "it waits for its backoff in vain")
+
 	b, waits, _ = doomed(Config{MaxDelay: second, NoDeadlineCheck: true}, false)
 	assert.Equal(t, InLine, b.State(waits))
 
@@ -247,6 +253,42 @@ func TestWhatRunsOutOfTimeLeavesForAnotherModel(t *testing.T) {
 
 	at := b.submit(Request{Sized: true, Deadline: 50 * second})
 	assert.Equal(t, HandedOff, b.State(at), "there is no time already")
+}
+
+// When the head of the line goes to another model, what stays is next.
+func TestWhatStaysIsNextWhenOthersGo(t *testing.T) {
+	b := newBench(t, Config{Fallback: true}, limited(tpm(100), concurrent(3)))
+	b.ends(b.submit(tokens(1)), Ending{Verdict: EndpointFault})
+	b.wake(second)
+	b.Pause(b.now)
+	probe, large := b.submit(tokens(60)), b.submit(tokens(60))
+	small := tokens(5)
+	small.Stays = true
+	stays := b.submit(small)
+	b.Resume(b.now)
+	for b.Sweeping() {
+		b.Sweep(b.now)
+	}
+	assert.Equal(t, Running, b.State(probe))
+	assert.Equal(t, HandedOff, b.State(large), "there is one probe at a time")
+	assert.Equal(t, Running, b.State(stays))
+}
+
+// Who waited for a shared set and went to another model stands in nobody's way there.
+func TestWhatGoesLeavesTheLineOfASharedSet(t *testing.T) {
+	shared, tickets := &set{limit: endpoint.Limit{Kind: endpoint.RPM, Amount: 2, Period: time.Minute}}, uint64(0)
+	b := newBench(t, Config{Fallback: true}, endpoint.Config{
+		Limits: []endpoint.Limit{concurrent(5)}, Shared: []endpoint.Shared{&member{set: shared}},
+		Ticket: func() uint64 { tickets++; return tickets },
+	})
+	b.ends(b.submit(Request{Sized: true}), Ending{Verdict: EndpointFault})
+	b.wake(second)
+	b.Pause(b.now)
+	probe, next := b.submit(Request{Sized: true}), b.submit(Request{Sized: true})
+	b.Resume(b.now)
+	assert.Equal(t, Running, b.State(probe))
+	assert.Equal(t, HandedOff, b.State(next))
+	assert.Empty(t, shared.waiting)
 }
 
 // What comes from another model goes back there as unserved.

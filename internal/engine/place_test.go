@@ -71,6 +71,21 @@ func TestWhatSteppedAsideKeepsItsPlace(t *testing.T) {
 	assert.Equal(t, narrow, b.at(late))
 }
 
+// The room that a request waits for which stepped aside is not for what came later.
+func TestWhatSteppedAsideKeepsItsRoom(t *testing.T) {
+	b := newBench(t, Config{}, limited(tpm(1000), concurrent(5)))
+	narrow := b.add(limited(tpm(40), concurrent(1)))
+	b.submit(tokens(900))
+	large := b.submit(tokens(500))
+	require.Len(t, b.asideOrder, 1)
+	assert.Equal(t, narrow, b.at(b.submit(tokens(5))))
+	late := b.submit(tokens(5))
+	assert.Equal(t, InLine, b.State(late), "100 tokens are left where the large one waits for 500")
+	b.wake(60 * second)
+	assert.Equal(t, b.way, b.at(large))
+	assert.Equal(t, Running, b.State(late))
+}
+
 // Of hundreds that step aside some do in one decision, and the next follows at once.
 func TestManyStepAside(t *testing.T) {
 	b, narrow := wideAndNarrow(t, Config{})
@@ -83,6 +98,8 @@ func TestManyStepAside(t *testing.T) {
 	require.LessOrEqual(t, len(b.asideOrder), 1)
 	b.now = 10
 	b.ends(small, Ending{})
+	assert.LessOrEqual(t, len(b.asideOrder), 65)
+	assert.Equal(t, InLine, b.State(behind), "the lock was held for all of them")
 	for looks := 0; b.State(behind) == InLine; looks++ {
 		require.Less(t, looks, 5, "it waits behind what it does not wait for")
 		assert.Equal(t, b.now, b.Next(), "there is more to do")

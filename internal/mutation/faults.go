@@ -275,7 +275,7 @@ var faults = []fault{
 		q.startAll() // the line has another head, or none
 	}
 `, `	q.moveOn()
-`, "what stays waits behind what went to another model, until something else happens"},
+`, "who shares limits waits behind what went to another model"},
 	{inSchedule, `	q.moveOn()
 	q.startAll()
 `, `	q.startAll()
