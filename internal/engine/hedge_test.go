@@ -118,7 +118,7 @@ func TestTheFirstEndDecides(t *testing.T) {
 
 // When one of two attempts fails, the request is left to the other one, whatever the fault.
 func TestTheOtherOfTwoGoesOn(t *testing.T) {
-	for _, v := range []Verdict{RequestFault, EndpointFault, PassingFault, Refused} {
+	for _, v := range []Verdict{EndpointFault, PassingFault, Refused} {
 		for _, hedgeFails := range []bool{true, false} {
 			b, h, first, hedge := hedged(t, Config{})
 			loser, other := first, hedge
@@ -138,6 +138,23 @@ func TestTheOtherOfTwoGoesOn(t *testing.T) {
 			b.ends(h, *used(1, Served))
 			assert.Equal(t, endpoint.Usage{Input: 13}, b.View(h).Usage)
 		}
+	}
+}
+
+// A fault of the request ends it, and the other attempt with it: that would fail too.
+func TestAFaultOfTheRequestEndsBothAttempts(t *testing.T) {
+	for _, hedgeFails := range []bool{true, false} {
+		b, h, first, hedge := hedged(t, Config{})
+		loser, other := first, hedge
+		if hedgeFails {
+			loser, other = hedge, first
+		}
+		b.Conclude(b.now, loser, used(5, RequestFault))
+		effects := b.effects()
+		assert.Equal(t, Effect{Kind: Cut, Code: Outrun, Handle: h, Attempt: other}, effects[0])
+		assert.Equal(t, End, effects[1].Kind)
+		assert.Equal(t, Failed, b.State(h))
+		assert.Equal(t, 1, b.Counts().Abandoned)
 	}
 }
 
