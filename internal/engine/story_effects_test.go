@@ -405,7 +405,7 @@ func (w *world) handOff(e *Effect) {
 	case BreakersOpen, BreakersOpened, HeldOut, PausedLong, BudgetSpent:
 		back = true
 	case DeadlinePasses, RunsOut:
-		if back = true; e.Code == DeadlinePasses && s.state == InLine && !w.tooLate(s) || e.Code == RunsOut && w.now < w.startBy(s) {
+		if back = true; e.Code == DeadlinePasses && s.state == InLine && !w.tooLate(s) || e.Code == RunsOut && w.now < w.startBy(s) && !w.tooLate(s) {
 			w.fail("request %d is handed off, and it may start in time", e.Handle)
 		}
 	case WaitedTooLong:

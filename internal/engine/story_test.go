@@ -678,6 +678,9 @@ func (w *world) conclude(t *try) {
 		if w.answer(t, serves); other {
 			w.wins(t)
 		}
+	case other && verdict == RequestFault:
+		w.wins(t) // the other one ends with it
+		s.since = w.now
 	case other: // the other one goes on
 		if s.try == t {
 			s.try = s.hedge
@@ -703,7 +706,7 @@ func (w *world) conclude(t *try) {
 	case e.CallerLeft && verdict != Served && s.state != CanceledState:
 		w.fail("the caller of request %d left and it is %d", s.h, s.state)
 	case verdict == Served || e.CallerLeft:
-	case other:
+	case other && verdict != RequestFault:
 		if s.ended || s.state != Running {
 			w.fail("another attempt of request %d goes on, and it is %d", s.h, s.state)
 		}
