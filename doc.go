@@ -36,7 +36,9 @@
 // # Errors and retries
 //
 // An error fails its request unless the processor marks it: [Retryable] for a passing
-// fault, [RateLimited] when the provider says slow down, which also pauses the queue.
+// fault, [Elsewhere] for a fault of the endpoint, which another one does not have, and
+// [RateLimited] when the provider says slow down: the endpoint pauses, and the request waits
+// without using up an attempt. Broken connections need no mark.
 // A failed request returns its response and a non-nil error; all errors answer
 // errors.Is and errors.As, see the Err variables, [ProcessingError] and [PanicError].
 //
@@ -46,9 +48,11 @@
 //
 // # Going on
 //
-// A model may have several endpoints, each with limits of its own ([Queue.AddEndpoint]), a
-// circuit breaker for each ([WithBreaker]), and other models that take over what it cannot
-// serve ([WithFallback]). Identical requests may share a call ([WithCoalescing]). Package
+// A model may have several endpoints, each with limits of its own ([Queue.AddEndpoint]), and
+// other models that take over what it cannot serve in time ([WithFallback]). An endpoint at
+// which calls fail is passed over, but for a probe now and then; a circuit breaker
+// ([WithBreaker]) adds rules of your own. Timeouts ([WithTimeout], [WithFirstByteTimeout],
+// [WithStallTimeout]) lead to another attempt, and [WithHedge] starts one beside a slow one. Identical requests may share a call ([WithCoalescing]). Package
 // plan says how long a load will take.
 //
 // # The end

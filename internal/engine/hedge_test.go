@@ -147,6 +147,23 @@ func TestTheOtherOfTwoGoesOn(t *testing.T) {
 	}
 }
 
+// A fault of the request ends it, and the other attempt with it: that would fail too.
+func TestAFaultOfTheRequestEndsBothAttempts(t *testing.T) {
+	for _, hedgeFails := range []bool{true, false} {
+		b, h, first, hedge := hedged(t, Config{})
+		loser, other := first, hedge
+		if hedgeFails {
+			loser, other = hedge, first
+		}
+		b.Conclude(b.now, loser, used(5, RequestFault))
+		effects := b.effects()
+		assert.Equal(t, Effect{Kind: Cut, Code: Outrun, Handle: h, Attempt: other}, effects[0])
+		assert.Equal(t, End, effects[1].Kind)
+		assert.Equal(t, Failed, b.State(h))
+		assert.Equal(t, 1, b.Counts().Abandoned)
+	}
+}
+
 // A timeout of one of two attempts leaves the request to the other one, and Cancel ends both.
 func TestTwoAttemptsAreCutOff(t *testing.T) {
 	b, h, first, hedge := hedged(t, Config{Timeout: 150 * millisecond})

@@ -154,7 +154,7 @@ func TestWhatSteppedAsideIsFound(t *testing.T) {
 	b.SetLimits(0, narrow, []endpoint.Limit{tpm(48), concurrent(1)})
 	assert.Equal(t, narrow, b.at(second), "the one before it does not fit there")
 
-	b, narrow, first, second = aside(tokens(50))
+	b, _, first, second = aside(tokens(50))
 	b.RemoveEndpoint(0, b.way)
 	assert.Equal(t, Failed, b.State(first), "nothing takes it")
 	assert.Equal(t, Failed, b.State(second))
@@ -353,9 +353,8 @@ func TestAProbeIsFree(t *testing.T) {
 	b := newBench(t, Config{MaxAttempts: 1}, limited(concurrent(4)))
 	b.add(limited(concurrent(4)))
 	bad := b.way
-	var h uint32
 	for range 8 {
-		h = b.submit(Request{Sized: true})
+		b.submit(Request{Sized: true})
 	}
 	for _, h := range b.Engine.UnderWay() {
 		if b.at(h) == bad {
@@ -368,7 +367,7 @@ func TestAProbeIsFree(t *testing.T) {
 	require.True(t, bad.HeldOut())
 	assert.NotEqual(t, bad, b.at(b.submit(Request{Sized: true})))
 	b.wake(second)
-	h = b.submit(Request{Sized: true})
+	h := b.submit(Request{Sized: true})
 	require.Equal(t, bad, b.at(h), "a probe is due")
 	b.ends(h, Ending{Verdict: PassingFault})
 	assert.NotEqual(t, bad, b.at(h))

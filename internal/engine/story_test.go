@@ -674,10 +674,13 @@ func (w *world) conclude(t *try) {
 	ended, state := s.ended, s.state
 	switch serves := verdict == Served; {
 	case cut:
-	case serves || e.CallerLeft || verdict == RequestFault:
+	case serves || e.CallerLeft:
 		if w.answer(t, serves); other {
 			w.wins(t)
 		}
+	case other && verdict == RequestFault:
+		w.wins(t) // the other one ends with it
+		s.since = w.now
 	case other: // the other one goes on
 		if s.try == t {
 			s.try = s.hedge
