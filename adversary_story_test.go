@@ -231,7 +231,7 @@ func (d *drama) play(t *testing.T) {
 	for _, f := range d.backups {
 		fallback = append(fallback, f.name)
 	}
-	m := llmqueue.NewManager[int, string](llmqueue.WithMargin(0), llmqueue.WithTimeout(dramaTimeout), llmqueue.WithHistory(0, 0),
+	m := llmqueue.NewManager[int, string](llmqueue.WithSeed(d.seed+1), llmqueue.WithMargin(0), llmqueue.WithTimeout(dramaTimeout), llmqueue.WithHistory(0, 0),
 		llmqueue.WithRetry(llmqueue.RetryPolicy{MaxAttempts: d.attempts, MaxDelay: dramaBackoff}))
 	limits := func(f *foe) llmqueue.Option {
 		if f.rpm == 0 {

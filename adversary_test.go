@@ -108,7 +108,7 @@ func (d *drama) servedIfPossible() {
 			if a.deadline > 0 && a.deadline < 3*f.takes {
 				continue // it would hardly be answered in time
 			}
-			if f.able(a.at, a.ended) {
+			if f.able(a.at, a.ended) && (len(d.backups) == 0 || f.settled(a.at)) {
 				d.errorf("%s was healthy and had room all the time: %s", f.name, a)
 				break
 			}
@@ -158,6 +158,14 @@ func (f *foe) able(from, to time.Duration) bool {
 		}
 	}
 	return slots < 128 && (f.rpm == 0 || n <= f.rpm/2)
+}
+
+// settled reports whether all faults of f have been over for so long that probes have noticed,
+// however seldom they come: they come sooner only from who can start nowhere else, and a request
+// that a fallback has taken in, though it cannot serve it either, does not probe.
+func (f *foe) settled(at time.Duration) bool {
+	const betweenProbes = 30 * time.Second
+	return !slices.ContainsFunc(f.spells, func(s spell) bool { return s.from <= at && s.to+betweenProbes+dramaTimeout > at })
 }
 
 // probesOnly: while an endpoint is down and another one or the first fallback could take
