@@ -265,6 +265,7 @@ func (d *drama) play(t *testing.T) {
 	if !d.drains {
 		ctx = ended()
 	}
+	_ = q.Shutdown(ctx) // first, so that its requests can still fall back
 	_ = m.Shutdown(ctx)
 	callers.Wait()
 	for _, i := range m.InfoAll() {

@@ -191,7 +191,7 @@ func (q *Engine) returnRetries() {
 				q.retryAt = endpoint.After(q.now, wait)
 				return
 			}
-			a.owes = false
+			a.owes, a.budgeted = false, true
 		}
 		q.backoff.Pop()
 		q.rejoin(h, r)
