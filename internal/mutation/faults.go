@@ -2,6 +2,7 @@ package main
 
 const (
 	inAccess   = "internal/endpoint/endpoint.go"
+	inCheck    = "internal/endpoint/check.go"
 	inEngine   = "internal/engine/engine.go"
 	inHealth   = "internal/endpoint/health.go"
 	inHedge    = "internal/engine/hedge.go"
@@ -62,11 +63,11 @@ var faults = []fault{
 		"requests of unknown size wait forever when the mean is above a limit"},
 	{inAccess, `		u = e.Capped(u) // again: it would never start
 `, ``, "they do so when the accounting adds to the mean"},
-	{inAccess, `if e.pausedUntil > w.At {`, `if e.pausedUntil < 0 {`,
+	{inCheck, `if e.pausedUntil > w.At {`, `if e.pausedUntil < 0 {`,
 		"a forecast knows nothing of a provider's pause"},
-	{inAccess, `late := e.running + ahead.Requests - e.slots + 1;`, `late := e.running + ahead.Requests - e.slots;`,
+	{inCheck, `late := e.running + ahead.Requests - e.slots + 1;`, `late := e.running + ahead.Requests - e.slots;`,
 		"a forecast says now while all slots are taken"},
-	{inAccess, `; at > w.At {
+	{inCheck, `; at > w.At {
 			w.At, w.Cause = at, SharedLimits`, `; at < 0 {
 			w.At, w.Cause = at, SharedLimits`, "a forecast knows nothing of shared limits"},
 	{inAccess, `	e.Withdraw(now)
@@ -131,7 +132,7 @@ var faults = []fault{
 		"the retry budget holds nothing back"},
 	{inSubmit, `q.cfg.MaxQueued > 0 && q.Waiting() >= q.cfg.MaxQueued`, `q.cfg.MaxQueued > 0 && q.Waiting() > q.cfg.MaxQueued`,
 		"one request more than WithMaxQueued waits"},
-	{inAccess, `		u = Usage{} // the mean is a guess
+	{inCheck, `		u = Usage{} // the mean is a guess
 `, ``,
 		"requests are refused for their deadline because of a guess"},
 	{inSubmit, `q.line.Return(h, r.priority, r.seq)`, `q.line.Return(h, r.priority, 0)`,
@@ -284,6 +285,6 @@ var faults = []fault{
 		"a request that no fallback takes fails because endpoints are held out"},
 	{inEngine, `		e.EndPause(q.now)
 `, ``, "Resume does not end a provider's pause"},
-	{inAccess, `; over > 0 { // input that`, `; over > 1<<50 { // input that`,
+	{inCheck, `; over > 0 { // input that`, `; over > 1<<50 { // input that`,
 		"a request is refused for its deadline though what others give back makes room"},
 }
