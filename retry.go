@@ -21,7 +21,8 @@ import (
 type RetryPolicy struct {
 	// MaxAttempts bounds the attempts of one request, the first included. What a provider
 	// refuses for now, and what goes elsewhere because an endpoint is at fault, does not
-	// count. Defaults to 5; 1 means no retry.
+	// count, nor does the first probe of an endpoint that is held out, when another one can
+	// take the request. Defaults to 5; 1 means no retry.
 	MaxAttempts int
 	// BaseDelay and MaxDelay shape the backoff: before attempt n+1 a request waits
 	// a random time between 0 and BaseDelay·2ⁿ⁻¹, at most MaxDelay. They default

@@ -281,13 +281,13 @@ func (q *Engine) decide(h uint32, r *record, a *attempt, e *Ending, code Code, t
 		q.backOff(h, r, a, max(q.delay(a.refusals), e.Delay), false, code, took)
 	case e.Verdict >= Refused && max(a.refusals, a.alone+1) > 1 && q.inLine() > 0:
 		// What is refused again lets others try first: only so it shows whose fault it is.
-		pause := q.pausesEnd() - q.now
+		pause := q.PausesEnd() - q.now
 		q.backOff(h, r, a, pause+q.delay(max(a.refusals, a.alone+1)-1), false, code, took)
 	default:
 		a.budgeted, a.owes = false, false
 		q.move(h, r, InLine)
 		q.rejoin(h, r)
-		q.tellRetry(h, r, a, q.pausesEnd(), code, took)
+		q.tellRetry(h, r, a, q.PausesEnd(), code, took)
 	}
 }
 
@@ -362,18 +362,15 @@ func (q *Engine) refusedAgain(a *attempt) blame {
 	return nobodys
 }
 
-// pausesEnd is when some endpoint is not paused by its provider any more, now when one is
+// PausesEnd is when some endpoint is not paused by its provider any more, now when one is
 // not.
-func (q *Engine) pausesEnd() int64 {
+func (q *Engine) PausesEnd() int64 {
 	first := q.endpoints[0].PausedUntil()
 	for _, e := range q.endpoints[1:] {
 		first = min(first, e.PausedUntil())
 	}
 	return max(first, q.now)
 }
-
-// PausesEnd is when some endpoint is not paused by its provider any more.
-func (q *Engine) PausesEnd() int64 { return q.pausesEnd() }
 
 // Observe takes in what the provider said about an attempt under way.
 func (q *Engine) Observe(now int64, number uint32, o *endpoint.Observation) {

@@ -118,7 +118,7 @@ func (q *Engine) handOff(h uint32, r *record, code Code, took int64) bool {
 	}
 	at := int64(0)
 	if code == PausedLong {
-		at = q.pausesEnd()
+		at = q.PausesEnd()
 	}
 	waited := int64(0)
 	if r.state != Running {

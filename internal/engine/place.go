@@ -244,9 +244,7 @@ func (q *Engine) heads() []head {
 		q.headsBuf = append(q.headsBuf, head{h, nil, q.records.at(h).priority, q.asideSeq + 1})
 	}
 	if len(q.headsBuf) > 1 {
-		slices.SortFunc(q.headsBuf, func(a, b head) int {
-			return cmp.Or(cmp.Compare(b.priority, a.priority), cmp.Compare(a.order, b.order))
-		})
+		slices.SortFunc(q.headsBuf, head.compare)
 	}
 	return q.headsBuf
 }
@@ -259,6 +257,11 @@ type head struct {
 	order    uint64
 }
 
+// compare is below 0 when a goes before b.
+func (a head) compare(b head) int {
+	return cmp.Or(cmp.Compare(b.priority, a.priority), cmp.Compare(a.order, b.order))
+}
+
 // head is the request whose turn is next.
 func (q *Engine) head() (h uint32, ok bool) {
 	if len(q.aside) == 0 {
@@ -268,32 +271,52 @@ func (q *Engine) head() (h uint32, ok bool) {
 }
 
 // allInLine gives what waits in line in order: of each priority first those that stepped aside.
+// It is worked out while it is consumed, as line.All is.
 func (q *Engine) allInLine() iter.Seq[uint32] {
 	if len(q.aside) == 0 {
 		return q.line.All()
 	}
 	return func(yield func(uint32) bool) {
-		aside := make([]head, 0, len(q.asideOrder))
-		for h, order := range q.asideOrder {
-			aside = append(aside, head{h, nil, q.records.at(h).priority, order})
+		type source struct {
+			head
+			next func() (uint32, bool)
 		}
-		slices.SortFunc(aside, func(a, b head) int {
-			return cmp.Or(cmp.Compare(b.priority, a.priority), cmp.Compare(a.order, b.order))
-		})
-		for h := range q.line.All() {
-			for priority := q.records.at(h).priority; len(aside) > 0 && aside[0].priority >= priority; aside = aside[1:] {
-				if !yield(aside[0].handle) {
-					return
+		var sources []source
+		add := func(l *line.Line) (stop func()) {
+			next, stop := iter.Pull(l.All())
+			sources = append(sources, source{head: head{order: q.asideSeq + 1}, next: next})
+			return stop
+		}
+		for _, g := range q.aside {
+			defer add(&g.line)()
+		}
+		defer add(&q.line)()
+		advance := func(i int) {
+			of := &sources[i]
+			h, ok := of.next()
+			if !ok {
+				sources = slices.Delete(sources, i, i+1)
+				return
+			}
+			of.handle, of.priority = h, q.records.at(h).priority
+			if order, aside := q.asideOrder[h]; aside {
+				of.order = order
+			}
+		}
+		for i := len(sources) - 1; i >= 0; i-- {
+			advance(i)
+		}
+		for len(sources) > 0 {
+			first := 0
+			for i := range sources {
+				if sources[i].compare(sources[first].head) < 0 {
+					first = i
 				}
 			}
-			if !yield(h) {
+			if !yield(sources[first].handle) {
 				return
 			}
-		}
-		for _, one := range aside {
-			if !yield(one.handle) {
-				return
-			}
+			advance(first)
 		}
 	}
 }

@@ -47,7 +47,7 @@ func (q *Engine) Unserved(r *Request) *Refusal {
 	}
 	if (q.cfg.Fallback || r.Guest) && !r.Stays {
 		if code := q.unable(r.Guest); code != OK {
-			return q.refuse(Refusal{Code: code, At: q.pausesEnd()})
+			return q.refuse(Refusal{Code: code, At: q.PausesEnd()})
 		}
 	}
 	if (r.MaxWait > 0 || r.Deadline > 0) && !q.cfg.NoDeadlineCheck {
