@@ -259,20 +259,17 @@ func TestHistoryIsBounded(t *testing.T) {
 		p := Handler(m)
 		var r reader
 		defer watch(t, p, &r)()
-		time.Sleep(time.Hour)
-		past := func() map[key]*past {
-			p.feed.mu.Lock()
-			defer p.feed.mu.Unlock()
-			return p.feed.past
-		}
-		assert.Len(t, past()[key{0, "m"}].samples, maxSamples)
+		time.Sleep((maxSamples + 2) * tick)
+		synctest.Wait() // for the sample of this instant
+		assert.Len(t, p.feed.past[key{0, "m"}].samples, maxSamples)
 		p.feed.look()
 		synctest.Wait()
-		samples := past()[key{0, "m"}].samples
+		samples := p.feed.past[key{0, "m"}].samples
 		assert.Equal(t, tick, samples[maxSamples-1].at.Sub(samples[maxSamples-2].at), "an extra look is no sample")
 		require.NoError(t, m.Unregister(t.Context(), "m"))
 		time.Sleep(2 * time.Second)
-		assert.Empty(t, past())
+		synctest.Wait()
+		assert.Empty(t, p.feed.past)
 		_, snapshots := r.events(t)
 		assert.Empty(t, snapshots[len(snapshots)-1].Models)
 		assert.NotNil(t, snapshots[len(snapshots)-1].Models)
