@@ -233,7 +233,8 @@ var (
 )
 
 // Done ends the attempt. err means what it means when a processor returns it: nil completes
-// the request; marks and what was observed decide whether it is tried again. Done returns nil
+// the request, unless nothing was served (see Observation.Outcome); marks and what was
+// observed decide whether it is tried again. Done returns nil
 // or the request's final error, or ErrTryAgain when the request goes on. A second Done of the
 // same attempt returns an error and changes nothing.
 func (p *Permit) Done(err error) error {
@@ -262,7 +263,7 @@ func (p *Permit) conclude(a *attempt, err error) error {
 	c := p.core
 	cut := a.Finish()
 	if err == nil {
-		err = a.broken()
+		err = a.unserved()
 	}
 	ending := a.judge(err, cut, false)
 	in := input{err: err, ended: p.ref}

@@ -133,15 +133,6 @@ func (c *core) after(h uint32, err error) error {
 	return &joinedError{err, ", after: ", c.processingError(h, c.input.err)}
 }
 
-// brokenAnswer is the error of an attempt whose processor returned nil although its answer broke
-// or carried an error.
-type brokenAnswer struct{ said error }
-
-func (e *brokenAnswer) Error() string {
-	return "the answer broke off or carried an error: " + e.said.Error()
-}
-func (e *brokenAnswer) Unwrap() error { return e.said }
-
 // late is the error of an attempt that took too long.
 func (c *core) late(code engine.Code) error {
 	switch code {

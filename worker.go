@@ -84,7 +84,7 @@ func (c *core) conclude(w *worker, err error) (busy, retired bool) {
 	a := w.attempt
 	cut := a.Finish()
 	if err == nil {
-		err = a.broken()
+		err = a.unserved()
 	}
 	ending := a.judge(err, cut, w.invalid)
 	in := input{err: err, worker: w, ended: w.ref}
