@@ -91,21 +91,7 @@ func (c *core) stopObservers() {
 	observers := c.observers
 	c.observers = nil
 	c.mu.Unlock()
-	if len(observers) == 0 {
-		return
-	}
-	grace := time.NewTimer(max(c.settings.grace, time.Second))
-	defer grace.Stop()
-	for _, o := range observers {
-		o.Stop()
-	}
-	for _, o := range observers {
-		select {
-		case <-o.Done():
-		case <-grace.C:
-			return
-		}
-	}
+	fanout.StopAll(observers, max(c.settings.grace, time.Second))
 }
 
 // emit hands an event to the observers, in order. Callers hold the lock.

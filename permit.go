@@ -261,20 +261,9 @@ func (p *Permit) Done(err error) error {
 // the attempt is over.
 func (p *Permit) conclude(a *attempt, err error) error {
 	c := p.core
-	cut := a.Finish()
-	if err == nil {
-		err = a.unserved()
-	}
-	ending := a.judge(err, cut, false)
-	in := input{err: err, ended: p.ref}
-	if c.watched {
-		in.outcome = a.outcome(err)
-	}
-	if err != nil && a.Parent.Err() != nil {
-		ending.CallerLeft, in.left = true, canceledBy(a.Parent)
-	}
+	ending, in := a.conclude(err, p.ref, false, true)
 	var next *attempt
-	if err != nil {
+	if in.err != nil {
 		next = new(attempt)
 	}
 	ns := c.lock()

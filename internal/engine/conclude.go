@@ -128,7 +128,7 @@ func (q *Engine) missUsage(sized bool) {
 		}
 		return
 	}
-	q.sizes.known = true // waiting for a report that never comes helps nobody
+	q.sizes.known = true         // waiting for a report that never comes helps nobody
 	if q.silent < surelySilent { // else it was said
 		q.Effects = append(q.Effects, Effect{Kind: NoUsage})
 	}
