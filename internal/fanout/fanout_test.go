@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 )
@@ -56,5 +57,29 @@ func TestASlowFunctionLosesWhatThereIsNoRoomFor(t *testing.T) {
 		<-o.Done()
 		assert.Len(t, got, 33)
 		assert.Equal(t, 32, got[32], "the latest are the lost ones")
+	})
+}
+
+func TestStopAllWaitsForAllAndNoLongerThanTheGrace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var dropped atomic.Int64
+		begin := time.Now()
+		StopAll([]*Observer[time.Duration]{}, time.Minute)
+		var all []*Observer[time.Duration]
+		for range 3 {
+			all = append(all, New(func(d time.Duration) { time.Sleep(d) }, 16, &dropped))
+		}
+		for i, o := range all {
+			took := time.Duration(i) * time.Second
+			o.Offer(&took)
+		}
+		StopAll(all, time.Minute)
+		assert.Equal(t, 2*time.Second, time.Since(begin), "as long as the slowest takes")
+
+		hangs, hour := New(func(d time.Duration) { time.Sleep(d) }, 16, &dropped), time.Hour
+		hangs.Offer(&hour)
+		StopAll([]*Observer[time.Duration]{hangs}, time.Minute)
+		assert.Equal(t, time.Minute+2*time.Second, time.Since(begin))
+		<-hangs.Done()
 	})
 }
