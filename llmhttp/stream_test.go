@@ -331,7 +331,7 @@ func TestOutputIsToldAsItComes(t *testing.T) {
 		{"one event that takes long", "", reads{"data: {\"b64\":\"" + strings.Repeat("x", 300), "xx", "\"}\n\n"}, []int{1, 2, 3}},
 		{"a text", "", reads{"H", "i"}, []int{1, 2}},
 		{"a text that begins as an event stream does", "", reads{"derived", " from", "\n"}, []int{1, 1, 1}},
-		{"a binary stream", "", reads{"\x00\x00\x00\x4a", "\n"}, []int{1, 2}},
+		{"a binary text", "", reads{"\x00\x01", "\n\n\n\n\n\n\n\n\n\n"}, []int{0, 1}},
 		{"compressed", "Content-Encoding: br", reads{": x\n", "\n"}, []int{1, 2}},
 		{"lines of JSON", "", reads{ollamaWord, "\n", ollamaWord}, []int{1, 1, 2}},
 	} {

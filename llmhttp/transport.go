@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptrace"
+	"net/url"
 	"sync/atomic"
 	"time"
 
@@ -98,22 +99,22 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 			t.tell(ctx, llmqueue.Observation{SentAt: sent, Outcome: llmqueue.OutcomeRetryable})
 		}
 	case res.StatusCode >= 400:
-		t.failed(ctx, sent, res)
+		t.failed(ctx, sent, req.URL, res)
 	case res.StatusCode >= 200 && res.StatusCode < 300:
-		t.served(ctx, sent, res)
+		t.served(ctx, sent, req.URL, res)
 	}
 	// The rest are redirects, and 101, whose body is a connection that must stay one.
 	return res, err
 }
 
-func (t *Transport) served(ctx context.Context, sent time.Time, res *http.Response) {
+func (t *Transport) served(ctx context.Context, sent time.Time, asked *url.URL, res *http.Response) {
 	t.tell(ctx, llmqueue.Observation{
 		SentAt:  sent,
 		Outcome: llmqueue.OutcomeServed,
 		Limits:  ParseLimits(res.Header, time.Now()),
 	})
 	if res.Body != nil && res.Body != http.NoBody {
-		b := &body{src: res.Body, ctx: ctx, tell: t.tell, sent: sent}
+		b := &body{src: res.Body, ctx: ctx, from: origin{asked.Hostname(), res.Header}, tell: t.tell, sent: sent}
 		if plain(res.Header) {
 			b.scan = &scanner{}
 		}
@@ -122,7 +123,7 @@ func (t *Transport) served(ctx context.Context, sent time.Time, res *http.Respon
 	t.discourage(res)
 }
 
-func (t *Transport) failed(ctx context.Context, sent time.Time, res *http.Response) {
+func (t *Transport) failed(ctx context.Context, sent time.Time, asked *url.URL, res *http.Response) {
 	var start []byte
 	if res.Body != nil && res.Body != http.NoBody {
 		// SDKs close the body of a failure unread, so what it says is lost unless it
@@ -144,7 +145,8 @@ func (t *Transport) failed(ctx context.Context, sent time.Time, res *http.Respon
 	if !plain(res.Header) {
 		start = nil
 	}
-	o := ParseError(res.StatusCode, res.Header, start[:min(len(start), maxErrorBody)], time.Now())
+	e := parseAPIError(start[:min(len(start), maxErrorBody)])
+	o := e.observation(res.StatusCode, origin{asked.Hostname(), res.Header}, time.Now())
 	o.SentAt = sent
 	t.tell(ctx, o)
 	switch o.Outcome {

@@ -1,0 +1,247 @@
+package llmhttp
+
+import (
+	"net/http"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/llmqueue/llmqueue"
+)
+
+// rule says what a failure means that fits it. Everything that a rule has must fit.
+type rule struct {
+	status string   // statuses such as "429 403" or "4xx"; empty: any
+	words  string   // one of the failure's plain words is one of these, which may begin or end in a star
+	says   *pattern // what its sentence says
+	unless *pattern // what its sentence does not say
+	test   func(*facts) bool
+	means  llmqueue.Outcome
+}
+
+// judge gives what the first of the rules means that fits, or nothing.
+func (f *facts) judge(rules []rule) llmqueue.Outcome {
+	for i := range rules {
+		if r := &rules[i]; (r.status == "" || f.isStatus(r.status)) &&
+			(r.words == "" || f.says(r.words)) &&
+			(r.says == nil || r.says.matches(f.sentence)) &&
+			(r.unless == nil || !r.unless.matches(f.sentence)) &&
+			(r.test == nil || r.test(f)) {
+			return r.means
+		}
+	}
+	return ""
+}
+
+func (f *facts) isStatus(statuses string) bool {
+	status := strconv.Itoa(f.status)
+	for s := range strings.FieldsSeq(statuses) {
+		if class, ok := strings.CutSuffix(s, "xx"); s == status || ok && strings.HasPrefix(status, class) {
+			return true
+		}
+	}
+	return false
+}
+
+// says reports whether one of the failure's words is one of those.
+func (f *facts) says(words string) bool {
+	for _, word := range f.plain {
+		for w := range strings.FieldsSeq(words) {
+			if like(word, w) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// like compares a word with one that may begin or end in a star.
+func like(word, pattern string) bool {
+	head, begins := strings.CutSuffix(pattern, "*")
+	tail, ends := strings.CutPrefix(head, "*")
+	switch {
+	case begins && ends:
+		return strings.Contains(word, tail)
+	case begins:
+		return strings.HasPrefix(word, head)
+	case ends:
+		return strings.HasSuffix(word, tail)
+	}
+	return word == pattern
+}
+
+// pattern is a regular expression that ignores case and is compiled when it is needed first.
+type pattern struct {
+	expr    string
+	compile func() *regexp.Regexp
+}
+
+func sentence(alternatives ...string) *pattern {
+	expr := "(?i)" + strings.Join(alternatives, "|")
+	return &pattern{expr, sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })}
+}
+
+func (p *pattern) matches(s string) bool { return p.compile().MatchString(s) }
+
+func (p *pattern) matchesAny(words []string) bool {
+	for _, w := range words {
+		if p.matches(w) {
+			return true
+		}
+	}
+	return false
+}
+
+// statuses gives the plain words of an error that comes in the body of an answer that began
+// well the status that it would have had otherwise.
+var statuses = func() map[string]int {
+	m := map[string]int{}
+	for status, words := range map[int]string{
+		400: `invalidrequesterror invalidrequest invalidargument failedprecondition validationexception badrequesterror badrequest invalidprompt invalidparameter
+			invalidparametererror missingparameter unprocessableentityerror invalidimageerror`,
+		401: "authenticationerror invalidapikey unauthenticated invalidauthentication invalidauthenticationerror unauthorized",
+		402: "billingerror paymentrequired",
+		403: "permissionerror permissiondeniederror permissiondenied accessdeniedexception accessdenied forbidden",
+		404: "notfounderror notfound modelnotfound resourcenotfoundexception",
+		413: "requesttoolarge",
+		429: `ratelimitexceeded ratelimiterror ratelimited ratelimitreached ratelimitreachederror ratelimit resourceexhausted throttlingexception throttling* slowdown
+			toomanyrequests toomanyrequestserror dynamicrequestlimited dynamictokenlimited requestlimitexceeded limitrequests limitburst`,
+		503: "serverisoverloaded unavailable unavailableerror serviceunavailable serviceunavailableexception serviceunavailableerror serviceunavailablepleasetryagain",
+		529: "overloadederror",
+	} {
+		for w := range strings.FieldsSeq(words) {
+			m[w] = status
+		}
+	}
+	return m
+}()
+
+// commonRules are for everyone, in this order: what only one provider says; faults of the one
+// request; billing; capacity.
+var commonRules = append(distinctRules(), []rule{
+	{test: largerThanLimit, means: fatal},
+	{status: "402", test: (*facts).hinted, means: limited}, // OpenRouter: credits that come back by themselves
+	{says: sentence(`can only afford (?:0|-\d+)\b`), means: exhausted},
+	{says: sentence(`can only afford \d`, `fewer max_tokens`, `long context requests?\b.{0,40}extra usage|extra usage is required for long context`), means: fatal},
+	{words: "insufficientquota creditlimit quotaexceeded quota* insufficientbalance", says: throttled, unless: sentence(`balance|recharge|per (?:day|week|month)|daily|weekly|monthly`), means: limited},
+	{says: sentence(`free-models-per-(?:min|day)`), means: limited},
+	{words: exhaustedWords, means: exhausted},
+	{test: func(f *facts) bool { return f.e.flagged }, means: fatal},
+	{words: ownWords, means: fatal},
+	{says: spent, unless: throttled, means: exhausted},
+	{says: tooLong, unless: tokenRate, means: fatal},
+	{status: "4xx", says: notAllowed, unless: refusedKey, test: not429, means: fatal},
+	{words: "slowdown dynamicrequestlimited dynamictokenlimited *slowdown", status: "429", means: slow},
+	{words: lackingWords, means: overloaded},
+	{status: "429 498 5xx", says: lacking, unless: sentence(`rate.?limit`), means: overloaded},
+	{words: "modelerrorexception modelstreamerrorexception modeltimeoutexception internalserverexception internalservererror", means: retryable, status: "408 424 5xx"},
+}...)
+
+const (
+	limited    = llmqueue.OutcomeRateLimited
+	slow       = llmqueue.OutcomeSlowDown
+	overloaded = llmqueue.OutcomeOverloaded
+	exhausted  = llmqueue.OutcomeQuotaExhausted
+	retryable  = llmqueue.OutcomeRetryable
+	elsewhere  = llmqueue.OutcomeElsewhere
+	fatal      = llmqueue.OutcomeFatal
+)
+
+func not429(f *facts) bool { return f.status != http.StatusTooManyRequests }
+
+// largerThanLimit reports whether a request asks for more than the limit that it meets.
+func largerThanLimit(f *facts) bool {
+	m := limitRequested.compile().FindStringSubmatch(f.sentence)
+	if m == nil {
+		return false
+	}
+	limit, _ := strconv.ParseInt(strings.ReplaceAll(m[1], ",", ""), 10, 64)
+	requested, _ := strconv.ParseInt(strings.ReplaceAll(m[2], ",", ""), 10, 64)
+	return limit > 0 && requested > limit
+}
+
+var (
+	limitRequested = sentence(`\blimit:?\s+(\d[\d,]*)(?:,\s*used:?\s+\d[\d,]*)?,\s*requested:?\s+(\d[\d,]*)`)
+
+	// Too much at a time, which passes.
+	throttled = sentence(`\bper (?:min|sec|hour)`, `/ ?(?:min|sec)`, `rate.?limit`, `\bthrottl`, `too (?:many requests|fast|frequent)`, `\bconcurren`, `\b[rt]p[ms]\b`, `\bqps\b`, `频率|并发|限流`)
+	tokenRate = sentence(`\b(?:tokens?|requests?)[^.]{0,20}\bper (?:min|sec|hour|day)|this minute`, `\b[rt]p[md]\b`, `rate.?limit`)
+
+	// Credit, a balance, a budget or a plan's share is used up, in words.
+	spent = sentence(
+		`insufficient (?:\w+ ){0,2}(?:balance|credits?|funds?|quota)\b`, `\b(?:not enough|no|out of|ran out of|run out of|zero) (?:\w+ ){0,2}(?:credits?|balance|funds)\b(?: left| remaining)?`,
+		`\b(?:credits?|balance|funds?)\b[^.]{0,40}\b(?:too low|exhausted|depleted|used up|insufficient|not enough|negative|overdue|exceeded|expired|ran out|run out|required)`,
+		`\b(?:exhausted|depleted|used up|used all|exceeded|reached)\b[^.]{0,60}\b(?:credits?|balance|budget|spend(?:ing)? (?:limit|cap)|(?:monthly|weekly|daily|usage|session|plan|hour) (?:\w+ ){0,2}(?:limit|cap|quota|allowance)s?)\b`,
+		`\b(?:spend(?:ing)?|budget|billing|cost)\b[^.]{0,30}\b(?:limit|cap|budget|hard limit)\b[^.]{0,40}\b(?:reached|exceeded|exhausted|hit)`,
+		`\b(?:usage|session|plan|weekly|monthly|daily|\d+[- ]?hour) (?:usage )?(?:limit|cap|quota|allowance)s? (?:has been |have been |is |was )?(?:reached|exceeded|exhausted|hit|used up)`,
+		`\b(?:hit|over) (?:your|the|its) (?:\w+ ){0,2}(?:usage|session|weekly|monthly|spend\w*|plan) (?:limit|cap|budget)`,
+		`\bbudget (?:has been |is |was )?exceeded|exceeded (?:\w+ ){0,3}budget|over budget`,
+		`\baccount\b[^.]{0,60}\b(?:overdue|in arrears|arrearage|good standing|past due)`, `overdue (?:balance|payment|invoice|bill)`, `\bpayment (?:is )?required|outstanding (?:balance|invoice)`,
+		`please (?:recharge|top.?up|purchase (?:more )?credits|add (?:more )?(?:credits?|funds))`, `monthly included credits`, `out of extra usage`,
+		`quota (?:has been |is )?(?:exhausted|used up)|exhausted your (?:capacity|quota)|free (?:tier |trial |allocated )?quota[^.]{0,40}(?:exhausted|exceeded|used up|expired)`,
+		`\b(?:free|trial) (?:trial|tier|plan|credits?|period)[^.]{0,40}\b(?:expired|ended|used up|exhausted)`,
+		`余额不足|欠费|余额已|请充值|额度已用|额度不足|配额不足|账户余额|用尽|已用完|已耗尽`)
+
+	// The request is too long.
+	tooLong = sentence(`exceed\w*\b[^.]{0,80}\bcontext[- ]?(?:length|window|size|limit)`, `\bcontext[_ -]?(?:length|window|size|limit)\b[^.]{0,60}\bexceed`,
+		`max(?:imum)? (?:allowed )?(?:context|sequence|input|prompt|model)[- ]?(?:length|len|tokens?|size)`, `\b(?:prompt|input|request|message)s? (?:is|are|was) too (?:long|large|big)`,
+		`\b(?:prompt|input|request|message)s?\b[^.]{0,60}\b(?:exceeds?|longer than|more than|larger than|above)\b[^.]{0,60}\b(?:max\w*|allowed|limit of|model'?s?|context|tokens)\b`,
+		`\b(?:input )?tokens?(?: count)?\b[^.]{0,60}\bexceeds?\b[^.]{0,40}\b(?:max\w*|context|allowed|limit)`, `\brequest too large\b`, `too many (?:input |prompt )?tokens in (?:the |your )?(?:prompt|request|input|message)`,
+		`reduce (?:the length of|your (?:prompt|message|input))`, `\b(?:prompt|input)[- ]?(?:tokens?|length) (?:should be|must be|limit|exceed)`, `range of input length`,
+		`(?:上下文|输入|提示词|prompt)[^。]{0,20}(?:过长|超过|超出|太长)|超过[^。]{0,12}(?:最大长度|上下文|最大输入)`)
+
+	notAllowed = sentence(`\b(?:input|prompt|content|request|message|image|text|output|response)\b[^.]{0,60}\b(?:flagged|moderat\w+|inappropriate|prohibited|unsafe|sensitive|high risk)`,
+		`\b(?:flagged|blocked|rejected|filtered)\b[^.]{0,60}\b(?:moderation|safety|content|guardrail)`, `\bblocked (?:input|output|prompt|content)`,
+		`content (?:policy|management policy|filter\w*|moderation)|moderation (?:policy|failed|blocked)|safety (?:system|filter\w*|policy|settings|guidelines)|prohibited content`, `敏感|不安全|违规`)
+
+	// Want of room.
+	lacking = sentence(`\boverload\w*`, `\b(?:no|lacks?|insufficient|out of|not enough|at|over|limited|exceeds?) (?:\w+ ){0,2}capacity|capacity (?:\w+ ){0,3}(?:exceeded|exhausted|unavailable|reached)`,
+		`\b(?:server|engine|model|service)s? (?:is |are )?(?:currently |too |temporarily )?(?:too )?busy|\bbusy\b[^.]{0,20}try`, `model (?:\S+ )?(?:is )?(?:currently |still )?loading|loading model`, `high (?:demand|load|traffic)|heavy (?:load|traffic)`,
+		`no available channel|no (?:healthy|available) (?:upstream|workers?|instances?|replicas?|accounts?)`, `(?:maximum pending|queue is full|queue full|too many pending)`, `服务器?繁忙|负载过高|访问量过大|过载`)
+
+	// The key, the account or the model is refused.
+	refusedKey = sentence(`\bapi[ _-]?(?:key|token)\b[^.]{0,60}\b(?:not valid|invalid|expired|incorrect|revoked|leaked|missing|disabled|suspended|blocked|not found|unauthorized)\b`,
+		`\b(?:invalid|incorrect|expired|missing|malformed|revoked|no|unknown)(?: or \w+)? (?:provided )?(?:api[ _-]?key|api token|access token|bearer token|auth\w* (?:token|header)|credentials)\b`,
+		`security token included in the request is`,
+		`\b(?:account|organization|project|workspace|team)\b[^.]{0,60}\b(?:disabled|deactivated|suspended|banned|blocked|flagged|not active|inactive|archived|locked)\b`,
+		`\blocation is not supported|not (?:available|supported) in your (?:country|region)`)
+	refusedModel = sentence(`\b(?:model|deployment|engine)s?\b[^.]{0,20}(?:[^\s]+ )?[^.]{0,40}(?:\bnot found|(?:not|n't) exist|\bis not a valid|\bnot available|\bno longer (?:available|supported)|\b(?:been|is) (?:decommissioned|deprecated|retired|removed))`,
+		`\b(?:unknown|invalid|no such|unrecognized|nonexistent) (?:model|deployment|engine)\b`, `\bnot a valid model\b`, `\bmodel (?:id|identifier|name)?\s*(?:is )?(?:invalid|unknown)`, `\bmodel[^.]{0,60} is not supported\.?$`,
+		`access to (?:the |this )?model`, `no endpoints found`, `on-demand throughput`)
+
+	// Something that the request names is not there, and it is not the model.
+	missingWord = sentence(`^` + resource + `(?:id)?(?:notfound|expired|doesnotexist)$`)
+	missing     = sentence("(?:(?:^|[\\s\"'`(])"+resource+`\b|\bcachedContents/)[^\n]{0,120}(?:not found|(?:not|n't) exist|not be found|expired|been deleted)`,
+		`\bno `+resource+` (?:was |were )?found`, `\bno such `+resource+`\b`, `\bnot found: `+resource+`\b`, `\bcannot find `+resource+`\b`, `permission to access the `+resource+`\b`)
+	ofTheModel = sentence(`\b(?:models?|deployments?|engines?)\b`)
+	required   = sentence(`\b(?:required|must provide|missing)\b`)
+)
+
+const resource = `(?:files?|previous[_ ]?responses?|responses?|conversations?|threads?|assistants?|runs?|vector[_ ]?stores?|batch(?:es)?|items?|messages?|` +
+	`containers?|cached[_ ]?contents?|documents?|images?|videos?|uploads?|jobs?|prompts?|sessions?|guardrails?|skills?|interactions?)`
+
+// The words that mean the same from whoever says them.
+const (
+	exhaustedWords = `insufficientquota creditbalanceexhausted organizationspendlimitexceeded projectspendlimitexceeded organizationusagelimitexceeded
+		enforcedspendlimitreached billinghardlimitreached billingnotactive billingerror insufficientbalance* insufficientcredit* insufficientfunds* notenoughcredits
+		outofcredits nocredits creditsexhausted creditlimitexceeded exceededbudget budgetexceeded* exceededcurrentquotaerror usagelimitreached usagelimitexceeded
+		monthlylimitexceeded weeklylimitexceeded paymentrequired accountoverdue* arrearage* overdue quotaexhausted insufficientaccountbalance balancenotenough`
+	ownWords = `contextlength* contextwindow* contextsize* exceedcontext* prompttoolong prompttoolarge inputtoolong inputtoolarge requesttoolarge requesttoolong
+		stringabovemaxlength *contentfilter* *contentpolicy* *contentmoderation* *contentblocked* *policyviolation *sensitivecontent* datainspectionfailed
+		moderation* prohibitedcontent promptblocked invalidprompt safety maxtokensexceeded tokenlimitexceeded`
+	lackingWords = `modelnotreadyexception overloadederror serverisoverloaded engineoverloaded* serveroverloaded* modeloverloaded* modelcapacityexhausted capacityexceeded
+		nocapacity insufficientcapacity modelloading resourcebusy serverbusy`
+	refusedWords = `invalidapikey* incorrectapikey* expiredapikey missingapikey disabledapikey revokedapikey wrongapikey invalidkey invalidtoken invalidaccesskey* invalidaccesstoken invalidauth*
+		invalidcredential* expiredtoken* expiredkey missingkey missingtoken apikey* apitoken* accesskey* accesstoken* credentialsmissing *authenticationerror *authenticationfailed
+		*authenticationfailure *authentication authenticationtoken* unauthorized* unauthenticated forbidden permissiondenied* permissionerror iampermission*
+		insufficientpermission* accessdenied* notauthorized* unrecognizedclientexception invalidsignatureexception incompletesignature* optinrequired
+		servicedisabled consumerinvalid consumersuspended missingscope missingscopes accountdeactivated accountdisabled accountsuspended accountblocked accountnotfound
+		organizationdeactivated organizationdisabled organizationsuspended organizationblocked organizationnotfound projectdeactivated projectdisabled projectsuspended
+		projectblocked projectnotfound userdeactivated userdisabled usersuspended userblocked usernotfound keydeactivated keydisabled keysuspended keyblocked keynotfound keyexpired
+		invalidorganization mismatchedorganization invalidproject mismatchedproject unsupportedcountryregionterritory ipnotauthorized
+		invalidmodel* unknownmodel* unsupportedmodel* unavailablemodel* invaliddeployment* unknowndeployment* invalidengine* unknownengine*
+		modelnotfound* modelnotavailable* modelnotsupported* modelnotactive* modelnotopen* modelnotexist* modelnotallowed* modeldoesnotexist modelunavailable modelunsupported
+		modeldecommissioned modeldeprecated modelretired modeltermsrequired modelpermission* modelaccess* deploymentnot* deploymentdoesnotexist deploymentunavailable
+		enginenot* invalidendpointormodel*`
+)
