@@ -31,8 +31,9 @@ type answer struct {
 // take reads what was kept of a document that is complete.
 func (a *answer) take(d *document, events bool) {
 	a.idle, a.stored = false, false
+	failed, over := a.failed, a.over
 	telling := a.failure || a.isError
-	figures := false
+	var figures, code, message, content bool
 	for _, v := range d.values {
 		raw := d.bytes[v.from:v.to]
 		switch v.fact.role {
@@ -42,25 +43,35 @@ func (a *answer) take(d *document, events bool) {
 			telling = telling || v.object || len(raw) > len(`""`)
 		case roleAlarm:
 			telling = telling || alarming(raw)
+		case roleWord:
+			code = code || v.fact.top && v.fact.n == 1 && alarming(raw)
+		case roleMessage:
+			message = message || v.fact.top && len(raw) > len(`""`)
 		case roleMilestone:
-			if a.milestone(milestoneNames[v.fact.n], raw) {
+			switch name := milestoneMembers[v.fact.n].name; {
+			case name == "content":
+				content = true
+			case name == "candidates":
+				if content = true; events {
+					a.recognize(geminiEvents)
+				}
+			case a.milestone(name, raw):
 				telling = true
-			}
-			if events && milestoneNames[v.fact.n] == "candidates" {
-				a.recognize(geminiEvents)
 			}
 		case roleEncoded:
 			a.encoded(raw)
 		}
 	}
 	if a.stored {
+		a.failed, a.over = failed, over
 		return
 	}
+	bare := code && message && !figures && !content
 	if figures {
 		a.figures(d)
 	}
-	if telling {
-		if e := readError(d, a.isError || a.failure); e != nil {
+	if telling || bare {
+		if e := readError(d, a.isError || a.failure, bare); e != nil {
 			e.found = e.found || a.isError
 			e.say(0, a.exception)
 			if e.found || a.err == nil || !a.err.found {

@@ -36,8 +36,14 @@ const (
 // quota is one of Google's that a call broke.
 type quota struct{ id, what, amount string }
 
-// parseAPIError reads a failure's body: what has no other shape is a message.
 func parseAPIError(body []byte) *apiError {
+	e, _ := parseFailure(body)
+	return e
+}
+
+// parseFailure reads a failure's body: what has no other shape is a message. Some failures
+// used something.
+func parseFailure(body []byte) (*apiError, llmqueue.Usage) {
 	s := scanner{answer: answer{failure: true}}
 	s.write(body)
 	e := s.err
@@ -45,18 +51,21 @@ func parseAPIError(body []byte) *apiError {
 		e = &apiError{message: string(body[:min(len(body), maxText)])}
 	}
 	e.found = e.found || s.failed
-	return e
+	return e, s.usage()
 }
 
 // readError gives the error that a document is, or nil. Of one that is an error in any case it
-// gives what the document has.
-func readError(d *document, inAnyCase bool) *apiError {
+// gives what the document has. bare tells that the document has a code and a message alone.
+func readError(d *document, inAnyCase, bare bool) *apiError {
 	e := &apiError{}
 	var topMessage string
 	var topWait, topParam value
 	for _, v := range d.values {
 		if v.fact.role == roleError && (v.object || v.to-v.from > len(`""`)) {
 			e.found = true
+			if v.fact.n > 0 {
+				e.say(0, exceptions[v.fact.n-1])
+			}
 		}
 		if v.object {
 			continue
@@ -71,7 +80,7 @@ func readError(d *document, inAnyCase bool) *apiError {
 				e.say(topRank, said)
 			}
 		case roleMilestone:
-			if m := milestones[milestoneNames[v.fact.n]+" "+strings.ToLower(said)]; m.error {
+			if m := milestones[milestoneMembers[v.fact.n].name+" "+strings.ToLower(said)]; m.error {
 				e.found = true
 			}
 		case roleWord:
@@ -115,6 +124,7 @@ func readError(d *document, inAnyCase bool) *apiError {
 			e.quota(v.fact.role, said)
 		}
 	}
+	e.found = e.found || bare
 	if !e.found && !inAnyCase {
 		return nil
 	}

@@ -1,6 +1,7 @@
 package llmhttp
 
 import (
+	"cmp"
 	"net/http"
 	"slices"
 	"strings"
@@ -22,12 +23,13 @@ import (
 //	RateLimit-Remaining: 50
 //	RateLimit-Reset: 30
 func draftLimits(h http.Header, now time.Time) []llmqueue.ObservedLimit {
-	if h.Get("Ratelimit-Policy") == "" {
+	policies := append(h.Values("Ratelimit-Policy"), h.Values("X-Ratelimit-Policy")...)
+	if len(policies) == 0 {
 		return nil
 	}
 	states := items(h.Values("Ratelimit"))
 	var limits []llmqueue.ObservedLimit
-	for _, p := range items(h.Values("Ratelimit-Policy")) {
+	for _, p := range items(policies) {
 		l, ok := p.limit()
 		if !ok {
 			continue
@@ -49,7 +51,10 @@ func draftLimits(h http.Header, now time.Time) []llmqueue.ObservedLimit {
 
 // olderState is what is left of a limit of that amount, and until when, in the older versions.
 func olderState(h http.Header, states []item, amount int64) (remaining, reset string) {
-	state := map[string]string{"limit": h.Get("Ratelimit-Limit"), "remaining": h.Get("Ratelimit-Remaining"), "reset": h.Get("Ratelimit-Reset")}
+	state := map[string]string{}
+	for _, name := range []string{"limit", "remaining", "reset"} {
+		state[name] = cmp.Or(h.Get("Ratelimit-"+name), h.Get("X-Ratelimit-"+name))
+	}
 	for _, s := range states {
 		if k, v, ok := strings.Cut(s.names[0], "="); ok {
 			state[strings.TrimSpace(k)] = strings.TrimSpace(v)

@@ -44,7 +44,7 @@ func (e *apiError) observation(status int, from origin, now time.Time) llmqueue.
 	amazon, _, _ := strings.Cut(h.Get("X-Amzn-Errortype"), ":")
 	e.say(ranks-1, amazon)
 	o := llmqueue.Observation{Code: e.code(), Limits: e.limits(h, now)}
-	f := facts{e: e, status: status, inBody: inBody, header: h, sentence: e.sentence()}
+	f := facts{e: e, status: status, inBody: inBody, header: h, limits: o.Limits, now: now, sentence: e.sentence()}
 	f.sentence = f.sentence[:min(len(f.sentence), 2*maxText)]
 	f.of = recognize(from, &f)
 	o.Outcome = f.outcome()
@@ -93,8 +93,11 @@ func (e *apiError) inferStatus() int {
 		return e.status
 	}
 	for w := range e.words {
-		if s := statuses[plainWord(w)]; s != 0 {
-			return s
+		plain := plainWord(w)
+		for _, s := range statuses {
+			if likeAny(plain, s.words) {
+				return s.status
+			}
 		}
 	}
 	return http.StatusInternalServerError // it is an error, and the request was good enough to begin with
@@ -107,6 +110,8 @@ type facts struct {
 	status   int
 	inBody   bool // the error came in an answer that began well
 	header   http.Header
+	limits   []llmqueue.ObservedLimit
+	now      time.Time
 	sentence string
 	plain    []string // the words, each as plainWord has it
 }
@@ -145,10 +150,13 @@ func (f *facts) hinted() bool {
 	return f.header.Get("Retry-After") != "" || f.header.Get("Retry-After-Ms") != ""
 }
 
+// closedRequest is the status by which nginx and others say that the call was given up.
+const closedRequest = 499
+
 // passing reports whether a failure with that status may pass: what SDKs retry.
 func passing(status int) bool {
 	switch status {
-	case http.StatusRequestTimeout, http.StatusConflict, http.StatusTooEarly, http.StatusTooManyRequests:
+	case http.StatusRequestTimeout, http.StatusConflict, http.StatusTooEarly, http.StatusTooManyRequests, closedRequest:
 		return true
 	}
 	return status >= 500

@@ -35,6 +35,8 @@ var headerWords = map[string]headerWord{
 	"month": {period: month}, "monthly": {period: month},
 	"dynamic": {period: time.Second}, // Together: what it allows at present
 
+	"modelscope": {period: 24 * time.Hour}, "model": {}, "5": {times: 5},
+
 	"x": {}, "anthropic": {period: time.Minute}, "ratelimit": {}, "per": {}, "project": {}, "count": {},
 	"tokenlimit": {counts: countsTokens, period: time.Second}, // Together
 
@@ -49,6 +51,7 @@ type headerWord struct {
 	says   headerSays
 	counts headerCounts
 	period time.Duration
+	times  time.Duration // so many of the period that follows
 }
 
 type headerSays uint8
@@ -139,6 +142,7 @@ func (fs *families) read(h http.Header) {
 // readName takes the name of a header apart.
 func readName(name string) (says headerSays, f family, ok bool) {
 	var counts headerCounts
+	var times time.Duration
 	f.of = name[0]
 	for rest, rate := name, false; rest != ""; {
 		word, after, _ := strings.Cut(rest, "-")
@@ -161,13 +165,13 @@ func readName(name string) (says headerSays, f family, ok bool) {
 				continue
 			}
 		}
-		if word == "Project" {
-			f.of = word[0]
+		if word == "Project" || word == "Model" {
+			f.of = word[1] // as no name begins
 		}
 		says = max(says, w.says)
 		counts |= w.counts
-		if w.period > 0 {
-			f.period = w.period
+		if times = cmp.Or(w.times, times); w.period > 0 {
+			f.period = w.period * max(times, 1)
 		}
 	}
 	if f.kind, ok = counts.kind(); f.kind == "" && f.period > 0 {

@@ -121,7 +121,7 @@ var errorMembers = []struct {
 	{"details[].msg details[].localizedmessage.message metadata.provider_error", fact{role: roleMessage}, false},
 	{"param field", fact{role: roleParam}, true},
 	{"metadata.flagged_input metadata.reasons[]", fact{role: roleFlag}, false},
-	{"retry_after retryafter retry_after_seconds retryafterseconds retry_in wait_seconds cooldown_seconds resets_in_seconds reset_in_seconds reset_seconds details[].retrydelay retrydelay metadata.retry_after metadata.retry_after_seconds details.retry_after", fact{role: roleWait, n: waitSeconds}, true},
+	{"retry_after retryafter retry_after_seconds retryaftersec ratelimitnext retryafterseconds retry_in wait_seconds cooldown_seconds resets_in_seconds reset_in_seconds reset_seconds details[].retrydelay retrydelay metadata.retry_after metadata.retry_after_seconds details.retry_after", fact{role: roleWait, n: waitSeconds}, true},
 	{"retry_after_ms retryafterms metadata.retry_after_ms", fact{role: roleWait, n: waitMillis}, true},
 	{"resets_at reset_at resetat resetsat reset_time resettime reset metadata.resets_at metadata.reset_at details.resets_at details.reset_at quota_reset_time quotaresettimestamp details[].metadata.quotaresettimestamp", fact{role: roleWait, n: waitUntil}, true},
 	{"details[].metadata.quotaresetdelay", fact{role: roleWait, n: waitSeconds}, false},
@@ -132,6 +132,11 @@ var errorMembers = []struct {
 	{"details[].violations[].quotametric details[].metadata.quota_metric", fact{role: roleQuotaWhat}, false},
 	{"details[].violations[].quotavalue details[].metadata.quota_limit_value", fact{role: roleQuotaValue}, false},
 }
+
+// exceptions are members that name an error and have what it says: Bedrock's, of a stream that a
+// gateway hands on as events.
+var exceptions = strings.Fields(`throttlingexception modelstreamerrorexception internalserverexception serviceunavailableexception
+	validationexception modeltimeoutexception modelnotreadyexception accessdeniedexception`)
 
 // alarms say of the document itself that it is an error, unless they are 0, true, ok or empty.
 // A number is its word as well.
@@ -148,6 +153,7 @@ func plant() (*node, []string) {
 				top := m.is
 				top.top = true
 				n.is(path, top)
+				n.is("detail."+path, top)
 			}
 		}
 	}
@@ -157,14 +163,18 @@ func plant() (*node, []string) {
 	for _, path := range strings.Fields("__type detail[].type response.code") {
 		n.is(path, fact{role: roleWord, n: 3, top: true})
 	}
-	for _, path := range strings.Fields("detail.message detail.error_message detail[].msg base_resp.status_msg header.message") {
+	for i, name := range exceptions {
+		n.is(name, fact{role: roleError, n: uint8(i + 1)})
+		n.is(name+".message", fact{role: roleMessage})
+	}
+	for _, path := range strings.Fields("detail[].msg base_resp.status_msg header.message") {
 		n.is(path, fact{role: roleMessage, top: true})
 	}
 	for i, path := range alarms {
 		n.is(path, fact{role: roleAlarm, n: uint8(i)})
 	}
 	for i, m := range milestoneMembers {
-		for _, path := range strings.Fields(m) {
+		for _, path := range strings.Fields(m.paths) {
 			n.is(path, fact{role: roleMilestone, n: uint8(i)})
 		}
 	}

@@ -3,9 +3,11 @@ package llmhttp
 import (
 	"net/http"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/llmqueue/llmqueue"
 )
@@ -46,11 +48,13 @@ func (f *facts) isStatus(statuses string) bool {
 
 // says reports whether one of the failure's words is one of those.
 func (f *facts) says(words string) bool {
-	for _, word := range f.plain {
-		for w := range strings.FieldsSeq(words) {
-			if like(word, w) {
-				return true
-			}
+	return slices.ContainsFunc(f.plain, func(word string) bool { return likeAny(word, words) })
+}
+
+func likeAny(word, patterns string) bool {
+	for p := range strings.FieldsSeq(patterns) {
+		if like(word, p) {
+			return true
 		}
 	}
 	return false
@@ -67,6 +71,10 @@ func like(word, pattern string) bool {
 		return strings.HasPrefix(word, head)
 	case ends:
 		return strings.HasSuffix(word, tail)
+	}
+	// One in the middle.
+	if before, after, ok := strings.Cut(pattern, "*"); ok {
+		return strings.HasPrefix(word, before) && strings.HasSuffix(word, after)
 	}
 	return word == pattern
 }
@@ -95,27 +103,21 @@ func (p *pattern) matchesAny(words []string) bool {
 
 // statuses gives the plain words of an error that comes in the body of an answer that began
 // well the status that it would have had otherwise.
-var statuses = func() map[string]int {
-	m := map[string]int{}
-	for status, words := range map[int]string{
-		400: `invalidrequesterror invalidrequest invalidargument failedprecondition validationexception badrequesterror badrequest invalidprompt invalidparameter
-			invalidparametererror missingparameter unprocessableentityerror invalidimageerror`,
-		401: "authenticationerror invalidapikey unauthenticated invalidauthentication invalidauthenticationerror unauthorized",
-		402: "billingerror paymentrequired",
-		403: "permissionerror permissiondeniederror permissiondenied accessdeniedexception accessdenied forbidden",
-		404: "notfounderror notfound modelnotfound resourcenotfoundexception",
-		413: "requesttoolarge",
-		429: `ratelimitexceeded ratelimiterror ratelimited ratelimitreached ratelimitreachederror ratelimit resourceexhausted throttlingexception throttling* slowdown
-			toomanyrequests toomanyrequestserror dynamicrequestlimited dynamictokenlimited requestlimitexceeded limitrequests limitburst`,
-		503: "serverisoverloaded unavailable unavailableerror serviceunavailable serviceunavailableexception serviceunavailableerror serviceunavailablepleasetryagain",
-		529: "overloadederror",
-	} {
-		for w := range strings.FieldsSeq(words) {
-			m[w] = status
-		}
-	}
-	return m
-}()
+var statuses = []struct {
+	status int
+	words  string
+}{
+	{401, "authenticationerror invalidapikey unauthenticated invalidauthentication* unauthorized* authfailure*"},
+	{403, "permission*error permissiondenied* accessdenied* forbidden unauthorizedoperation*"},
+	{404, "notfound* *notfound *notfounderror modelnotfound resourcenotfoundexception"},
+	{402, "billingerror paymentrequired"},
+	{413, "requesttoolarge"},
+	{429, `ratelimit* *ratelimitexceeded *ratelimitreached resourceexhausted throttling* *throttlingexception slowdown toomanyrequests* dynamicrequestlimited dynamictokenlimited
+		*limitexceeded* limitrequests limitburst* requestbursttoofast`},
+	{503, "serverisoverloaded unavailable* serviceunavailable*"},
+	{529, "overloadederror"},
+	{400, "invalidrequest* invalidargument failedprecondition validationexception badrequest* invalidprompt invalidparameter* missingparameter unprocessableentity* invalidimageerror"},
+}
 
 // commonRules are for everyone, in this order: what only one provider says; faults of the one
 // request; billing; capacity.
@@ -126,15 +128,23 @@ var commonRules = append(distinctRules(), []rule{
 	{says: sentence(`can only afford \d`, `fewer max_tokens`, `long context requests?\b.{0,40}extra usage|extra usage is required for long context`), means: fatal},
 	{words: "insufficientquota creditlimit quotaexceeded quota* insufficientbalance", says: throttled, unless: sentence(`balance|recharge|per (?:day|week|month)|daily|weekly|monthly`), means: limited},
 	{says: sentence(`free-models-per-(?:min|day)`), means: limited},
+	{says: sentence(`enqueued token limit`), means: limited},
 	{words: exhaustedWords, means: exhausted},
 	{test: func(f *facts) bool { return f.e.flagged }, means: fatal},
 	{words: ownWords, means: fatal},
 	{says: spent, unless: throttled, means: exhausted},
+	{says: windowSpent, unless: throttled, test: passesSoon, means: limited},
+	{says: windowSpent, unless: throttled, means: exhausted},
 	{says: tooLong, unless: tokenRate, means: fatal},
 	{status: "4xx", says: notAllowed, unless: refusedKey, test: not429, means: fatal},
 	{words: "slowdown dynamicrequestlimited dynamictokenlimited *slowdown", status: "429", means: slow},
+	{says: tooFast, status: "429", means: slow},
 	{words: lackingWords, means: overloaded},
 	{status: "429 498 5xx", says: lacking, unless: sentence(`rate.?limit`), means: overloaded},
+	{says: cold, means: overloaded},
+	{status: "429", test: monthUsedUp, means: exhausted},
+	{status: "400 403", words: "*quotaexceeded*", means: exhausted},
+	{status: "429", says: sentence(`\b(?:limit|quota) of 0\b`), means: elsewhere},
 	{words: "modelerrorexception modelstreamerrorexception modeltimeoutexception internalserverexception internalservererror", means: retryable, status: "408 424 5xx"},
 }...)
 
@@ -147,6 +157,19 @@ const (
 	elsewhere  = llmqueue.OutcomeElsewhere
 	fatal      = llmqueue.OutcomeFatal
 )
+
+// passesSoon reports whether a failure says itself that it passes soon, or the headers do when.
+func passesSoon(f *facts) bool {
+	d := f.bodyDelay(f.now)
+	return f.hinted() || d > 0 && d < 10*time.Minute
+}
+
+// monthUsedUp reports whether a limit of a month is used up, of which nobody knows when it began.
+func monthUsedUp(f *facts) bool {
+	return slices.ContainsFunc(f.limits, func(l llmqueue.ObservedLimit) bool {
+		return l.Period >= month && l.Remaining == 0 && l.Reset == 0
+	})
+}
 
 func not429(f *facts) bool { return f.status != http.StatusTooManyRequests }
 
@@ -168,40 +191,49 @@ var (
 	throttled = sentence(`\bper (?:min|sec|hour)`, `/ ?(?:min|sec)`, `rate.?limit`, `\bthrottl`, `too (?:many requests|fast|frequent)`, `\bconcurren`, `\b[rt]p[ms]\b`, `\bqps\b`, `频率|并发|限流`)
 	tokenRate = sentence(`\b(?:tokens?|requests?)[^.]{0,20}\bper (?:min|sec|hour|day)|this minute`, `\b[rt]p[md]\b`, `rate.?limit`)
 
-	// Credit, a balance, a budget or a plan's share is used up, in words.
+	tooFast = sentence(`\b(?:increas\w+|grow\w*) too (?:quickly|fast)`, `rate growth`, `request burst`, `slow(?:ing)? down (?:traffic|your request)`)
+
+	// Credit, a balance or a budget is used up.
 	spent = sentence(
 		`insufficient (?:\w+ ){0,2}(?:balance|credits?|funds?|quota)\b`, `\b(?:not enough|no|out of|ran out of|run out of|zero) (?:\w+ ){0,2}(?:credits?|balance|funds)\b(?: left| remaining)?`,
 		`\b(?:credits?|balance|funds?)\b[^.]{0,40}\b(?:too low|exhausted|depleted|used up|insufficient|not enough|negative|overdue|exceeded|expired|ran out|run out|required)`,
-		`\b(?:exhausted|depleted|used up|used all|exceeded|reached)\b[^.]{0,60}\b(?:credits?|balance|budget|spend(?:ing)? (?:limit|cap)|(?:monthly|weekly|daily|usage|session|plan|hour) (?:\w+ ){0,2}(?:limit|cap|quota|allowance)s?)\b`,
+		`\b(?:exhausted|depleted|used up|used all|exceeded|reached)\b[^.]{0,60}\b(?:credits?|balance|budget|spend(?:ing)? (?:limit|cap))\b`, `\bkey limit exceeded`,
 		`\b(?:spend(?:ing)?|budget|billing|cost)\b[^.]{0,30}\b(?:limit|cap|budget|hard limit)\b[^.]{0,40}\b(?:reached|exceeded|exhausted|hit)`,
-		`\b(?:usage|session|plan|weekly|monthly|daily|\d+[- ]?hour) (?:usage )?(?:limit|cap|quota|allowance)s? (?:has been |have been |is |was )?(?:reached|exceeded|exhausted|hit|used up)`,
-		`\b(?:hit|over) (?:your|the|its) (?:\w+ ){0,2}(?:usage|session|weekly|monthly|spend\w*|plan) (?:limit|cap|budget)`,
 		`\bbudget (?:has been |is |was )?exceeded|exceeded (?:\w+ ){0,3}budget|over budget`,
 		`\baccount\b[^.]{0,60}\b(?:overdue|in arrears|arrearage|good standing|past due)`, `overdue (?:balance|payment|invoice|bill)`, `\bpayment (?:is )?required|outstanding (?:balance|invoice)`,
 		`please (?:recharge|top.?up|purchase (?:more )?credits|add (?:more )?(?:credits?|funds))`, `monthly included credits`, `out of extra usage`,
+		`\b(?:free|trial) (?:trial|tier|plan|credits?|period)[^.]{0,40}\b(?:expired|ended|used up|exhausted)`, `bill is overdue`, `余额不足|欠费|余额已|请充值|账户余额`)
+
+	// What a plan gives for a time is used up.
+	windowSpent = sentence(
+		`\b(?:exhausted|depleted|used up|used all|exceeded|reached|hit|over)\b[^.]{0,60}\b(?:monthly|weekly|daily|usage|session|plan|hours?) (?:\w+ ){0,2}(?:limit|cap|quota|allowance)s?\b`,
+		`\b(?:usage|session|plan|weekly|monthly|daily|\d+[- ]?hour) (?:\w+ ){0,2}(?:limit|cap|quota|allowance)s? (?:\w+ ){0,4}(?:reached|exceeded|exhausted|hit|used up)`,
 		`quota (?:has been |is )?(?:exhausted|used up)|exhausted your (?:capacity|quota)|free (?:tier |trial |allocated )?quota[^.]{0,40}(?:exhausted|exceeded|used up|expired)`,
-		`\b(?:free|trial) (?:trial|tier|plan|credits?|period)[^.]{0,40}\b(?:expired|ended|used up|exhausted)`,
-		`余额不足|欠费|余额已|请充值|额度已用|额度不足|配额不足|账户余额|用尽|已用完|已耗尽`)
+		`used up (?:your|the|its) (?:\w+ ){0,3}(?:allocation|allowance|quota|tokens|requests)`, `\b(?:are|is|been|was|were) used up\b`,
+		`额度已用|额度不足|配额不足|用量上限|次数已达上限|用尽|已用完|已耗尽`)
 
 	// The request is too long.
 	tooLong = sentence(`exceed\w*\b[^.]{0,80}\bcontext[- ]?(?:length|window|size|limit)`, `\bcontext[_ -]?(?:length|window|size|limit)\b[^.]{0,60}\bexceed`,
 		`max(?:imum)? (?:allowed )?(?:context|sequence|input|prompt|model)[- ]?(?:length|len|tokens?|size)`, `\b(?:prompt|input|request|message)s? (?:is|are|was) too (?:long|large|big)`,
 		`\b(?:prompt|input|request|message)s?\b[^.]{0,60}\b(?:exceeds?|longer than|more than|larger than|above)\b[^.]{0,60}\b(?:max\w*|allowed|limit of|model'?s?|context|tokens)\b`,
 		`\b(?:input )?tokens?(?: count)?\b[^.]{0,60}\bexceeds?\b[^.]{0,40}\b(?:max\w*|context|allowed|limit)`, `\brequest too large\b`, `too many (?:input |prompt )?tokens in (?:the |your )?(?:prompt|request|input|message)`,
+		`must be (?:less|smaller|shorter|fewer|at most|below)[^.]{0,40}\bcontext`, `\bcontext the overflows`, `first \d+ tokens when context`,
 		`reduce (?:the length of|your (?:prompt|message|input))`, `\b(?:prompt|input)[- ]?(?:tokens?|length) (?:should be|must be|limit|exceed)`, `range of input length`,
 		`(?:上下文|输入|提示词|prompt)[^。]{0,20}(?:过长|超过|超出|太长)|超过[^。]{0,12}(?:最大长度|上下文|最大输入)`)
 
 	notAllowed = sentence(`\b(?:input|prompt|content|request|message|image|text|output|response)\b[^.]{0,60}\b(?:flagged|moderat\w+|inappropriate|prohibited|unsafe|sensitive|high risk)`,
 		`\b(?:flagged|blocked|rejected|filtered)\b[^.]{0,60}\b(?:moderation|safety|content|guardrail)`, `\bblocked (?:input|output|prompt|content)`,
-		`content (?:policy|management policy|filter\w*|moderation)|moderation (?:policy|failed|blocked)|safety (?:system|filter\w*|policy|settings|guidelines)|prohibited content`, `敏感|不安全|违规`)
+		`content (?:policy|management policy|filter\w*|moderation)|moderation (?:policy|failed|blocked)|safety (?:system|filter\w*|policy|settings|guidelines)|prohibited content`, `contains? (?:\w+ ){0,2}sensitive`, `敏感|不安全|违规`)
 
 	// Want of room.
 	lacking = sentence(`\boverload\w*`, `\b(?:no|lacks?|insufficient|out of|not enough|at|over|limited|exceeds?) (?:\w+ ){0,2}capacity|capacity (?:\w+ ){0,3}(?:exceeded|exhausted|unavailable|reached)`,
 		`\b(?:server|engine|model|service)s? (?:is |are )?(?:currently |too |temporarily )?(?:too )?busy|\bbusy\b[^.]{0,20}try`, `model (?:\S+ )?(?:is )?(?:currently |still )?loading|loading model`, `high (?:demand|load|traffic)|heavy (?:load|traffic)`,
 		`no available channel|no (?:healthy|available) (?:upstream|workers?|instances?|replicas?|accounts?)`, `(?:maximum pending|queue is full|queue full|too many pending)`, `服务器?繁忙|负载过高|访问量过大|过载`)
 
+	cold = sentence(`\bmodel (?:\S+ )?is cold\b`, `not ready for inference`, `(?:warming|spinning|starting) up`, `currently loading`)
+
 	// The key, the account or the model is refused.
-	refusedKey = sentence(`\bapi[ _-]?(?:key|token)\b[^.]{0,60}\b(?:not valid|invalid|expired|incorrect|revoked|leaked|missing|disabled|suspended|blocked|not found|unauthorized)\b`,
+	refusedKey = sentence(`\bno (?:api )?permission\b`, `billing (?:is|account is|has been) (?:disabled|not enabled)`, `\bno valid (?:\w+ ){0,3}(?:credentials|api[ _-]?key)`, `\bapi[ _-]?(?:key|token)\b[^.]{0,60}\b(?:not valid|invalid|expired|incorrect|revoked|leaked|missing|disabled|suspended|blocked|not found|unauthorized)\b`,
 		`\b(?:invalid|incorrect|expired|missing|malformed|revoked|no|unknown)(?: or \w+)? (?:provided )?(?:api[ _-]?key|api token|access token|bearer token|auth\w* (?:token|header)|credentials)\b`,
 		`security token included in the request is`,
 		`\b(?:account|organization|project|workspace|team)\b[^.]{0,60}\b(?:disabled|deactivated|suspended|banned|blocked|flagged|not active|inactive|archived|locked)\b`,
@@ -226,13 +258,14 @@ const (
 	exhaustedWords = `insufficientquota creditbalanceexhausted organizationspendlimitexceeded projectspendlimitexceeded organizationusagelimitexceeded
 		enforcedspendlimitreached billinghardlimitreached billingnotactive billingerror insufficientbalance* insufficientcredit* insufficientfunds* notenoughcredits
 		outofcredits nocredits creditsexhausted creditlimitexceeded exceededbudget budgetexceeded* exceededcurrentquotaerror usagelimitreached usagelimitexceeded
-		monthlylimitexceeded weeklylimitexceeded paymentrequired accountoverdue* arrearage* overdue quotaexhausted insufficientaccountbalance balancenotenough`
+		monthlylimitexceeded weeklylimitexceeded paymentrequired *billoverdue *serviceoverdue *arrears *resourcepackexhausted *tpdexceeded *rpdexceeded quota*daily* notenoughbalance accountoverdue* arrearage* overdue quotaexhausted insufficientaccountbalance balancenotenough`
 	ownWords = `contextlength* contextwindow* contextsize* exceedcontext* prompttoolong prompttoolarge inputtoolong inputtoolarge requesttoolarge requesttoolong
 		stringabovemaxlength *contentfilter* *contentpolicy* *contentmoderation* *contentblocked* *policyviolation *sensitivecontent* datainspectionfailed
-		moderation* prohibitedcontent promptblocked invalidprompt safety maxtokensexceeded tokenlimitexceeded`
-	lackingWords = `modelnotreadyexception overloadederror serverisoverloaded engineoverloaded* serveroverloaded* modeloverloaded* modelcapacityexhausted capacityexceeded
+		moderation* prohibitedcontent promptblocked invalidprompt safety maxtokensexceeded outofcontexterror tokenstoolong characterstoolong moderationblocked unsaferequest *riskdetection*`
+	lackingWords = `modelnotreadyexception overloadederror serverisoverloaded engineoverloaded* serveroverloaded* modeloverloaded* modelcapacityexhausted capacityexceeded servicetiercapacityexceeded queueexceeded modelservingerror
 		nocapacity insufficientcapacity modelloading resourcebusy serverbusy`
-	refusedWords = `invalidapikey* incorrectapikey* expiredapikey missingapikey disabledapikey revokedapikey wrongapikey invalidkey invalidtoken invalidaccesskey* invalidaccesstoken invalidauth*
+	refusedWords = `usagenotincluded *notactivated *notpurchased servicenotopen invalidaccountstatus *servicestop invalidparametervaluemodel providernotinitialize keymodelaccessdenied
+		authfailure* invalidendpoint* invalidapikey* incorrectapikey* expiredapikey missingapikey disabledapikey revokedapikey wrongapikey invalidkey invalidtoken invalidaccesskey* invalidaccesstoken invalidauth*
 		invalidcredential* expiredtoken* expiredkey missingkey missingtoken apikey* apitoken* accesskey* accesstoken* credentialsmissing *authenticationerror *authenticationfailed
 		*authenticationfailure *authentication authenticationtoken* unauthorized* unauthenticated forbidden permissiondenied* permissionerror iampermission*
 		insufficientpermission* accessdenied* notauthorized* unrecognizedclientexception invalidsignatureexception incompletesignature* optinrequired

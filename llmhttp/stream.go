@@ -23,11 +23,19 @@ const (
 	converseFrames // Bedrock
 )
 
-// milestoneMembers are the members that say how far a stream has come, by what they say.
-var milestoneMembers, milestoneNames = []string{
-	"type", "object", "done", "choices[].finish_reason candidates[].finishreason delta.finish_reason finish_reason",
-	"delta.stop_reason stop_reason", "candidates", "promptfeedback", "response.status status",
-}, []string{"type", "object", "done", "finish", "stop", "candidates", "feedback", "status"}
+// milestoneMembers are the members that say how far an answer has come.
+var milestoneMembers = []struct{ name, paths string }{
+	{"type", "type"},
+	{"object", "object"},
+	{"done", "done"},
+	{"finish", "choices[].finish_reason candidates[].finishreason delta.finish_reason finish_reason"},
+	{"stop", "delta.stop_reason stop_reason"},
+	{"candidates", "candidates"},
+	{"feedback", "promptfeedback"},
+	{"status", "response.status status"},
+	{"stored", "custom_id"},
+	{"content", "choices output outputs data result results content delta embeddings response text"},
+}
 
 // milestone is one point of a stream.
 type milestone struct {
@@ -99,6 +107,9 @@ func (a *answer) milestone(member string, raw []byte) bool {
 		return false
 	case "stop": // Anthropic's message_stop says nothing new
 		a.over = a.over || len(said) > 0
+		return false
+	case "stored": // a batch's results
+		a.stored = true
 		return false
 	case "feedback": // Gemini may have blocked the prompt
 		a.over = true

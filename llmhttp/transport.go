@@ -145,8 +145,9 @@ func (t *Transport) failed(ctx context.Context, sent time.Time, asked *url.URL, 
 	if !plain(res.Header) {
 		start = nil
 	}
-	e := parseAPIError(start[:min(len(start), maxErrorBody)])
+	e, usage := parseFailure(start[:min(len(start), maxErrorBody)])
 	o := e.observation(res.StatusCode, origin{asked.Hostname(), res.Header}, time.Now())
+	o.Usage = usage
 	o.SentAt = sent
 	t.tell(ctx, o)
 	switch o.Outcome {
