@@ -2,6 +2,7 @@ package llmhttp
 
 import (
 	"net/http"
+	"path"
 	"regexp"
 	"slices"
 	"strconv"
@@ -15,7 +16,7 @@ import (
 // rule says what a failure means that fits it. Everything that a rule has must fit.
 type rule struct {
 	status string   // statuses such as "429 403" or "4xx"; empty: any
-	words  string   // one of the failure's plain words is one of these, which may begin or end in a star
+	words  string   // one of the failure's plain words is one of these, in which a star stands for anything
 	says   *pattern // what its sentence says
 	unless *pattern // what its sentence does not say
 	test   func(*facts) bool
@@ -51,32 +52,14 @@ func (f *facts) says(words string) bool {
 	return slices.ContainsFunc(f.plain, func(word string) bool { return likeAny(word, words) })
 }
 
+// likeAny reports whether a word is one of those, in which a star stands for anything.
 func likeAny(word, patterns string) bool {
 	for p := range strings.FieldsSeq(patterns) {
-		if like(word, p) {
+		if ok, _ := path.Match(p, word); ok {
 			return true
 		}
 	}
 	return false
-}
-
-// like compares a word with one that may begin or end in a star.
-func like(word, pattern string) bool {
-	head, begins := strings.CutSuffix(pattern, "*")
-	tail, ends := strings.CutPrefix(head, "*")
-	switch {
-	case begins && ends:
-		return strings.Contains(word, tail)
-	case begins:
-		return strings.HasPrefix(word, head)
-	case ends:
-		return strings.HasSuffix(word, tail)
-	}
-	// One in the middle.
-	if before, after, ok := strings.Cut(pattern, "*"); ok {
-		return strings.HasPrefix(word, before) && strings.HasSuffix(word, after)
-	}
-	return word == pattern
 }
 
 // pattern is a regular expression that ignores case and is compiled when it is needed first.
@@ -143,6 +126,7 @@ var commonRules = append(distinctRules(), []rule{
 	{status: "429 498 5xx", says: lacking, unless: sentence(`rate.?limit`), means: overloaded},
 	{says: cold, means: overloaded},
 	{status: "429", test: monthUsedUp, means: exhausted},
+	{status: "429", words: "*notpurchased *notincluded *notactivated", means: elsewhere},
 	{status: "400 403", words: "*quotaexceeded*", means: exhausted},
 	{status: "429", says: sentence(`\b(?:limit|quota) of 0\b`), means: elsewhere},
 	{words: "modelerrorexception modelstreamerrorexception modeltimeoutexception internalserverexception internalservererror", means: retryable, status: "408 424 5xx"},
@@ -158,10 +142,10 @@ const (
 	fatal      = llmqueue.OutcomeFatal
 )
 
-// passesSoon reports whether a failure says itself that it passes soon, or the headers do when.
+// passesSoon reports whether a failure says that it passes within minutes.
 func passesSoon(f *facts) bool {
-	d := f.bodyDelay(f.now)
-	return f.hinted() || d > 0 && d < 10*time.Minute
+	d := f.delay(f.now)
+	return d > 0 && d < 10*time.Minute
 }
 
 // monthUsedUp reports whether a limit of a month is used up, of which nobody knows when it began.
