@@ -216,9 +216,10 @@ func (e *apiError) code() string {
 	return number
 }
 
-// sentence is the message, as far as it is meant to be read by a client.
+// sentence is the message in lower case, as far as it is meant to be read by a client. What
+// matters stands at its beginning.
 func (e *apiError) sentence() string {
-	m := e.message
+	m := strings.ToLower(e.message[:min(len(e.message), longestSentence)])
 	if strings.HasPrefix(strings.TrimSpace(m), "<") {
 		m = "" // a page for people
 	}
@@ -227,6 +228,8 @@ func (e *apiError) sentence() string {
 	}
 	return m
 }
+
+const longestSentence = 1 << 10
 
 // perDay reports whether a broken quota is one of a day.
 func (e *apiError) perDay() bool {

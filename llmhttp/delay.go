@@ -223,12 +223,12 @@ var (
 	askedTo = sentence(`\b(?:(?:try(?:ing)?|retry(?:ing)?|available|accessible)(?: again)?|(?:will )?(?:be )?(?:reset|renew|refresh|resume)(?:s|ed)?|wait(?: for)?|cool(?:ing)? ?down)(?: (?:at least|about|for|approximately))?(?: (?:in|after|for))?:?\s+((?:`+unit+`(?:\s*(?:,|and)?\s*))+)`,
 		`\b(?:retry|reset)[_ ]?(?:after|in|delay)["':= ]+((?:`+unit+`\s*)+)`, `((?:`+unit+`)+)\s*(?:后|之后)[^。]{0,6}(?:重试|再试|恢复|重置)`)
 	// A letter that follows a unit makes another word of it: 5 parsecs are no 5 p.
-	oneUnit = regexp.MustCompile(`(?i)(\d+(?:\.\d+)?)\s*([a-z]+|秒|分钟|小时|天)`)
+	oneUnit = regexp.MustCompile(`(\d+(?:\.\d+)?)\s*([a-z]+|秒|分钟|小时|天)`)
 	ofUnit  = map[string]time.Duration{"s": time.Second, "m": time.Minute, "h": time.Hour, "d": 24 * time.Hour, "秒": time.Second, "分钟": time.Minute, "小时": time.Hour, "天": 24 * time.Hour}
 
 	// dated finds a date that something is renewed at.
-	dated = sentence(`\b(?:reset|renew|refresh|regain|available|again|resume|retry|until|expires?)\w*\b[^.。]{0,40}?\b(?:at|on|after|until|:)?\s*(\d{4}-\d{2}-\d{2})[T ](?:at )?(\d{2}:\d{2}(?::\d{2})?)(?:\.\d+)?\s*(Z|UTC|GMT|[+-]\d{2}:?\d{2})?`,
-		`(\d{4}-\d{2}-\d{2})[T ](\d{2}:\d{2}(?::\d{2})?)\s*(Z|UTC|[+-]\d{2}:?\d{2})?\s*(?:后|之后|时)?[^。]{0,4}(?:重置|恢复|重试|刷新)`)
+	dated = sentence(`\b(?:reset|renew|refresh|regain|available|again|resume|retry|until|expires?)\w*\b[^.。]*?\b(?:at|on|after|until|:)?\s*(\d{4}-\d{2}-\d{2})[t ](?:at )?(\d{2}:\d{2}(?::\d{2})?)(?:\.\d+)?\s*(z|utc|gmt|[+-]\d{2}:?\d{2})?`,
+		`(\d{4}-\d{2}-\d{2})[t ](\d{2}:\d{2}(?::\d{2})?)\s*(z|utc|[+-]\d{2}:?\d{2})?\s*(?:后|之后|时)?[^。]{0,4}(?:重置|恢复|重试|刷新)`)
 )
 
 // textDate finds the wait until a date in a failure's sentence.
@@ -246,7 +246,7 @@ func (f *facts) textDate(now time.Time) time.Duration {
 	}
 	layout := "2006-01-02 15:04:05"[:len(m[1])+1+len(m[2])]
 	at, err := time.ParseInLocation(layout, m[1]+" "+m[2], zone)
-	if z := strings.ToUpper(m[3]); err == nil && z != "" {
+	if z := m[3]; err == nil && z != "" {
 		offset, _ := time.Parse("-0700", strings.ReplaceAll(z, ":", ""))
 		at, err = time.ParseInLocation(layout, m[1]+" "+m[2], offset.Location())
 	}
@@ -270,9 +270,9 @@ func textDelay(message string) time.Duration {
 		}
 		u, ok := ofUnit[part[2]]
 		if !ok {
-			u = ofUnit[strings.ToLower(part[2][:1])]
+			u = ofUnit[part[2][:1]]
 		}
-		if l := strings.ToLower(part[2]); strings.HasPrefix(l, "ms") || strings.HasPrefix(l, "milli") {
+		if strings.HasPrefix(part[2], "ms") || strings.HasPrefix(part[2], "milli") {
 			u = time.Millisecond
 		}
 		sum += n * u.Seconds()

@@ -45,7 +45,6 @@ func (e *apiError) observation(status int, from origin, now time.Time) llmqueue.
 	e.say(ranks-1, amazon)
 	o := llmqueue.Observation{Code: e.code(), Limits: e.limits(h, now)}
 	f := facts{e: e, status: status, inBody: inBody, header: h, limits: o.Limits, now: now, sentence: e.sentence()}
-	f.sentence = f.sentence[:min(len(f.sentence), 2*maxText)]
 	f.of = recognize(from, &f)
 	o.Outcome = f.outcome()
 	switch o.Outcome {

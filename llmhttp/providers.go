@@ -136,7 +136,7 @@ var providers = []provider{
 		shape: func(f *facts) bool { return dashScope.matches(f.sentence) },
 		rules: []rule{
 			{words: "allocationquotafreetieronly", means: exhausted},
-			{says: sentence(`free (?:tier|allocated|quota)[^.]{0,60}(?:exhausted|exceeded|used up|expired)`), means: exhausted},
+			{says: sentence(`free (?:tier|allocated|quota)[^.]*(?:exhausted|exceeded|used up|expired)`), means: exhausted},
 			{says: lacking, means: overloaded},
 			{says: sentence(`system capacity`), means: overloaded},
 			{says: tooFast, means: slow},
@@ -156,7 +156,7 @@ var providers = []provider{
 			{words: "accountoverdueerror setlimitexceeded accountquotaexceeded", means: exhausted},
 			{words: "requestbursttoofast", means: slow},
 			{words: "*tpdexceeded *rpdexceeded", means: exhausted},
-			{words: "ratelimitexceeded* modelaccountrpm* modelaccounttpm* modelaccountipm* accountratelimitexceeded inflightbatchsizeexceeded", status: "429", unless: spent, means: limited, test: notTooLong},
+			{words: "ratelimitexceeded*exceeded modelaccountrpm* modelaccounttpm* modelaccountipm* accountratelimitexceeded inflightbatchsizeexceeded", status: "429", unless: spent, means: limited, test: notTooLong},
 			{words: "serveroverloaded modelloadingerror", means: overloaded},
 		},
 	},
@@ -169,8 +169,8 @@ var providers = []provider{
 		name: "Cohere", source: "docs.cohere.com/reference/errors",
 		hosts: "cohere.com cohere.ai",
 		distinct: []rule{
-			{says: sentence(`trial key[^.]{0,60}/ ?month`), means: exhausted},
-			{says: sentence(`trial key[^.]{0,60}/ ?minute`), means: limited},
+			{says: sentence(`trial key[^.]*/ ?month`), means: exhausted},
+			{says: sentence(`trial key[^.]*/ ?minute`), means: limited},
 		},
 	},
 	{
@@ -182,7 +182,7 @@ var providers = []provider{
 		name: "Anthropic", source: "docs.anthropic.com/en/api/errors, platform.claude.com/docs/en/api/rate-limits",
 		hosts: "anthropic.com", headers: "Anthropic-Organization-Id",
 		distinct: []rule{
-			{says: sentence(`reached your specified API usage limits`, `credit balance is too low`, `out of extra usage`), means: exhausted},
+			{says: sentence(`reached your specified api usage limits`, `credit balance is too low`, `out of extra usage`), means: exhausted},
 		},
 	},
 	{

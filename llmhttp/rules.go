@@ -62,15 +62,12 @@ func likeAny(word, patterns string) bool {
 	return false
 }
 
-// pattern is a regular expression that ignores case and is compiled when it is needed first.
-type pattern struct {
-	expr    string
-	compile func() *regexp.Regexp
-}
+// pattern is a regular expression, for a sentence in lower case. It is compiled when it is
+// needed first. Repetitions are small or without end: counted ones make matching slow.
+type pattern struct{ compile func() *regexp.Regexp }
 
 func sentence(alternatives ...string) *pattern {
-	expr := "(?i)" + strings.Join(alternatives, "|")
-	return &pattern{expr, sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })}
+	return &pattern{sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(strings.Join(alternatives, "|")) })}
 }
 
 func (p *pattern) matches(s string) bool { return p.compile().MatchString(s) }
@@ -108,7 +105,7 @@ var commonRules = append(distinctRules(), []rule{
 	{test: largerThanLimit, means: fatal},
 	{status: "402", test: (*facts).hinted, means: limited}, // OpenRouter: credits that come back by themselves
 	{says: sentence(`can only afford (?:0|-\d+)\b`), means: exhausted},
-	{says: sentence(`can only afford \d`, `fewer max_tokens`, `long context requests?\b.{0,40}extra usage|extra usage is required for long context`), means: fatal},
+	{says: sentence(`can only afford \d`, `fewer max_tokens`, `long context requests?\b.*extra usage|extra usage is required for long context`), means: fatal},
 	{words: "insufficientquota creditlimit quotaexceeded quota* insufficientbalance", says: throttled, unless: sentence(`balance|recharge|per (?:day|week|month)|daily|weekly|monthly`), means: limited},
 	{says: sentence(`free-models-per-(?:min|day)`), means: limited},
 	{says: sentence(`enqueued token limit`), means: limited},
@@ -173,62 +170,62 @@ var (
 
 	// Too much at a time, which passes.
 	throttled = sentence(`\bper (?:min|sec|hour)`, `/ ?(?:min|sec)`, `rate.?limit`, `\bthrottl`, `too (?:many requests|fast|frequent)`, `\bconcurren`, `\b[rt]p[ms]\b`, `\bqps\b`, `频率|并发|限流`)
-	tokenRate = sentence(`\b(?:tokens?|requests?)[^.]{0,20}\bper (?:min|sec|hour|day)|this minute`, `\b[rt]p[md]\b`, `rate.?limit`)
+	tokenRate = sentence(`\b(?:tokens?|requests?)[^.]*\bper (?:min|sec|hour|day)|this minute`, `\b[rt]p[md]\b`, `rate.?limit`)
 
 	tooFast = sentence(`\b(?:increas\w+|grow\w*) too (?:quickly|fast)`, `rate growth`, `request burst`, `slow(?:ing)? down (?:traffic|your request)`)
 
 	// Credit, a balance or a budget is used up.
 	spent = sentence(
 		`insufficient (?:\w+ ){0,2}(?:balance|credits?|funds?|quota)\b`, `\b(?:not enough|no|out of|ran out of|run out of|zero) (?:\w+ ){0,2}(?:credits?|balance|funds)\b(?: left| remaining)?`,
-		`\b(?:credits?|balance|funds?)\b[^.]{0,40}\b(?:too low|exhausted|depleted|used up|insufficient|not enough|negative|overdue|exceeded|expired|ran out|run out|required)`,
-		`\b(?:exhausted|depleted|used up|used all|exceeded|reached)\b[^.]{0,60}\b(?:credits?|balance|budget|spend(?:ing)? (?:limit|cap))\b`, `\bkey limit exceeded`,
-		`\b(?:spend(?:ing)?|budget|billing|cost)\b[^.]{0,30}\b(?:limit|cap|budget|hard limit)\b[^.]{0,40}\b(?:reached|exceeded|exhausted|hit)`,
+		`\b(?:credits?|balance|funds?)\b[^.]*\b(?:too low|exhausted|depleted|used up|insufficient|not enough|negative|overdue|exceeded|expired|ran out|run out|required)`,
+		`\b(?:exhausted|depleted|used up|used all|exceeded|reached)\b[^.]*\b(?:credits?|balance|budget|spend(?:ing)? (?:limit|cap))\b`, `\bkey limit exceeded`,
+		`\b(?:spend(?:ing)?|budget|billing|cost)\b[^.]*\b(?:limit|cap|budget|hard limit)\b[^.]*\b(?:reached|exceeded|exhausted|hit)`,
 		`\bbudget (?:has been |is |was )?exceeded|exceeded (?:\w+ ){0,3}budget|over budget`,
-		`\baccount\b[^.]{0,60}\b(?:overdue|in arrears|arrearage|good standing|past due)`, `overdue (?:balance|payment|invoice|bill)`, `\bpayment (?:is )?required|outstanding (?:balance|invoice)`,
+		`\baccount\b[^.]*\b(?:overdue|in arrears|arrearage|good standing|past due)`, `overdue (?:balance|payment|invoice|bill)`, `\bpayment (?:is )?required|outstanding (?:balance|invoice)`,
 		`please (?:recharge|top.?up|purchase (?:more )?credits|add (?:more )?(?:credits?|funds))`, `monthly included credits`, `out of extra usage`,
-		`\b(?:free|trial) (?:trial|tier|plan|credits?|period)[^.]{0,40}\b(?:expired|ended|used up|exhausted)`, `bill is overdue`, `余额不足|欠费|余额已|请充值|账户余额`)
+		`\b(?:free|trial) (?:trial|tier|plan|credits?|period)[^.]*\b(?:expired|ended|used up|exhausted)`, `bill is overdue`, `余额不足|欠费|余额已|请充值|账户余额`)
 
 	// What a plan gives for a time is used up.
 	windowSpent = sentence(
-		`\b(?:exhausted|depleted|used up|used all|exceeded|reached|hit|over)\b[^.]{0,60}\b(?:monthly|weekly|daily|usage|session|plan|hours?) (?:\w+ ){0,2}(?:limit|cap|quota|allowance)s?\b`,
+		`\b(?:exhausted|depleted|used up|used all|exceeded|reached|hit|over)\b[^.]*\b(?:monthly|weekly|daily|usage|session|plan|hours?) (?:\w+ ){0,2}(?:limit|cap|quota|allowance)s?\b`,
 		`\b(?:usage|session|plan|weekly|monthly|daily|\d+[- ]?hour) (?:\w+ ){0,2}(?:limit|cap|quota|allowance)s? (?:\w+ ){0,4}(?:reached|exceeded|exhausted|hit|used up)`,
-		`quota (?:has been |is )?(?:exhausted|used up)|exhausted your (?:capacity|quota)|free (?:tier |trial |allocated )?quota[^.]{0,40}(?:exhausted|exceeded|used up|expired)`,
+		`quota (?:has been |is )?(?:exhausted|used up)|exhausted your (?:capacity|quota)|free (?:tier |trial |allocated )?quota[^.]*(?:exhausted|exceeded|used up|expired)`,
 		`used up (?:your|the|its) (?:\w+ ){0,3}(?:allocation|allowance|quota|tokens|requests)`, `\b(?:are|is|been|was|were) used up\b`,
 		`额度已用|额度不足|配额不足|用量上限|次数已达上限|用尽|已用完|已耗尽`)
 
 	// The request is too long.
-	tooLong = sentence(`exceed\w*\b[^.]{0,80}\bcontext[- ]?(?:length|window|size|limit)`, `\bcontext[_ -]?(?:length|window|size|limit)\b[^.]{0,60}\bexceed`,
+	tooLong = sentence(`exceed\w*\b[^.]*\bcontext[- ]?(?:length|window|size|limit)`, `\bcontext[_ -]?(?:length|window|size|limit)\b[^.]*\bexceed`,
 		`max(?:imum)? (?:allowed )?(?:context|sequence|input|prompt|model)[- ]?(?:length|len|tokens?|size)`, `\b(?:prompt|input|request|message)s? (?:is|are|was) too (?:long|large|big)`,
-		`\b(?:prompt|input|request|message)s?\b[^.]{0,60}\b(?:exceeds?|longer than|more than|larger than|above)\b[^.]{0,60}\b(?:max\w*|allowed|limit of|model'?s?|context|tokens)\b`,
-		`\b(?:input )?tokens?(?: count)?\b[^.]{0,60}\bexceeds?\b[^.]{0,40}\b(?:max\w*|context|allowed|limit)`, `\brequest too large\b`, `too many (?:input |prompt )?tokens in (?:the |your )?(?:prompt|request|input|message)`,
-		`must be (?:less|smaller|shorter|fewer|at most|below)[^.]{0,40}\bcontext`, `\bcontext the overflows`, `first \d+ tokens when context`,
+		`\b(?:prompt|input|request|message)s?\b[^.]*\b(?:exceeds?|longer than|more than|larger than|above)\b[^.]*\b(?:max\w*|allowed|limit of|model'?s?|context|tokens)\b`,
+		`\b(?:input )?tokens?(?: count)?\b[^.]*\bexceeds?\b[^.]*\b(?:max\w*|context|allowed|limit)`, `\brequest too large\b`, `too many (?:input |prompt )?tokens in (?:the |your )?(?:prompt|request|input|message)`,
+		`must be (?:less|smaller|shorter|fewer|at most|below)[^.]*\bcontext`, `\bcontext the overflows`, `first \d+ tokens when context`,
 		`reduce (?:the length of|your (?:prompt|message|input))`, `\b(?:prompt|input)[- ]?(?:tokens?|length) (?:should be|must be|limit|exceed)`, `range of input length`,
-		`(?:上下文|输入|提示词|prompt)[^。]{0,20}(?:过长|超过|超出|太长)|超过[^。]{0,12}(?:最大长度|上下文|最大输入)`)
+		`(?:上下文|输入|提示词|prompt)[^。]*(?:过长|超过|超出|太长)|超过[^。]*(?:最大长度|上下文|最大输入)`)
 
-	notAllowed = sentence(`\b(?:input|prompt|content|request|message|image|text|output|response)\b[^.]{0,60}\b(?:flagged|moderat\w+|inappropriate|prohibited|unsafe|sensitive|high risk)`,
-		`\b(?:flagged|blocked|rejected|filtered)\b[^.]{0,60}\b(?:moderation|safety|content|guardrail)`, `\bblocked (?:input|output|prompt|content)`,
+	notAllowed = sentence(`\b(?:input|prompt|content|request|message|image|text|output|response)\b[^.]*\b(?:flagged|moderat\w+|inappropriate|prohibited|unsafe|sensitive|high risk)`,
+		`\b(?:flagged|blocked|rejected|filtered)\b[^.]*\b(?:moderation|safety|content|guardrail)`, `\bblocked (?:input|output|prompt|content)`,
 		`content (?:policy|management policy|filter\w*|moderation)|moderation (?:policy|failed|blocked)|safety (?:system|filter\w*|policy|settings|guidelines)|prohibited content`, `contains? (?:\w+ ){0,2}sensitive`, `敏感|不安全|违规`)
 
 	// Want of room.
 	lacking = sentence(`\boverload\w*`, `\b(?:no|lacks?|insufficient|out of|not enough|at|over|limited|exceeds?) (?:\w+ ){0,2}capacity|capacity (?:\w+ ){0,3}(?:exceeded|exhausted|unavailable|reached)`,
-		`\b(?:server|engine|model|service)s? (?:is |are )?(?:currently |too |temporarily )?(?:too )?busy|\bbusy\b[^.]{0,20}try`, `model (?:\S+ )?(?:is )?(?:currently |still )?loading|loading model`, `high (?:demand|load|traffic)|heavy (?:load|traffic)`,
+		`\b(?:server|engine|model|service)s? (?:is |are )?(?:currently |too |temporarily )?(?:too )?busy|\bbusy\b[^.]*try`, `model (?:\S+ )?(?:is )?(?:currently |still )?loading|loading model`, `high (?:demand|load|traffic)|heavy (?:load|traffic)`,
 		`no available channel|no (?:healthy|available) (?:upstream|workers?|instances?|replicas?|accounts?)`, `(?:maximum pending|queue is full|queue full|too many pending)`, `服务器?繁忙|负载过高|访问量过大|过载`)
 
 	cold = sentence(`\bmodel (?:\S+ )?is cold\b`, `not ready for inference`, `(?:warming|spinning|starting) up`, `currently loading`)
 
 	// The key, the account or the model is refused.
-	refusedKey = sentence(`\bno (?:api )?permission\b`, `billing (?:is|account is|has been) (?:disabled|not enabled)`, `\bno valid (?:\w+ ){0,3}(?:credentials|api[ _-]?key)`, `\bapi[ _-]?(?:key|token)\b[^.]{0,60}\b(?:not valid|invalid|expired|incorrect|revoked|leaked|missing|disabled|suspended|blocked|not found|unauthorized)\b`,
+	refusedKey = sentence(`\bno (?:api )?permission\b`, `billing (?:is|account is|has been) (?:disabled|not enabled)`, `\bno valid (?:\w+ ){0,3}(?:credentials|api[ _-]?key)`, `\bapi[ _-]?(?:key|token)\b[^.]*\b(?:not valid|invalid|expired|incorrect|revoked|leaked|missing|disabled|suspended|blocked|not found|unauthorized)\b`,
 		`\b(?:invalid|incorrect|expired|missing|malformed|revoked|no|unknown)(?: or \w+)? (?:provided )?(?:api[ _-]?key|api token|access token|bearer token|auth\w* (?:token|header)|credentials)\b`,
 		`security token included in the request is`,
-		`\b(?:account|organization|project|workspace|team)\b[^.]{0,60}\b(?:disabled|deactivated|suspended|banned|blocked|flagged|not active|inactive|archived|locked)\b`,
+		`\b(?:account|organization|project|workspace|team)\b[^.]*\b(?:disabled|deactivated|suspended|banned|blocked|flagged|not active|inactive|archived|locked)\b`,
 		`\blocation is not supported|not (?:available|supported) in your (?:country|region)`)
-	refusedModel = sentence(`\b(?:model|deployment|engine)s?\b[^.]{0,20}(?:[^\s]+ )?[^.]{0,40}(?:\bnot found|(?:not|n't) exist|\bis not a valid|\bnot available|\bno longer (?:available|supported)|\b(?:been|is) (?:decommissioned|deprecated|retired|removed))`,
-		`\b(?:unknown|invalid|no such|unrecognized|nonexistent) (?:model|deployment|engine)\b`, `\bnot a valid model\b`, `\bmodel (?:id|identifier|name)?\s*(?:is )?(?:invalid|unknown)`, `\bmodel[^.]{0,60} is not supported\.?$`,
+	refusedModel = sentence(`\b(?:model|deployment|engine)s?\b[^.]*(?:[^\s]+ )?[^.]*(?:\bnot found|(?:not|n't) exist|\bis not a valid|\bnot available|\bno longer (?:available|supported)|\b(?:been|is) (?:decommissioned|deprecated|retired|removed))`,
+		`\b(?:unknown|invalid|no such|unrecognized|nonexistent) (?:model|deployment|engine)\b`, `\bnot a valid model\b`, `\bmodel (?:id|identifier|name)?\s*(?:is )?(?:invalid|unknown)`, `\bmodel[^.]* is not supported\.?$`,
 		`access to (?:the |this )?model`, `no endpoints found`, `on-demand throughput`)
 
 	// Something that the request names is not there, and it is not the model.
 	missingWord = sentence(`^` + resource + `(?:id)?(?:notfound|expired|doesnotexist)$`)
-	missing     = sentence("(?:(?:^|[\\s\"'`(])"+resource+`\b|\bcachedContents/)[^\n]{0,120}(?:not found|(?:not|n't) exist|not be found|expired|been deleted)`,
+	missing     = sentence("(?:(?:^|[\\s\"'`(])"+resource+`\b|\bcachedcontents/)[^\n]*(?:not found|(?:not|n't) exist|not be found|expired|been deleted)`,
 		`\bno `+resource+` (?:was |were )?found`, `\bno such `+resource+`\b`, `\bnot found: `+resource+`\b`, `\bcannot find `+resource+`\b`, `permission to access the `+resource+`\b`)
 	ofTheModel = sentence(`\b(?:models?|deployments?|engines?)\b`)
 	required   = sentence(`\b(?:required|must provide|missing)\b`)
