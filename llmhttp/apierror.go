@@ -3,6 +3,7 @@ package llmhttp
 import (
 	"encoding/json"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -131,6 +132,7 @@ func readError(d *document, inAnyCase, bare bool) *apiError {
 	if e.message == "" {
 		e.message = topMessage
 	}
+	e.unquote()
 	if e.wait == "" && topWait.to > 0 {
 		e.wait, e.waitUnit = text(d.bytes[topWait.from:topWait.to]), topWait.fact.n
 	}
@@ -139,6 +141,37 @@ func readError(d *document, inAnyCase, bare bool) *apiError {
 	}
 	return e
 }
+
+// unquote takes the error out of a message in which a gateway hands on what it was given: as it
+// came, or as Python prints bytes and objects.
+func (e *apiError) unquote() {
+	at := quotedError.FindStringIndex(e.message)
+	if at == nil || e.upstream != nil {
+		return
+	}
+	quoted := e.message[at[0]:]
+	if strings.HasSuffix(e.message[:at[0]], "b'") {
+		quoted = printedBytes.Replace(quoted)
+	}
+	var s scanner
+	s.write([]byte(quoted))
+	if s.err != nil && s.err.found {
+		e.upstream, e.message = s.err, e.message[:at[0]]
+		return
+	}
+	for _, m := range printedWord.FindAllStringSubmatch(quoted, -1) {
+		if e.upstream == nil {
+			e.upstream = &apiError{}
+		}
+		e.upstream.say(1, m[1])
+	}
+}
+
+var (
+	quotedError  = regexp.MustCompile(`\{(?:\s|\\n)*["']error["']:|\{"type":\s*"error"|[\[{](?:\s|\\n)*\{(?:\s|\\n)*"error":`)
+	printedWord  = regexp.MustCompile(`'(?:code|type|status)': '?([\w.-]+)`)
+	printedBytes = strings.NewReplacer(`\n`, "\n", `\\`, `\`, `\'`, "'")
+)
 
 // speak adds what an error says to people.
 func (e *apiError) speak(message string) {

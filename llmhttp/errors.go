@@ -1,6 +1,7 @@
 package llmhttp
 
 import (
+	"cmp"
 	"net/http"
 	"strings"
 	"time"
@@ -40,6 +41,7 @@ func (e *apiError) observation(status int, from origin, now time.Time) llmqueue.
 	if inBody {
 		status, h = e.inferStatus(), nil // they speak of when the answer began
 	}
+	status = e.told(status)
 	h = e.handedOn(h)
 	amazon, _, _ := strings.Cut(h.Get("X-Amzn-Errortype"), ":")
 	e.say(ranks-1, amazon)
@@ -88,8 +90,8 @@ func (e *apiError) limits(h http.Header, now time.Time) []llmqueue.ObservedLimit
 // inferStatus is the status that an error would have had that comes in the body of an answer
 // that began well.
 func (e *apiError) inferStatus() int {
-	if e.status != 0 {
-		return e.status
+	if status := e.told(e.status); status != 0 {
+		return status
 	}
 	for w := range e.words {
 		plain := plainWord(w)
@@ -100,6 +102,14 @@ func (e *apiError) inferStatus() int {
 		}
 	}
 	return http.StatusInternalServerError // it is an error, and the request was good enough to begin with
+}
+
+// told is a status, or the one that a gateway was given and made a 400 or a 500 of.
+func (e *apiError) told(status int) int {
+	if up := e.upstream; up != nil && (status == 0 || status == http.StatusBadRequest || status == http.StatusInternalServerError) {
+		return cmp.Or(up.told(up.status), status)
+	}
+	return status
 }
 
 // facts are what is known of a failure when it is judged.
