@@ -61,6 +61,7 @@ func readError(d *document, inAnyCase, bare bool) *apiError {
 	e := &apiError{}
 	var topMessage string
 	var topWait, topParam value
+	coded := false
 	for _, v := range d.values {
 		if v.fact.role == roleError && (v.object || v.to-v.from > len(`""`)) {
 			e.found = true
@@ -75,6 +76,10 @@ func readError(d *document, inAnyCase, bare bool) *apiError {
 		switch v.fact.role {
 		case roleError:
 			e.speak(said)
+			if !strings.Contains(said, " ") { // a code, which has its words beside it
+				e.say(topRank, said)
+				coded = true
+			}
 		case roleAlarm:
 			if alarming(d.bytes[v.from:v.to]) {
 				e.found, e.alarm = true, alarms[v.fact.n]
@@ -129,8 +134,8 @@ func readError(d *document, inAnyCase, bare bool) *apiError {
 	if !e.found && !inAnyCase {
 		return nil
 	}
-	if e.message == "" {
-		e.message = topMessage
+	if e.message == "" || coded {
+		e.speak(topMessage)
 	}
 	e.unquote()
 	if e.wait == "" && topWait.to > 0 {
@@ -253,6 +258,7 @@ func (e *apiError) code() string {
 // matters stands at its beginning.
 func (e *apiError) sentence() string {
 	m := strings.ToLower(e.message[:min(len(e.message), longestSentence)])
+	m = strings.ReplaceAll(m, "ratelimiterror", "") // LiteLLM's name for any 429
 	if strings.HasPrefix(strings.TrimSpace(m), "<") {
 		m = "" // a page for people
 	}

@@ -20,6 +20,7 @@ const maxWait = 31 * 24 * time.Hour
 //
 //   - the header Retry-After-Ms, in milliseconds
 //   - the header Retry-After: seconds, with or without a fraction, or a date
+//   - the longest of the headers that have its name in theirs, as Kong's gateway has
 //   - Gemini's RetryInfo in the body, and members such as retry_after and resets_at
 //   - words such as "try again in 1m3.5s" or "resets at 2026-02-01 10:00:00" in the body's
 //     message
@@ -47,7 +48,14 @@ func (f *facts) delay(now time.Time) time.Duration {
 	if d, _ := wait(f.header.Get("Retry-After"), answered(f.header, now)); d > 0 {
 		return d
 	}
-	return f.bodyDelay(now)
+	var d time.Duration
+	for name, values := range f.header { // of gateways, such as Kong's X-AI-RateLimit-Retry-After-minute-openai
+		if strings.Contains(name, "-Retry-After") && !strings.HasSuffix(name, "-Ms") {
+			after, _ := wait(nth(values, 0), answered(f.header, now))
+			d = max(d, after)
+		}
+	}
+	return cmp.Or(d, f.bodyDelay(now))
 }
 
 // bodyDelay is what the body says of a wait.

@@ -94,6 +94,7 @@ var providers = []provider{
 			{says: sentence(`\blimit: 0(?:[^\d.]|\.\D|\.?$)`), status: "429", means: elsewhere}, // the account has no part in that model
 			{test: func(f *facts) bool { return f.e.never() }, status: "429", means: elsewhere},
 			{test: func(f *facts) bool { return f.e.perDay() }, status: "429", means: exhausted},
+			{says: sentence(`individual quota reached`, `per[ _]day\b`), unless: sentence(`per[ _]minute`), status: "429", means: exhausted},
 			// Vertex has no quota, but no room either.
 			{status: "429", words: "resourceexhausted", means: overloaded, unless: sentence(`\bquota\b`, `spend\w* cap`),
 				test: func(f *facts) bool {
@@ -182,7 +183,7 @@ var providers = []provider{
 		name: "Anthropic", source: "docs.anthropic.com/en/api/errors, platform.claude.com/docs/en/api/rate-limits",
 		hosts: "anthropic.com", headers: "Anthropic-Organization-Id",
 		distinct: []rule{
-			{says: sentence(`reached your specified api usage limits`, `credit balance is too low`, `out of extra usage`), means: exhausted},
+			{says: sentence(`reached your specified api usage limits`, `credit balance is too low`, `(?:out of|draw from your) extra usage`), means: exhausted},
 		},
 	},
 	{
@@ -191,7 +192,7 @@ var providers = []provider{
 		distinct: []rule{
 			{says: sentence(`too many tokens per day`), means: exhausted},
 			{words: "servicequotaexceededexception", means: limited},
-			{words: "throttlingexception", means: limited},
+			{words: "throttlingexception", unless: windowSpent, means: limited},
 		},
 	},
 	{

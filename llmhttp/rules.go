@@ -96,7 +96,7 @@ var statuses = []struct {
 		*limitexceeded* limitrequests limitburst* requestbursttoofast`},
 	{503, "serverisoverloaded unavailable* serviceunavailable*"},
 	{529, "overloadederror"},
-	{400, "invalidrequest* invalidargument failedprecondition validationexception badrequest* invalidprompt invalidparameter* missingparameter unprocessableentity* invalidimageerror"},
+	{400, "invalidrequest* invalidargument failedprecondition validationexception badrequest* invalidprompt invalidparameter* missingparameter validation unprocessableentity* invalidimageerror"},
 }
 
 // commonRules are for everyone, in this order: what only one provider says; faults of the one
@@ -113,6 +113,7 @@ var commonRules = append(distinctRules(), []rule{
 	{test: func(f *facts) bool { return f.e.flagged }, means: fatal},
 	{words: ownWords, means: fatal},
 	{says: spent, unless: throttled, means: exhausted},
+	{says: sentence(`\bopenaiexception - you exceeded your current quota`), means: exhausted}, // LiteLLM leaves out OpenAI's code
 	{says: windowSpent, unless: throttled, test: passesSoon, means: limited},
 	{says: windowSpent, unless: throttled, means: exhausted},
 	{says: tooLong, unless: tokenRate, means: fatal},
@@ -125,6 +126,7 @@ var commonRules = append(distinctRules(), []rule{
 	{status: "429", test: monthUsedUp, means: exhausted},
 	{status: "429", words: "*notpurchased *notincluded *notactivated", means: elsewhere},
 	{status: "400 403", words: "*quotaexceeded*", means: exhausted},
+	{status: "403", says: sentence(`quota (?:is |has been )?exceeded|out of [^.]*\bquota`), unless: throttled, means: exhausted},
 	{status: "429", says: sentence(`\b(?:limit|quota) of 0\b`), means: elsewhere},
 	{words: "modelerrorexception modelstreamerrorexception modeltimeoutexception internalserverexception internalservererror", means: retryable, status: "408 424 5xx"},
 }...)
@@ -177,12 +179,12 @@ var (
 	// Credit, a balance or a budget is used up.
 	spent = sentence(
 		`insufficient (?:\w+ ){0,2}(?:balance|credits?|funds?|quota)\b`, `\b(?:not enough|no|out of|ran out of|run out of|zero) (?:\w+ ){0,2}(?:credits?|balance|funds)\b(?: left| remaining)?`,
-		`\b(?:credits?|balance|funds?)\b[^.]*\b(?:too low|exhausted|depleted|used up|insufficient|not enough|negative|overdue|exceeded|expired|ran out|run out|required)`,
+		`\b(?:credits?|balance|funds?)\b[^.]*\b(?:too low|exhausted|depleted|used up|insufficient|not enough|negative|overdue|exceeded|expired|ran out|run out|required)`, `\bquota\b[^.]*\bnot enough`,
 		`\b(?:exhausted|depleted|used up|used all|exceeded|reached)\b[^.]*\b(?:credits?|balance|budget|spend(?:ing)? (?:limit|cap))\b`, `\bkey limit exceeded`,
 		`\b(?:spend(?:ing)?|budget|billing|cost)\b[^.]*\b(?:limit|cap|budget|hard limit)\b[^.]*\b(?:reached|exceeded|exhausted|hit)`,
-		`\bbudget (?:has been |is |was )?exceeded|exceeded (?:\w+ ){0,3}budget|over budget`,
+		`\bbudget (?:has been |is |was )?(?:exceeded|exhausted|used up)|exceeded (?:\w+ ){0,3}budget|over budget`,
 		`\baccount\b[^.]*\b(?:overdue|in arrears|arrearage|good standing|past due)`, `overdue (?:balance|payment|invoice|bill)`, `\bpayment (?:is )?required|outstanding (?:balance|invoice)`,
-		`please (?:recharge|top.?up|purchase (?:more )?credits|add (?:more )?(?:credits?|funds))`, `monthly included credits`, `out of extra usage`,
+		`please (?:recharge|top.?up|purchase (?:more )?credits|add (?:more )?(?:credits?|funds))`, `monthly included credits`,
 		`\b(?:free|trial) (?:trial|tier|plan|credits?|period)[^.]*\b(?:expired|ended|used up|exhausted)`, `bill is overdue`, `余额不足|欠费|余额已|请充值|账户余额`)
 
 	// What a plan gives for a time is used up.
@@ -191,14 +193,15 @@ var (
 		`\b(?:usage|session|plan|weekly|monthly|daily|\d+[- ]?hour) (?:\w+ ){0,2}(?:limit|cap|quota|allowance)s? (?:\w+ ){0,4}(?:reached|exceeded|exhausted|hit|used up)`,
 		`quota (?:has been |is )?(?:exhausted|used up)|exhausted your (?:capacity|quota)|free (?:tier |trial |allocated )?quota[^.]*(?:exhausted|exceeded|used up|expired)`,
 		`used up (?:your|the|its) (?:\w+ ){0,3}(?:allocation|allowance|quota|tokens|requests)`, `\b(?:are|is|been|was|were) used up\b`,
+		`\b(?:exceeded|reached|exhausted) for (?:this|the) (?:current )?(?:day|week|month|billing|period|cycle)`,
 		`额度已用|额度不足|配额不足|用量上限|次数已达上限|用尽|已用完|已耗尽`)
 
 	// The request is too long.
 	tooLong = sentence(`exceed\w*\b[^.]*\bcontext[- ]?(?:length|window|size|limit)`, `\bcontext[_ -]?(?:length|window|size|limit)\b[^.]*\bexceed`,
-		`max(?:imum)? (?:allowed )?(?:context|sequence|input|prompt|model)[- ]?(?:length|len|tokens?|size)`, `\b(?:prompt|input|request|message)s? (?:is|are|was) too (?:long|large|big)`,
+		`max(?:imum)? (?:allowed )?(?:context|sequence|input|prompt|model)[- ]?(?:length|len|tokens?|size)\b(?:[^.]*\b(?:\d|exceed)|$)`, `\d max(?:imum)? (?:context|input) length`, `\b(?:prompt|input|request|message)s? (?:is|are|was) too (?:long|large|big)`,
 		`\b(?:prompt|input|request|message)s?\b[^.]*\b(?:exceeds?|longer than|more than|larger than|above)\b[^.]*\b(?:max\w*|allowed|limit of|model'?s?|context|tokens)\b`,
 		`\b(?:input )?tokens?(?: count)?\b[^.]*\bexceeds?\b[^.]*\b(?:max\w*|context|allowed|limit)`, `\brequest too large\b`, `too many (?:input |prompt )?tokens in (?:the |your )?(?:prompt|request|input|message)`,
-		`must be (?:less|smaller|shorter|fewer|at most|below)[^.]*\bcontext`, `\bcontext the overflows`, `first \d+ tokens when context`,
+		`must be (?:less|smaller|shorter|fewer|at most|below)[^.]*\bcontext`, `\bcontext the overflows`, `\bcontext limit is \d`, `\btokens?\b[^.]*\bmust (?:be <=|have less than) \d`, `first \d+ tokens when context`,
 		`reduce (?:the length of|your (?:prompt|message|input))`, `\b(?:prompt|input)[- ]?(?:tokens?|length) (?:should be|must be|limit|exceed)`, `range of input length`,
 		`(?:上下文|输入|提示词|prompt)[^。]*(?:过长|超过|超出|太长)|超过[^。]*(?:最大长度|上下文|最大输入)`)
 
@@ -208,8 +211,8 @@ var (
 
 	// Want of room.
 	lacking = sentence(`\boverload\w*`, `\b(?:no|lacks?|insufficient|out of|not enough|at|over|limited|exceeds?) (?:\w+ ){0,2}capacity|capacity (?:\w+ ){0,3}(?:exceeded|exhausted|unavailable|reached)`,
-		`\b(?:server|engine|model|service)s? (?:is |are )?(?:currently |too |temporarily )?(?:too )?busy|\bbusy\b[^.]*try`, `model (?:\S+ )?(?:is )?(?:currently |still )?loading|loading model`, `high (?:demand|load|traffic)|heavy (?:load|traffic)`,
-		`no available channel|no (?:healthy|available) (?:upstream|workers?|instances?|replicas?|accounts?)`, `(?:maximum pending|queue is full|queue full|too many pending)`, `服务器?繁忙|负载过高|访问量过大|过载`)
+		`\b(?:server|engine|model|service)s? (?:is |are )?(?:currently |too |temporarily )?(?:too )?busy|\bbusy\b[^.]*try`, `model (?:\S+ )?(?:is )?(?:currently |still )?loading|loading model`, `high (?:levels? of )?(?:demand|load|traffic)|heavy (?:load|traffic)`,
+		`no available channel|no (?:healthy|available) (?:upstream|workers?|instances?|replicas?|accounts?)`, `(?:maximum pending|queue is full|queue full|too many pending)`, `服务器?繁忙|负载(?:过高|已?饱和|已满)|访问量过大|过载`)
 
 	cold = sentence(`\bmodel (?:\S+ )?is cold\b`, `not ready for inference`, `(?:warming|spinning|starting) up`, `currently loading`)
 
@@ -236,7 +239,7 @@ const resource = `(?:files?|previous[_ ]?responses?|responses?|conversations?|th
 
 // The words that mean the same from whoever says them.
 const (
-	exhaustedWords = `insufficientquota creditbalanceexhausted organizationspendlimitexceeded projectspendlimitexceeded organizationusagelimitexceeded
+	exhaustedWords = `insufficient*quota preconsume*quota* creditbalanceexhausted organizationspendlimitexceeded projectspendlimitexceeded organizationusagelimitexceeded
 		enforcedspendlimitreached billinghardlimitreached billingnotactive billingerror insufficientbalance* insufficientcredit* insufficientfunds* notenoughcredits
 		outofcredits nocredits creditsexhausted creditlimitexceeded exceededbudget budgetexceeded* exceededcurrentquotaerror usagelimitreached usagelimitexceeded
 		monthlylimitexceeded weeklylimitexceeded paymentrequired *billoverdue *serviceoverdue *arrears *resourcepackexhausted *tpdexceeded *rpdexceeded quota*daily* notenoughbalance accountoverdue* arrearage* overdue quotaexhausted insufficientaccountbalance balancenotenough`
@@ -244,7 +247,7 @@ const (
 		stringabovemaxlength *contentfilter* *contentpolicy* *contentmoderation* *contentblocked* *policyviolation *sensitivecontent* datainspectionfailed
 		moderation* prohibitedcontent promptblocked invalidprompt safety maxtokensexceeded outofcontexterror tokenstoolong characterstoolong moderationblocked unsaferequest *riskdetection*`
 	lackingWords = `modelnotreadyexception overloadederror serverisoverloaded engineoverloaded* serveroverloaded* modeloverloaded* modelcapacityexhausted capacityexceeded servicetiercapacityexceeded queueexceeded modelservingerror
-		nocapacity insufficientcapacity modelloading resourcebusy serverbusy`
+		nocapacity insufficientcapacity systembusy modelloading resourcebusy serverbusy`
 	refusedWords = `usagenotincluded *notactivated *notpurchased servicenotopen invalidaccountstatus *servicestop invalidparametervaluemodel providernotinitialize keymodelaccessdenied
 		authfailure* invalidendpoint* invalidapikey* incorrectapikey* expiredapikey missingapikey disabledapikey revokedapikey wrongapikey invalidkey invalidtoken invalidaccesskey* invalidaccesstoken invalidauth*
 		invalidcredential* expiredtoken* expiredkey missingkey missingtoken apikey* apitoken* accesskey* accesstoken* credentialsmissing *authenticationerror *authenticationfailed

@@ -47,7 +47,7 @@ var usageShapes = []usageShape{
 	{of: "DeepSeek without a total", at: "usage", input: "prompt_cache_hit_tokens prompt_cache_miss_tokens", cached: "prompt_cache_hit_tokens"},
 	{of: "OpenAI's responses, Anthropic, DashScope", at: "usage response.usage delta.usage message.usage",
 		input: "input_tokens cache_creation_input_tokens cache_read_input_tokens", output: "output_tokens",
-		cached: "input_tokens_details.cached_tokens cache_read_input_tokens"},
+		cached: "input_tokens_details.cached_tokens input_token_details.cached_tokens cache_read_input_tokens"},
 	{of: "Cohere without a bill", at: "usage.tokens meta.tokens delta.usage.tokens response.meta.tokens",
 		input: "input_tokens", output: "output_tokens"},
 	{of: "Gemini, Vertex AI", at: "usagemetadata response.usagemetadata",
