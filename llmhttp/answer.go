@@ -1,6 +1,7 @@
 package llmhttp
 
 import (
+	"bytes"
 	"encoding/base64"
 	"time"
 
@@ -33,24 +34,28 @@ func (a *answer) take(d *document, events bool) {
 	a.idle, a.stored = false, false
 	failed, over := a.failed, a.over
 	telling := a.failure || a.isError
-	var figures, code, message, content bool
+	var figures, code, message, content, spoken bool
+	var done []byte
 	for _, v := range d.values {
 		raw := d.bytes[v.from:v.to]
 		switch v.fact.role {
 		case roleFigure:
 			figures = true
 		case roleError:
-			telling = telling || v.object || len(raw) > len(`""`)
+			telling = telling || v.object || !blank(raw)
 		case roleAlarm:
-			telling = telling || alarming(raw)
+			telling = telling || alarming(v.fact.n, raw)
 		case roleWord:
-			code = code || v.fact.top && v.fact.n == 1 && alarming(raw)
+			code = code || v.fact.top && v.fact.n == 1 && !fine(raw) && bytes.IndexByte(raw, ' ') < 0
 		case roleMessage:
-			message = message || v.fact.top && len(raw) > len(`""`)
+			spoken = spoken || v.object
+			message = message || v.fact.top && !v.object && !fine(raw)
 		case roleMilestone:
 			switch name := milestoneMembers[v.fact.n].name; {
 			case name == "content":
 				content = true
+			case name == "done":
+				done = raw
 			case name == "candidates":
 				if content = true; events {
 					a.recognize(geminiEvents)
@@ -61,6 +66,9 @@ func (a *answer) take(d *document, events bool) {
 		case roleEncoded:
 			a.encoded(raw)
 		}
+	}
+	if content || spoken || a.dialect == ollamaLines { // not of an operation that goes on
+		a.milestone("done", done)
 	}
 	if a.stored {
 		a.failed, a.over = failed, over

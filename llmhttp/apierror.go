@@ -61,10 +61,10 @@ func readError(d *document, inAnyCase, bare bool) *apiError {
 	e := &apiError{}
 	var topMessage string
 	var topWait, topParam value
-	coded := false
+	named, coded := false, false
 	for _, v := range d.values {
-		if v.fact.role == roleError && (v.object || v.to-v.from > len(`""`)) {
-			e.found = true
+		if v.fact.role == roleError && (v.object || !blank(d.bytes[v.from:v.to])) {
+			named = true
 			if v.fact.n > 0 {
 				e.say(0, exceptions[v.fact.n-1])
 			}
@@ -75,13 +75,16 @@ func readError(d *document, inAnyCase, bare bool) *apiError {
 		said := text(d.bytes[v.from:v.to])
 		switch v.fact.role {
 		case roleError:
+			if blank(d.bytes[v.from:v.to]) {
+				continue
+			}
 			e.speak(said)
 			if !strings.Contains(said, " ") { // a code, which has its words beside it
 				e.say(topRank, said)
 				coded = true
 			}
 		case roleAlarm:
-			if alarming(d.bytes[v.from:v.to]) {
+			if alarming(v.fact.n, d.bytes[v.from:v.to]) {
 				e.found, e.alarm = true, alarms[v.fact.n]
 				e.say(topRank, said)
 			}
@@ -130,7 +133,7 @@ func readError(d *document, inAnyCase, bare bool) *apiError {
 			e.quota(v.fact.role, said)
 		}
 	}
-	e.found = e.found || bare
+	e.found = e.found || bare || named && e.saysAnything()
 	if !e.found && !inAnyCase {
 		return nil
 	}
@@ -145,6 +148,16 @@ func readError(d *document, inAnyCase, bare bool) *apiError {
 		e.param = text(d.bytes[topParam.from:topParam.to])
 	}
 	return e
+}
+
+// saysAnything reports whether an error has more than a code of success.
+func (e *apiError) saysAnything() bool {
+	for w := range e.words {
+		if !fine([]byte(w)) {
+			return true
+		}
+	}
+	return e.message != "" || e.upstream != nil
 }
 
 // unquote takes the error out of a message in which a gateway hands on what it was given: as it

@@ -65,13 +65,16 @@ var milestones = map[string]milestone{
 	"type message-start":        {begins: cohereEvents},
 	"type message-end":          {over: true},
 
-	"object error":                 {error: true},
-	"object chat.completion.chunk": {begins: chatChunks},
-	"object batch":                 {stored: true},
-	"object batch.list":            {stored: true},
-	"object fine_tuning.job":       {stored: true},
-	"object vector_store.file":     {stored: true},
-	"type message_batch":           {stored: true},
+	"object error":                   {error: true},
+	"object chat.completion.chunk":   {begins: chatChunks},
+	"object batch":                   {stored: true},
+	"object batch.list":              {stored: true},
+	"object fine_tuning.job":         {stored: true},
+	"object vector_store.file":       {stored: true},
+	"object eval.run":                {stored: true},
+	"object vector_store.file_batch": {stored: true},
+	"object file":                    {stored: true},
+	"type message_batch":             {stored: true},
 
 	"done false": {begins: ollamaLines},
 	"done true":  {begins: ollamaLines, over: true},
@@ -133,13 +136,30 @@ func (a *answer) milestone(member string, raw []byte) bool {
 	return m.error
 }
 
-// alarming reports whether a value such as a status within an answer is not the one of success.
-func alarming(raw []byte) bool {
+// alarming reports whether the alarm with that index goes off.
+func alarming(alarm uint8, raw []byte) bool {
+	if alarms[alarm] == "success" {
+		return blank(raw)
+	}
+	return !fine(raw)
+}
+
+// fine reports whether a value such as a status within an answer is the one of success.
+func fine(raw []byte) bool {
 	switch strings.ToLower(strings.Trim(string(raw), `"`)) {
 	case "", "0", "true", "ok", "200", "success":
-		return false
+		return true
 	}
-	return true
+	return false
+}
+
+// blank reports whether a value says that there is nothing.
+func blank(raw []byte) bool {
+	switch strings.ToLower(strings.Trim(string(raw), `"`)) {
+	case "", "0", "false", "none", "null":
+		return true
+	}
+	return false
 }
 
 // cutOff reports whether an answer that ended without an error ended too early: within a
