@@ -165,7 +165,7 @@ const closedRequest = 499
 // passing reports whether a failure with that status may pass: what SDKs retry.
 func passing(status int) bool {
 	switch status {
-	case http.StatusRequestTimeout, http.StatusConflict, http.StatusTooEarly, http.StatusTooManyRequests, closedRequest:
+	case http.StatusRequestTimeout, http.StatusConflict, http.StatusFailedDependency, http.StatusTooEarly, http.StatusTooManyRequests, closedRequest:
 		return true
 	}
 	return status >= 500

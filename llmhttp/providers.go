@@ -259,10 +259,12 @@ func (f *facts) sixDigits() bool {
 // fourDigits reports whether the error's object has a number of four digits for a code. Those
 // of Mistral stand outside of one.
 func (f *facts) fourDigits() bool {
-	for _, rank := range f.e.ranked[:topRank] {
-		for _, w := range rank {
-			if len(w) == 4 && w[0] == '1' && strings.Trim(w, "0123456789") == "" {
-				return true
+	for e := f.e; e != nil; e = e.upstream {
+		for _, rank := range e.ranked[:topRank] {
+			for _, w := range rank {
+				if len(w) == 4 && w[0] == '1' && strings.Trim(w, "0123456789") == "" {
+					return true
+				}
 			}
 		}
 	}

@@ -94,7 +94,7 @@ var statuses = []struct {
 	{413, "requesttoolarge"},
 	{429, `ratelimit* *ratelimitexceeded *ratelimitreached resourceexhausted throttling* *throttlingexception slowdown toomanyrequests* dynamicrequestlimited dynamictokenlimited
 		*limitexceeded* limitrequests limitburst* requestbursttoofast`},
-	{503, "serverisoverloaded unavailable* serviceunavailable*"},
+	{503, "serverisoverloaded unavailable* serviceunavailable* modelunavailable"},
 	{529, "overloadederror"},
 	{400, "invalidrequest* invalidargument failedprecondition validationexception badrequest* invalidprompt invalidparameter* missingparameter validation unprocessableentity* invalidimageerror"},
 }
@@ -126,7 +126,7 @@ var commonRules = append(distinctRules(), []rule{
 	{status: "429", test: monthUsedUp, means: exhausted},
 	{status: "429", words: "*notpurchased *notincluded *notactivated", means: elsewhere},
 	{status: "400 403", words: "*quotaexceeded*", means: exhausted},
-	{status: "403", says: sentence(`quota (?:is |has been )?exceeded|out of [^.]*\bquota`), unless: throttled, means: exhausted},
+	{status: "403", says: sentence(`quota (?:is |has been )?exceeded|exceeded (?:your |the )?(?:current )?quota|out of [^.]*\bquota`), unless: throttled, means: exhausted},
 	{status: "429", says: sentence(`\b(?:limit|quota) of 0\b`), means: elsewhere},
 	{words: "modelerrorexception modelstreamerrorexception modeltimeoutexception internalserverexception internalservererror", means: retryable, status: "408 424 5xx"},
 }...)
@@ -171,7 +171,7 @@ var (
 	limitRequested = sentence(`\blimit:?\s+(\d[\d,]*)(?:,\s*used:?\s+\d[\d,]*)?,\s*requested:?\s+(\d[\d,]*)`)
 
 	// Too much at a time, which passes.
-	throttled = sentence(`\bper (?:min|sec|hour)`, `/ ?(?:min|sec)`, `rate.?limit`, `\bthrottl`, `too (?:many requests|fast|frequent)`, `\bconcurren`, `\b[rt]p[ms]\b`, `\bqps\b`, `频率|并发|限流`)
+	throttled = sentence(`\bper (?:min|sec|hour)`, `/ ?(?:min|sec)`, `rate.?limit`, `\bthrottl`, `too (?:many requests|fast|frequent)`, `\bconcurren`, `\b[rt]p[ms]\b`, `\bqps\b`, `频率|速率|并发|限流|每分钟|每秒`)
 	tokenRate = sentence(`\b(?:tokens?|requests?)[^.]*\bper (?:min|sec|hour|day)|this minute`, `\b[rt]p[md]\b`, `rate.?limit`)
 
 	tooFast = sentence(`\b(?:increas\w+|grow\w*) too (?:quickly|fast)`, `rate growth`, `request burst`, `slow(?:ing)? down (?:traffic|your request)`)
@@ -190,11 +190,11 @@ var (
 	// What a plan gives for a time is used up.
 	windowSpent = sentence(
 		`\b(?:exhausted|depleted|used up|used all|exceeded|reached|hit|over)\b[^.]*\b(?:monthly|weekly|daily|usage|session|plan|hours?) (?:\w+ ){0,2}(?:limit|cap|quota|allowance)s?\b`,
-		`\b(?:usage|session|plan|weekly|monthly|daily|\d+[- ]?hour) (?:\w+ ){0,2}(?:limit|cap|quota|allowance)s? (?:\w+ ){0,4}(?:reached|exceeded|exhausted|hit|used up)`,
+		`\b(?:usage|session|plan|weekly|monthly|daily|\d+[- ]?hour) (?:\w+ ){0,2}(?:limit|cap|quota|allowance)s? (?:\w+ ){0,6}(?:reached|exceeded|exhausted|hit|used up)`,
 		`quota (?:has been |is )?(?:exhausted|used up)|exhausted your (?:capacity|quota)|free (?:tier |trial |allocated )?quota[^.]*(?:exhausted|exceeded|used up|expired)`,
 		`used up (?:your|the|its) (?:\w+ ){0,3}(?:allocation|allowance|quota|tokens|requests)`, `\b(?:are|is|been|was|were) used up\b`,
 		`\b(?:exceeded|reached|exhausted) for (?:this|the) (?:current )?(?:day|week|month|billing|period|cycle)`,
-		`额度已用|额度不足|配额不足|用量上限|次数已达上限|用尽|已用完|已耗尽`)
+		`额度已用|额度不足|配额不足|用量上限|次数已达上限|已达今日|用尽|已用完|已耗尽`)
 
 	// The request is too long.
 	tooLong = sentence(`exceed\w*\b[^.]*\bcontext[- ]?(?:length|window|size|limit)`, `\bcontext[_ -]?(?:length|window|size|limit)\b[^.]*\bexceed`,
@@ -214,7 +214,7 @@ var (
 		`\b(?:server|engine|model|service)s? (?:is |are )?(?:currently |too |temporarily )?(?:too )?busy|\bbusy\b[^.]*try`, `model (?:\S+ )?(?:is )?(?:currently |still )?loading|loading model`, `high (?:levels? of )?(?:demand|load|traffic)|heavy (?:load|traffic)`,
 		`no available channel|no (?:healthy|available) (?:upstream|workers?|instances?|replicas?|accounts?)`, `(?:maximum pending|queue is full|queue full|too many pending)`, `服务器?繁忙|负载(?:过高|已?饱和|已满)|访问量过大|过载`)
 
-	cold = sentence(`\bmodel (?:\S+ )?is cold\b`, `not ready for inference`, `(?:warming|spinning|starting) up`, `currently loading`)
+	cold = sentence(`\bmodel (?:\S+ )?is cold\b`, `not ready (?:for|to serve) inference`, `(?:warming|spinning|starting) up`, `currently loading`)
 
 	// The key, the account or the model is refused.
 	refusedKey = sentence(`\bno (?:api )?permission\b`, `billing (?:is|account is|has been) (?:disabled|not enabled)`, `\bno valid (?:\w+ ){0,3}(?:credentials|api[ _-]?key)`, `\bapi[ _-]?(?:key|token)\b[^.]*\b(?:not valid|invalid|expired|incorrect|revoked|leaked|missing|disabled|suspended|blocked|not found|unauthorized)\b`,
@@ -224,7 +224,7 @@ var (
 		`\blocation is not supported|not (?:available|supported) in your (?:country|region)`)
 	refusedModel = sentence(`\b(?:model|deployment|engine)s?\b[^.]*(?:[^\s]+ )?[^.]*(?:\bnot found|(?:not|n't) exist|\bis not a valid|\bnot available|\bno longer (?:available|supported)|\b(?:been|is) (?:decommissioned|deprecated|retired|removed))`,
 		`\b(?:unknown|invalid|no such|unrecognized|nonexistent) (?:model|deployment|engine)\b`, `\bnot a valid model\b`, `\bmodel (?:id|identifier|name)?\s*(?:is )?(?:invalid|unknown)`, `\bmodel[^.]* is not supported\.?$`,
-		`access to (?:the |this )?model`, `no endpoints found`, `on-demand throughput`)
+		`access to (?:the |this )?model`, `模型不存在`, `no endpoints found`, `on-demand throughput`)
 
 	// Something that the request names is not there, and it is not the model.
 	missingWord = sentence(`^` + resource + `(?:id)?(?:notfound|expired|doesnotexist)$`)
