@@ -60,7 +60,7 @@ func parseFailure(body []byte) (*apiError, llmqueue.Usage) {
 // gives what the document has. bare tells that the document has a code and a message alone.
 func readError(d *document, inAnyCase, bare bool) *apiError {
 	e := &apiError{}
-	var topMessage string
+	var top apiError // what stands beside
 	var topWait, topParam value
 	named, coded := false, false
 	for _, v := range d.values {
@@ -100,11 +100,10 @@ func readError(d *document, inAnyCase, bare bool) *apiError {
 			}
 			e.say(rank, said)
 		case roleMessage:
-			switch {
-			case !v.fact.top:
+			if v.fact.top {
+				top.speak(said)
+			} else {
 				e.speak(said)
-			case topMessage == "":
-				topMessage = said
 			}
 		case roleParam:
 			if !v.fact.top && said != "" {
@@ -139,7 +138,7 @@ func readError(d *document, inAnyCase, bare bool) *apiError {
 		return nil
 	}
 	if e.message == "" || coded {
-		e.speak(topMessage)
+		e.speak(top.message)
 	}
 	e.unquote()
 	if e.wait == "" && topWait.to > 0 {

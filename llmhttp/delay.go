@@ -228,14 +228,14 @@ func number(s string) (float64, bool) {
 const unit = `\d+(?:\.\d+)?\s*(?:milliseconds?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d|秒|分钟|小时|天)`
 
 var (
-	askedTo = sentence(`\b(?:(?:try(?:ing)?|retry(?:ing)?|available|accessible)(?: again)?|(?:will )?(?:be )?(?:reset|renew|refresh|resume)(?:s|ed)?|wait(?: for)?|cool(?:ing)? ?down)(?: (?:at least|about|for|approximately))?(?: (?:in|after|for))?:?\s+((?:`+unit+`(?:\s*(?:,|and)?\s*))+)`,
+	askedTo = sentence(`\b(?:(?:try(?:ing)?|retry(?:ing)?|available|accessible)(?: again)?|(?:will )?(?:be )?(?:reset|renew|refresh|resume)(?:s|ed)?|wait(?: for)?|cool(?:ing)? ?down)(?: (?:at least|about|for|approximately))?(?: (?:in|after|for))?:?\s+~?((?:`+unit+`(?:\s*(?:,|and)?\s*))+)`,
 		`\b(?:retry|reset)[_ ]?(?:after|in|delay)["':= ]+((?:`+unit+`\s*)+)`, `((?:`+unit+`)+)\s*(?:后|之后)[^。]{0,6}(?:重试|再试|恢复|重置)`)
 	// A letter that follows a unit makes another word of it: 5 parsecs are no 5 p.
 	oneUnit = regexp.MustCompile(`(\d+(?:\.\d+)?)\s*([a-z]+|秒|分钟|小时|天)`)
 	ofUnit  = map[string]time.Duration{"s": time.Second, "m": time.Minute, "h": time.Hour, "d": 24 * time.Hour, "秒": time.Second, "分钟": time.Minute, "小时": time.Hour, "天": 24 * time.Hour}
 
 	// dated finds a date that something is renewed at.
-	dated = sentence(`\b(?:reset|renew|refresh|regain|available|again|resume|retry|until|expires?)\w*\b[^.。]*?\b(?:at|on|after|until|:)?\s*(\d{4}-\d{2}-\d{2})[t ](?:at )?(\d{2}:\d{2}(?::\d{2})?)(?:\.\d+)?\s*(z|utc|gmt|[+-]\d{2}:?\d{2})?`,
+	dated = sentence(`\b(?:reset|renew|refresh|regain|available|again|resume|(?:re)?try|until|expires?)\w*\b[^.。]*?\b(?:at|on|after|until|:)?\s*(\d{4}-\d{2}-\d{2})[t ](?:at )?(\d{2}:\d{2}(?::\d{2})?)(?:\.\d+)?\s*(z|utc|gmt|[+-]\d{2}:?\d{2})?`,
 		`(\d{4}-\d{2}-\d{2})[t ](\d{2}:\d{2}(?::\d{2})?)\s*(z|utc|[+-]\d{2}:?\d{2})?\s*(?:后|之后|时)?[^。]{0,4}(?:重置|恢复|重试|刷新)`)
 )
 

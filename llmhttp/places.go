@@ -121,7 +121,7 @@ var errorMembers = []struct {
 	{"details[].msg details[].localizedmessage.message metadata.provider_error", fact{role: roleMessage}, false},
 	{"param field", fact{role: roleParam}, true},
 	{"metadata.flagged_input metadata.reasons[]", fact{role: roleFlag}, false},
-	{"retry_after retryafter retry_after_seconds retryaftersec ratelimitnext retryafterseconds retry_in wait_seconds cooldown_seconds resets_in_seconds reset_in_seconds reset_seconds details[].retrydelay retrydelay metadata.retry_after metadata.retry_after_seconds details.retry_after", fact{role: roleWait, n: waitSeconds}, true},
+	{"retry_after retryafter retry_after_seconds retryaftersec ratelimitnext retryafterseconds retry_in wait_seconds cooldown_seconds resets_in_seconds reset_in_seconds reset_seconds details[].retrydelay retrydelay metadata.retry_after metadata.retry_after_seconds details.retry_after details.retry_after_seconds", fact{role: roleWait, n: waitSeconds}, true},
 	{"retry_after_ms retryafterms metadata.retry_after_ms", fact{role: roleWait, n: waitMillis}, true},
 	{"resets_at reset_at resetat resetsat reset_time resettime reset metadata.resets_at metadata.reset_at details.resets_at details.reset_at quota_reset_time quotaresettimestamp details[].metadata.quotaresettimestamp", fact{role: roleWait, n: waitUntil}, true},
 	{"details[].metadata.quotaresetdelay", fact{role: roleWait, n: waitSeconds}, false},

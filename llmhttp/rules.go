@@ -171,7 +171,7 @@ var (
 	limitRequested = sentence(`\blimit:?\s+(\d[\d,]*)(?:,\s*used:?\s+\d[\d,]*)?,\s*requested:?\s+(\d[\d,]*)`)
 
 	// Too much at a time, which passes.
-	throttled = sentence(`\bper (?:min|sec|hour)`, `/ ?(?:min|sec)`, `rate.?limit`, `\bthrottl`, `too (?:many requests|fast|frequent)`, `\bconcurren`, `\b[rt]p[ms]\b`, `\bqps\b`, `频率|速率|并发|限流|每分钟|每秒`)
+	throttled = sentence(`\b(?:per|this|last) (?:min|sec|hour)`, `/ ?(?:min|sec)`, `rate.?limit`, `\bthrottl`, `too (?:many requests|fast|frequent)`, `\bconcurren`, `\b[rt]p[ms]\b`, `\bqps\b`, `频率|速率|并发|限流|每分钟|每秒`)
 	tokenRate = sentence(`\b(?:tokens?|requests?)[^.]*\bper (?:min|sec|hour|day)|this minute`, `\b[rt]p[md]\b`, `rate.?limit`)
 
 	tooFast = sentence(`\b(?:increas\w+|grow\w*) too (?:quickly|fast)`, `rate growth`, `request burst`, `slow(?:ing)? down (?:traffic|your request)`)
@@ -180,7 +180,7 @@ var (
 	spent = sentence(
 		`insufficient (?:\w+ ){0,2}(?:balance|credits?|funds?|quota)\b`, `\b(?:not enough|no|out of|ran out of|run out of|zero) (?:\w+ ){0,2}(?:credits?|balance|funds)\b(?: left| remaining)?`,
 		`\b(?:credits?|balance|funds?)\b[^.]*\b(?:too low|exhausted|depleted|used up|insufficient|not enough|negative|overdue|exceeded|expired|ran out|run out|required)`, `\bquota\b[^.]*\bnot enough`,
-		`\b(?:exhausted|depleted|used up|used all|exceeded|reached)\b[^.]*\b(?:credits?|balance|budget|spend(?:ing)? (?:limit|cap))\b`, `\bkey limit exceeded`,
+		`\b(?:exhausted|depleted|used up|used all|exceeded|reached)\b[^.]*\b(?:credits?|balance|budget|spend(?:ing)? (?:limit|cap))\b`, `\bkey limit exceeded|credit limit (?:exceeded|reached)`,
 		`\b(?:spend(?:ing)?|budget|billing|cost)\b[^.]*\b(?:limit|cap|budget|hard limit)\b[^.]*\b(?:reached|exceeded|exhausted|hit)`,
 		`\bbudget (?:has been |is |was )?(?:exceeded|exhausted|used up)|exceeded (?:\w+ ){0,3}budget|over budget`,
 		`\baccount\b[^.]*\b(?:overdue|in arrears|arrearage|good standing|past due)`, `overdue (?:balance|payment|invoice|bill)`, `\bpayment (?:is )?required|outstanding (?:balance|invoice)`,
@@ -221,7 +221,7 @@ var (
 		`\b(?:invalid|incorrect|expired|missing|malformed|revoked|no|unknown)(?: or \w+)? (?:provided )?(?:api[ _-]?key|api token|access token|bearer token|auth\w* (?:token|header)|credentials)\b`,
 		`security token included in the request is`,
 		`\b(?:account|organization|project|workspace|team)\b[^.]*\b(?:disabled|deactivated|suspended|banned|blocked|flagged|not active|inactive|archived|locked)\b`,
-		`\blocation is not supported|not (?:available|supported) in your (?:country|region)`)
+		`\blocation is not supported|not (?:available|supported) in your (?:country|region)`, `无效的?(?:令牌|密钥| ?api)`)
 	refusedModel = sentence(`\b(?:model|deployment|engine)s?\b[^.]*(?:[^\s]+ )?[^.]*(?:\bnot found|(?:not|n't) exist|\bis not a valid|\bnot available|\bno longer (?:available|supported)|\b(?:been|is) (?:decommissioned|deprecated|retired|removed))`,
 		`\b(?:unknown|invalid|no such|unrecognized|nonexistent) (?:model|deployment|engine)\b`, `\bnot a valid model\b`, `\bmodel (?:id|identifier|name)?\s*(?:is )?(?:invalid|unknown)`, `\bmodel[^.]* is not supported\.?$`,
 		`access to (?:the |this )?model`, `模型不存在`, `no endpoints found`, `on-demand throughput`)
@@ -241,7 +241,7 @@ const resource = `(?:files?|previous[_ ]?responses?|responses?|conversations?|th
 const (
 	exhaustedWords = `insufficient*quota preconsume*quota* creditbalanceexhausted organizationspendlimitexceeded projectspendlimitexceeded organizationusagelimitexceeded
 		enforcedspendlimitreached billinghardlimitreached billingnotactive billingerror insufficientbalance* insufficientcredit* insufficientfunds* notenoughcredits
-		outofcredits nocredits creditsexhausted creditlimitexceeded exceededbudget budgetexceeded* exceededcurrentquotaerror usagelimitreached usagelimitexceeded
+		outofcredits nocredits credit*exhausted creditlimitexceeded exceededbudget budgetexceeded* exceededcurrentquotaerror usagelimitreached usagelimitexceeded
 		monthlylimitexceeded weeklylimitexceeded paymentrequired *billoverdue *serviceoverdue *arrears *resourcepackexhausted *tpdexceeded *rpdexceeded quota*daily* notenoughbalance accountoverdue* arrearage* overdue quotaexhausted insufficientaccountbalance balancenotenough`
 	ownWords = `contextlength* contextwindow* contextsize* exceedcontext* prompttoolong prompttoolarge inputtoolong inputtoolarge requesttoolarge requesttoolong
 		stringabovemaxlength *contentfilter* *contentpolicy* *contentmoderation* *contentblocked* *policyviolation *sensitivecontent* datainspectionfailed
