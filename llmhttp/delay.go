@@ -138,14 +138,17 @@ func unifiedDelay(h http.Header, now time.Time) time.Duration {
 		return 0
 	}
 	var d time.Duration
-	for _, window := range []string{"5h-", "7d-", "7d_opus-", "7d_sonnet-"} {
-		if h.Get(prefix+window+"Status") == "rejected" {
-			reset, _ := wait(h.Get(prefix+window+"Reset"), now)
+	for name := range h {
+		window, ok := strings.CutSuffix(strings.TrimPrefix(name, prefix), "-Status")
+		if ok && window != "Overage" && h.Get(name) == "rejected" {
+			reset, _ := wait(h.Get(prefix+window+"-Reset"), now)
 			d = max(d, reset)
 		}
 	}
-	if d == 0 {
-		d, _ = wait(h.Get(prefix+"Reset"), now)
+	for _, name := range []string{"Reset", "Overage-Reset"} { // what is beyond a plan is renewed later
+		if d == 0 {
+			d, _ = wait(h.Get(prefix+name), now)
+		}
 	}
 	return d
 }
@@ -228,8 +231,10 @@ func number(s string) (float64, bool) {
 const unit = `\d+(?:\.\d+)?\s*(?:milliseconds?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d|秒|分钟|小时|天)`
 
 var (
-	askedTo = sentence(`\b(?:(?:try(?:ing)?|retry(?:ing)?|available|accessible)(?: again)?|(?:will )?(?:be )?(?:reset|renew|refresh|resume)(?:s|ed)?|wait(?: for)?|cool(?:ing)? ?down)(?: (?:at least|about|for|approximately))?(?: (?:in|after|for))?:?\s+~?((?:`+unit+`(?:\s*(?:,|and)?\s*))+)`,
+	askedTo = sentence(`\b(?:(?:try(?:ing)?|retry(?:ing)?|available|accessible)(?: again)?|(?:will )?(?:be )?(?:reset|renew|refresh|resume|replenish)(?:s|ed)?|wait(?: for)?|cool(?:ing)? ?down)(?: (?:at least|about|for|approximately))?(?: (?:in|after|for))?:?\s+~?((?:`+unit+`(?:\s*(?:,|and)?\s*))+)`,
 		`\b(?:retry|reset)[_ ]?(?:after|in|delay)["':= ]+((?:`+unit+`\s*)+)`, `((?:`+unit+`)+)\s*(?:后|之后)[^。]{0,6}(?:重试|再试|恢复|重置)`)
+	clock = sentence(`\b(?:in|after) (\d\d):(\d\d):(\d\d)\b`) // Azure API Management
+
 	// A letter that follows a unit makes another word of it: 5 parsecs are no 5 p.
 	oneUnit = regexp.MustCompile(`(\d+(?:\.\d+)?)\s*([a-z]+|秒|分钟|小时|天)`)
 	ofUnit  = map[string]time.Duration{"s": time.Second, "m": time.Minute, "h": time.Hour, "d": 24 * time.Hour, "秒": time.Second, "分钟": time.Minute, "小时": time.Hour, "天": 24 * time.Hour}
@@ -266,6 +271,10 @@ func (f *facts) textDate(now time.Time) time.Duration {
 
 // textDelay finds advice such as "Please try again in 1m3.5s." in a message.
 func textDelay(message string) time.Duration {
+	if m := clock.compile().FindStringSubmatch(message); m != nil {
+		d, _ := time.ParseDuration(m[1] + "h" + m[2] + "m" + m[3] + "s")
+		return sane(d)
+	}
 	m := askedTo.compile().FindStringSubmatch(message)
 	if m == nil {
 		return 0

@@ -37,7 +37,7 @@ var headerWords = map[string]headerWord{
 
 	"modelscope": {period: 24 * time.Hour}, "model": {}, "5": {times: 5},
 
-	"x": {}, "anthropic": {period: time.Minute}, "ratelimit": {}, "per": {}, "project": {}, "count": {},
+	"x": {}, "anthropic": {period: time.Minute}, "ratelimit": {}, "per": {}, "after": {}, "project": {}, "count": {},
 	"tokenlimit": {counts: countsTokens, period: time.Second}, // Together
 
 	// Cohere's trial keys.

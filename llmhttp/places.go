@@ -6,7 +6,7 @@ import "strings"
 type role uint8
 
 const (
-	roleFigure     role = iota // a number of tokens: n is its index in figures
+	roleFigure     role = iota // a number of tokens: n is its index in counts
 	roleError                  // it is an error: a text is its message, an object has more
 	roleWord                   // a code, status or type of an error: n is its rank
 	roleMessage                // what the error says to people
@@ -98,7 +98,7 @@ const longestName = 40
 
 // root is the tree of all places that count, in lower case. Anything else, such as a model's
 // output or the arguments of a tool, may hold the same names without meaning the same.
-var root, figures = plant()
+var root = plant()
 
 // errorPlaces are where an error stands, as an object or as its message.
 var errorPlaces = strings.Fields(`error response.error delta.error choices[].error message.error response.body.error
@@ -142,7 +142,7 @@ var exceptions = strings.Fields(`throttlingexception modelstreamerrorexception i
 // A number is its word as well.
 var alarms = strings.Fields("base_resp.status_code error_code success header.code")
 
-func plant() (*node, []string) {
+func plant() *node {
 	n := &node{}
 	for _, m := range errorMembers {
 		for _, path := range strings.Fields(m.paths) {
@@ -179,5 +179,6 @@ func plant() (*node, []string) {
 		}
 	}
 	n.is("bytes", fact{role: roleEncoded})
-	return n, plantFigures(n)
+	plantFigures(n)
+	return n
 }

@@ -33,7 +33,6 @@ type usageShape struct {
 	input, output string
 	cached        string // a part of the input
 	total         string // everything; what it has beyond input and output is output
-	beginning     bool   // it is what a stream says at its beginning, which later figures replace
 }
 
 // usageShapes are all that are known. When an answer has several, which say the same, the
@@ -70,20 +69,20 @@ var usageShapes = []usageShape{
 }
 
 // usageHeaders tell the same where a body does not: of Bedrock's InvokeModel, whose answers
-// are the models' own, and of Text Generation Inference.
+// are the models' own, and of Text Generation and Text Embeddings Inference.
 var usageHeaders = []struct{ input, output, cached string }{
 	{"X-Amzn-Bedrock-Input-Token-Count", "X-Amzn-Bedrock-Output-Token-Count", "X-Amzn-Bedrock-Cache-Read-Input-Token-Count"},
 	{"X-Prompt-Tokens", "X-Generated-Tokens", ""},
+	{"X-Compute-Tokens", "", ""},
 }
 
-// shapeFigures are the indexes of a shape's members in figures.
+// shapeFigures are the indexes of a shape's members in counts.
 type shapeFigures struct{ input, output, cached, total []uint8 }
 
 var shapes []shapeFigures
 
-// plantFigures puts the members of all shapes into the tree, and returns them by their index.
-func plantFigures(n *node) []string {
-	var all []string
+// plantFigures puts the members of all shapes into the tree.
+func plantFigures(n *node) {
 	index := map[string]uint8{}
 	planted := map[string]bool{}
 	for row, s := range usageShapes {
@@ -92,9 +91,8 @@ func plantFigures(n *node) []string {
 				key := strconv.Itoa(row) + " " + name
 				i, ok := index[key]
 				if !ok {
-					i = uint8(len(all))
+					i = uint8(len(index))
 					index[key] = i
-					all = append(all, name)
 				}
 				is = append(is, i)
 				for _, at := range strings.Fields(s.at) {
@@ -109,10 +107,9 @@ func plantFigures(n *node) []string {
 		}
 		shapes = append(shapes, shapeFigures{plantAll(s.input), plantAll(s.output), plantAll(s.cached), plantAll(s.total)})
 	}
-	if len(all) > maxFigures {
+	if len(index) > maxFigures {
 		panic("llmhttp: more figures than there is room for")
 	}
-	return all
 }
 
 const maxFigures = 64
