@@ -151,6 +151,9 @@ func (x *exchange) unary(ctx context.Context) Verdict {
 		return x.gone()
 	}
 	h := x.w.Header()
+	if f, ok := x.format.(headed); ok {
+		f.header(&x.answer, h)
+	}
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(data)))
 	x.w.WriteHeader(http.StatusOK)

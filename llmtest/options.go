@@ -138,8 +138,10 @@ func WithActualUsage() Option { return func(c *config) { c.charging = chargeActu
 // WithBurndown charges a request's input tokens, cached ones included, and its
 // max_tokens when it arrives, and settles the charge when the answer ends: cached
 // input is given back, and each output token counts as many as burndown says.
-// Amazon Bedrock documents that it does so; secondary sources give it a burndown
-// of 5 for most Claude models, 10 for some, and 1 for others.
+// Amazon Bedrock documents that it does so
+// (docs.aws.amazon.com/bedrock/latest/userguide/quotas-token-burndown.html), and it
+// is the default of Bedrock, with 1; secondary sources give it a burndown of 5 for
+// most Claude models, 10 for some, and 1 for others.
 func WithBurndown(burndown int64) Option {
 	return func(c *config) { c.charging, c.burndown = chargeReserve, burndown }
 }

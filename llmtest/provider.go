@@ -7,7 +7,8 @@ import (
 
 // A Provider is whose protocol a server speaks, with the limits that it
 // enforces and the provider's ways of enforcing them: see [OpenAI],
-// [AzureOpenAI], [Anthropic], [Gemini], [Groq], [Mistral] and [Ollama].
+// [AzureOpenAI], [Anthropic], [Bedrock], [Gemini], [Groq], [Mistral] and
+// [Ollama].
 type Provider struct {
 	name     string
 	path     string // of the base URL that the provider's own SDKs want, such as "/v1"
@@ -66,6 +67,11 @@ type format interface {
 	token(a *answer, out *events, word string)
 	end(a *answer, out *events)
 	fail(a *answer, out *events, p *problem)
+}
+
+// A format that is headed sets headers of its unary answers.
+type headed interface {
+	header(a *answer, h http.Header)
 }
 
 // An answer is what a format needs to know about an answer.

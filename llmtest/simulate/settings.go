@@ -23,6 +23,7 @@ var dialects = map[string]dialect{
 	"openai":    {llmtest.OpenAI, "OPENAI_BASE_URL=%s"},
 	"azure":     {llmtest.AzureOpenAI, "AZURE_OPENAI_ENDPOINT=%s, and any deployment"},
 	"anthropic": {llmtest.Anthropic, "ANTHROPIC_BASE_URL=%s"},
+	"bedrock":   {llmtest.Bedrock, "AWS_ENDPOINT_URL_BEDROCK_RUNTIME=%s, and any region and keys"},
 	"gemini":    {llmtest.Gemini, "GOOGLE_GEMINI_BASE_URL=%s"},
 	"groq":      {llmtest.Groq, "any OpenAI SDK with OPENAI_BASE_URL=%s"},
 	"mistral":   {llmtest.Mistral, "any OpenAI SDK with OPENAI_BASE_URL=%s"},
