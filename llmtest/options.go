@@ -130,7 +130,7 @@ func WithMaxTokensCharged() Option { return func(c *config) { c.charging = charg
 // WithActualUsage charges a request's input tokens when it arrives and its
 // output tokens as they are produced, streamed or not, in up to 32 instalments;
 // max_tokens does not count. Anthropic documents that it does so, and it is the
-// default of Anthropic, Gemini and Ollama. Output is charged even when it lifts
+// default of Anthropic, Cohere, Gemini and Ollama. Output is charged even when it lifts
 // a limit's use above its amount; nothing is let in then until there is room
 // again.
 func WithActualUsage() Option { return func(c *config) { c.charging = chargeActual } }

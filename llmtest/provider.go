@@ -7,7 +7,7 @@ import (
 
 // A Provider is whose protocol a server speaks, with the limits that it
 // enforces and the provider's ways of enforcing them: see [OpenAI],
-// [AzureOpenAI], [Anthropic], [Bedrock], [Gemini], [Groq], [Mistral] and
+// [AzureOpenAI], [Anthropic], [Bedrock], [Cohere], [Gemini], [Groq], [Mistral] and
 // [Ollama].
 type Provider struct {
 	name     string

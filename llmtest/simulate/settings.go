@@ -24,6 +24,7 @@ var dialects = map[string]dialect{
 	"azure":     {llmtest.AzureOpenAI, "AZURE_OPENAI_ENDPOINT=%s, and any deployment"},
 	"anthropic": {llmtest.Anthropic, "ANTHROPIC_BASE_URL=%s"},
 	"bedrock":   {llmtest.Bedrock, "AWS_ENDPOINT_URL_BEDROCK_RUNTIME=%s, and any region and keys"},
+	"cohere":    {llmtest.Cohere, "CO_API_URL=%s"},
 	"gemini":    {llmtest.Gemini, "GOOGLE_GEMINI_BASE_URL=%s"},
 	"groq":      {llmtest.Groq, "any OpenAI SDK with OPENAI_BASE_URL=%s"},
 	"mistral":   {llmtest.Mistral, "any OpenAI SDK with OPENAI_BASE_URL=%s"},
