@@ -107,11 +107,11 @@ func TestBedrockCaches(t *testing.T) {
 	})
 }
 
-// TestBedrockReserves holds maxTokens until the answer ends, and then charges five
-// for each output token.
+// TestBedrockReserves holds maxTokens until the answer ends, and then charges what
+// the burndown makes of the output.
 func TestBedrockReserves(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := NewServer(t, Bedrock(TPM(1000)), InMemory(), WithBurndown(5), WithOutputTokens(10, 0), WithLatency(Latency{FirstToken: time.Second}))
+	reserve := func(t *testing.T, charged int64, opts ...Option) {
+		s := NewServer(t, Bedrock(TPM(1000)), append(opts, InMemory(), WithOutputTokens(10, 0), WithLatency(Latency{FirstToken: time.Second}))...)
 		first := make(chan int)
 		go func() {
 			res, _ := send(t, s, converse, turn(100, upTo(900)))
@@ -129,10 +129,12 @@ func TestBedrockReserves(t *testing.T) {
 		if res, body := send(t, s, converse, turn(100, upTo(700))); res.StatusCode != 200 {
 			t.Errorf("once it is settled: %s %s", res.Status, body)
 		}
-		if a := s.Arrivals(); a[0].Charged != 150 {
-			t.Errorf("charged %d, want 100 and 5 for each of 10", a[0].Charged)
+		if a := s.Arrivals(); a[0].Charged != charged {
+			t.Errorf("charged %d, want %d", a[0].Charged, charged)
 		}
-	})
+	}
+	synctest.Test(t, func(t *testing.T) { reserve(t, 110) })
+	synctest.Test(t, func(t *testing.T) { reserve(t, 150, WithBurndown(5)) })
 }
 
 func TestBedrockErrors(t *testing.T) {
