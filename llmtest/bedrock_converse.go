@@ -147,3 +147,11 @@ func (f converseFormat) end(a *answer, out *events) {
 func (converseFormat) fail(_ *answer, out *events, p *problem) {
 	out.frame("exception", streamException(p), bedrockErrorOf(p))
 }
+
+// failed names the exception in the body, as no header does.
+func (converseFormat) failed(_ *answer, p *problem) any {
+	return struct {
+		Type string `json:"__type"`
+		bedrockError
+	}{bedrockException(p), bedrockErrorOf(p)}
+}

@@ -231,6 +231,13 @@ func (f cohereFormat) fail(_ *answer, out *events, p *problem) {
 	f.send(out, cohereEvent{Type: "message-end", Delta: cohereEnd{Error: cohereMessage(p), FinishReason: "ERROR"}})
 }
 
+func (f cohereFormat) failed(a *answer, p *problem) any {
+	if !p.inside {
+		return cohereError{cohereID(p.number), cohereMessage(p)}
+	}
+	return cohereResponse{ID: cohereID(a.number), Message: cohereMsg{"assistant", []textBlock{{"text", a.text}}}, FinishReason: "ERROR"}
+}
+
 // list serves a list of models.
 func (d cohere) list(w http.ResponseWriter, _ *http.Request) {
 	type model struct {

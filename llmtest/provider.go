@@ -67,6 +67,9 @@ type format interface {
 	token(a *answer, out *events, word string)
 	end(a *answer, out *events)
 	fail(a *answer, out *events, p *problem)
+
+	// failed returns the body of a unary answer with an error after a 200.
+	failed(a *answer, p *problem) any
 }
 
 // A format that is headed sets headers of its unary answers.
@@ -115,6 +118,8 @@ type problem struct {
 	retryAfter time.Duration // 0 means that the answer does not say
 	number     int           // of the request: makes ids
 	at         time.Time
+	chosen     bool // the test chose the status
+	inside     bool // the answer carries it, rather than that it stands in its place
 }
 
 // usualStatus is the status that most providers answer for a reason.

@@ -36,7 +36,8 @@ var strategies = map[string]llmtest.Strategy{
 }
 
 var faultKinds = []llmtest.FaultKind{
-	llmtest.FaultSlow, llmtest.FaultStall, llmtest.FaultCut, llmtest.FaultReset, llmtest.FaultStream, llmtest.FaultQuota, llmtest.FaultSpend, llmtest.FaultHeaders,
+	llmtest.FaultSlow, llmtest.FaultStall, llmtest.FaultCut, llmtest.FaultReset, llmtest.FaultStream, llmtest.FaultBody,
+	llmtest.FaultAnswer, llmtest.FaultQuota, llmtest.FaultSpend, llmtest.FaultFull, llmtest.FaultHeaders,
 }
 
 func names[V any](m map[string]V) string { return strings.Join(slices.Sorted(maps.Keys(m)), ", ") }
