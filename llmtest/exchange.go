@@ -76,7 +76,10 @@ func (s *Server) generate(w http.ResponseWriter, r *http.Request, read operation
 	case t.refusal != nil && t.refusal.never:
 		p = &problem{reason: tooLarge, refusal: t.refusal}
 	case t.refusal != nil:
-		p = &problem{reason: rateLimited, refusal: t.refusal, retryAfter: t.refusal.wait}
+		p = &problem{reason: rateLimited, refusal: t.refusal}
+		if !s.config.noRetryAfter {
+			p.retryAfter = t.refusal.wait
+		}
 	case t.full:
 		p = &problem{reason: overloaded, status: s.config.load.Status}
 	}

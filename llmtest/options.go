@@ -17,6 +17,7 @@ type config struct {
 	burndown     int64
 	countRefused bool
 	failedFree   bool
+	noRetryAfter bool
 	inMemory     bool
 	address      string
 	key          string
@@ -160,6 +161,11 @@ func WithRefusedFree() Option { return func(c *config) { c.countRefused = false 
 // and Azure OpenAI document that failures count, and no provider that they do
 // not.
 func WithFailedFree() Option { return func(c *config) { c.failedFree = true } }
+
+// WithoutRetryAfter leaves out of refusals how long to wait: Retry-After, and what
+// stands for it in a provider's headers and error details. Anthropic has been seen
+// to refuse a subscription so. Defaults to what the provider says.
+func WithoutRetryAfter() Option { return func(c *config) { c.noRetryAfter = true } }
 
 // WithLoad sets how the server bears many requests at once. Defaults to any
 // number of them, except for Ollama.
