@@ -193,7 +193,7 @@ func readInvoke(model string) operation {
 // invokeFormat writes a message, with its tokens in headers.
 type invokeFormat struct{ messageFormat }
 
-func (invokeFormat) failed(a *answer, p *problem) any { return converseFormat{}.failed(a, p) }
+func (invokeFormat) failed(*answer, *problem) any { return nil }
 
 func (invokeFormat) header(a *answer, h http.Header) {
 	setInt(h, "X-Amzn-Bedrock-Input-Token-Count", a.call.input)

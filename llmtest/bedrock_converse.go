@@ -148,10 +148,4 @@ func (converseFormat) fail(_ *answer, out *events, p *problem) {
 	out.frame("exception", streamException(p), bedrockErrorOf(p))
 }
 
-// failed names the exception in the body, as no header does.
-func (converseFormat) failed(_ *answer, p *problem) any {
-	return struct {
-		Type string `json:"__type"`
-		bedrockError
-	}{bedrockException(p), bedrockErrorOf(p)}
-}
+func (converseFormat) failed(*answer, *problem) any { return nil }

@@ -233,7 +233,7 @@ func (f cohereFormat) fail(_ *answer, out *events, p *problem) {
 
 func (f cohereFormat) failed(a *answer, p *problem) any {
 	if !p.inside {
-		return cohereError{cohereID(p.number), cohereMessage(p)}
+		return nil
 	}
 	return cohereResponse{ID: cohereID(a.number), Message: cohereMsg{"assistant", []textBlock{{"text", a.text}}}, FinishReason: "ERROR"}
 }

@@ -125,7 +125,11 @@ func (x *exchange) write(ctx context.Context) Verdict {
 	x.timing, x.cut = x.reply.timing, x.reply.cut
 
 	fault := x.reply.fault
-	if p := fault.problem(x.call.stream); p != nil {
+	p := fault.problem(x.call.stream)
+	if p == nil && fault.says() && !x.call.stream && x.format.failed(&x.answer, x.event()) == nil {
+		p = fault.event()
+	}
+	if p != nil {
 		p.model, p.number = x.call.model, x.number
 		x.fail(x.w, p)
 		return Failed

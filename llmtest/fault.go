@@ -40,7 +40,9 @@ const (
 // finish reason error, as OpenRouter does it
 // (openrouter.ai/docs/api/reference/overview); a response has the status failed,
 // and its stream ends with response.failed, as OpenAI documents; a message of
-// Cohere has the finish reason ERROR. Half the text is there.
+// Cohere has the finish reason ERROR. Half the text is there. Bedrock, and Cohere in
+// an answer's place, are not known to send an error after a 200 but in streams: there
+// FaultBody and FaultAnswer are as FaultStream.
 type Fault struct {
 	Kind       FaultKind
 	Status     int           // 400 to 599; needed by FaultStatus, and optional for FaultStream, FaultBody, FaultAnswer and FaultFull

@@ -45,10 +45,8 @@ func TestErrorsInAnswers(t *testing.T) {
 		{Gemini(), geminiPath + "generateContent", contents(1), Fault{Kind: FaultBody, Status: 429}, []string{`{"error":{"code":429,`, `"status":"RESOURCE_EXHAUSTED"}}`}},
 		{Gemini(), geminiPath + "streamGenerateContent?alt=sse", contents(1), Fault{Kind: FaultAnswer, Status: 500}, []string{`data: {"error":{"code":500,`, `"status":"INTERNAL"}}` + "\n\n"}},
 		{Ollama(), "/api/chat", ollama, Fault{Kind: FaultBody}, []string{`{"error":"server busy`}},
-		{Cohere(), "/v2/chat", cohereTurn, Fault{Kind: FaultBody, Status: 500}, []string{`{"id":"00000000-0000-4000-8000-000000000000","message":"` + injected}},
 		{Cohere(), "/v2/chat", cohereTurn, Fault{Kind: FaultAnswer}, []string{`"content":[{"type":"text","text":"`, `"finish_reason":"ERROR"}`}},
 		{Cohere(), "/v2/chat", streamed(cohereTurn), Fault{Kind: FaultAnswer}, []string{`data: {"type":"message-end","delta":{"error":"`}},
-		{Bedrock(), converse, turn(1, ""), Fault{Kind: FaultBody, Status: 429}, []string{`{"__type":"ThrottlingException","message":"` + injected + `"}`}},
 		{Bedrock(), converse + "-stream", turn(1, ""), Fault{Kind: FaultBody, Status: 429}, []string{"throttlingException", ":message-type\x07\x00\x09exception{"}},
 	} {
 		t.Run(fmt.Sprint(tt.provider, " ", tt.path, " ", tt.fault), func(t *testing.T) {
@@ -74,6 +72,24 @@ func TestErrorsInAnswers(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestErrorsKeepTheirStatus has no error after a 200 where the provider has none.
+func TestErrorsKeepTheirStatus(t *testing.T) {
+	for status, exception := range map[int]string{429: "ThrottlingException", 503: "ServiceUnavailableException"} {
+		for _, kind := range []FaultKind{FaultBody, FaultAnswer} {
+			s := NewServer(t, Bedrock(), InMemory(), WithFaultScript(Fault{Kind: kind, Status: status}))
+			res, body := send(t, s, converse, turn(1, ""))
+			wantHeaders(t, res.Header, "x-amzn-errortype", exception)
+			if res.StatusCode != status {
+				t.Errorf("%s: %s %s", kind, res.Status, body)
+			}
+		}
+	}
+	s := NewServer(t, Cohere(), InMemory(), WithFaultScript(Fault{Kind: FaultBody, Status: 500}))
+	if res, body := send(t, s, "/v2/chat", cohereTurn); res.StatusCode != 500 {
+		t.Errorf("%s %s", res.Status, body)
 	}
 }
 

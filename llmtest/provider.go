@@ -68,7 +68,8 @@ type format interface {
 	end(a *answer, out *events)
 	fail(a *answer, out *events, p *problem)
 
-	// failed returns the body of a unary answer with an error after a 200.
+	// failed returns the body of a unary answer with an error after a 200, or nil where
+	// the provider is not known to do so.
 	failed(a *answer, p *problem) any
 }
 
