@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptrace"
-	"net/url"
 	"sync/atomic"
 	"time"
 
@@ -93,28 +92,32 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		WroteHeaders: func() { wrote.Store(int64(time.Since(begun))) },
 	})))
 	sent := begun.Add(time.Duration(wrote.Load()))
+	from := origin{host: req.URL.Hostname(), method: req.Method}
+	if res != nil {
+		from.header = res.Header
+	}
 	switch {
 	case err != nil:
 		if !canceled(ctx) {
 			t.tell(ctx, llmqueue.Observation{SentAt: sent, Outcome: llmqueue.OutcomeRetryable})
 		}
 	case res.StatusCode >= 400:
-		t.failed(ctx, sent, req.URL, res)
+		t.failed(ctx, sent, from, res)
 	case res.StatusCode >= 200 && res.StatusCode < 300:
-		t.served(ctx, sent, req.URL, res)
+		t.served(ctx, sent, from, res)
 	}
 	// The rest are redirects, and 101, whose body is a connection that must stay one.
 	return res, err
 }
 
-func (t *Transport) served(ctx context.Context, sent time.Time, asked *url.URL, res *http.Response) {
+func (t *Transport) served(ctx context.Context, sent time.Time, from origin, res *http.Response) {
 	t.tell(ctx, llmqueue.Observation{
 		SentAt:  sent,
 		Outcome: llmqueue.OutcomeServed,
 		Limits:  ParseLimits(res.Header, time.Now()),
 	})
 	if res.Body != nil && res.Body != http.NoBody {
-		b := &body{src: res.Body, ctx: ctx, from: origin{asked.Hostname(), res.Header}, tell: t.tell, sent: sent}
+		b := &body{src: res.Body, ctx: ctx, from: from, tell: t.tell, sent: sent}
 		if plain(res.Header) {
 			b.scan = &scanner{}
 		}
@@ -123,7 +126,7 @@ func (t *Transport) served(ctx context.Context, sent time.Time, asked *url.URL, 
 	t.discourage(res)
 }
 
-func (t *Transport) failed(ctx context.Context, sent time.Time, asked *url.URL, res *http.Response) {
+func (t *Transport) failed(ctx context.Context, sent time.Time, from origin, res *http.Response) {
 	var start []byte
 	if res.Body != nil && res.Body != http.NoBody {
 		// SDKs close the body of a failure unread, so what it says is lost unless it
@@ -146,7 +149,7 @@ func (t *Transport) failed(ctx context.Context, sent time.Time, asked *url.URL, 
 		start = nil
 	}
 	e, usage := parseFailure(start[:min(len(start), maxErrorBody)])
-	o := e.observation(res.StatusCode, origin{asked.Hostname(), res.Header}, time.Now())
+	o := e.observation(res.StatusCode, from, time.Now())
 	o.Usage = usage
 	o.SentAt = sent
 	t.tell(ctx, o)
