@@ -14,8 +14,8 @@ import (
 
 // Transport is an [http.RoundTripper] that tells the queue what the provider says
 // beside its answers. It changes no request; of a response it changes nothing but
-// the header X-Should-Retry: see [WithSDKRetries]. The zero value uses
-// [http.DefaultTransport]. Safe for concurrent use.
+// the header X-Should-Retry: see [WithSDKRetries]. The zero value uses what
+// [http.DefaultTransport] was when the program started. Safe for concurrent use.
 type Transport struct {
 	base       http.RoundTripper
 	sdkRetries bool
@@ -34,9 +34,19 @@ type Option struct{ apply func(*Transport) }
 // with its WithMaxRetries(0), to leave these to the queue as well.
 func WithSDKRetries() Option { return Option{func(t *Transport) { t.sdkRetries = true }} }
 
-// NewTransport returns a Transport that sends requests through base; nil means
-// [http.DefaultTransport].
+// original is what http.DefaultTransport was before a Transport could take its place.
+var original = http.DefaultTransport
+
+// NewTransport returns a Transport that sends requests through base; nil means what
+// [http.DefaultTransport] is now, or what that sends requests through where it is a
+// Transport itself: it may take the default's place, and no answer is observed twice.
 func NewTransport(base http.RoundTripper, opts ...Option) *Transport {
+	if base == nil {
+		base = http.DefaultTransport
+		if ours, ok := base.(*Transport); ok {
+			base = ours.next()
+		}
+	}
 	t := &Transport{base: base}
 	for _, o := range opts {
 		if o.apply != nil {
@@ -56,7 +66,7 @@ func (t *Transport) tell(ctx context.Context, o llmqueue.Observation) {
 
 func (t *Transport) next() http.RoundTripper {
 	if t.base == nil {
-		return http.DefaultTransport
+		return original
 	}
 	return t.base
 }
