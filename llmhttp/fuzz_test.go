@@ -111,7 +111,7 @@ func FuzzBody(f *testing.F) {
 	// A body that looks cut off is no failure here.
 	rt.Overhear(func(_ context.Context, o llmqueue.Observation) { told = o.Usage })
 	q := newQueue(f, func(ctx context.Context) (string, error) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://x", nil)
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://x", nil)
 		if err != nil {
 			return "", err
 		}
