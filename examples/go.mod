@@ -3,7 +3,7 @@ module github.com/llmqueue/llmqueue/examples
 go 1.26.0
 
 require (
-	github.com/anthropics/anthropic-sdk-go v1.84.0
+	github.com/anthropics/anthropic-sdk-go/v2 v2.15.0
 	github.com/llmqueue/llmqueue v0.2.0
 	github.com/llmqueue/llmqueue/llmriver v0.2.0
 	github.com/ollama/ollama v0.17.4

@@ -61,7 +61,7 @@ func TestParseError(t *testing.T) {
 		{"openai 500", 500, "", `{"error":{"type":"server_error","code":null}}`, retryable, 0, "server_error"},
 
 		{"anthropic rate limit", 429, "retry-after: 13", anthropic429, rateLimited, 13 * time.Second, "rate_limit_error"},
-		{"anthropic without a wait", 429, "anthropic-ratelimit-requests-limit: 50\nanthropic-ratelimit-requests-remaining: 49", anthropic429, exhausted, 0, "rate_limit_error"},
+		{"anthropic without a wait", 429, "anthropic-ratelimit-requests-limit: 50\nanthropic-ratelimit-requests-remaining: 49", anthropic429, rateLimited, 0, "rate_limit_error"},
 		{"anthropic rate limit within a stream, which has no headers", 200, "", anthropic429, rateLimited, 0, "rate_limit_error"},
 		{"the same type from someone else", 429, "", `{"error":{"type":"rate_limit_error","message":"m"}}`, rateLimited, 0, "rate_limit_error"},
 		{"anthropic behind a gateway that drops the wait", 429, "anthropic-ratelimit-requests-limit: 50\nanthropic-ratelimit-requests-remaining: 0\nanthropic-ratelimit-requests-reset: 2025-08-21T12:40:37Z", anthropic429, rateLimited, 7 * time.Second, "rate_limit_error"},
