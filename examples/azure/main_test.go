@@ -17,6 +17,11 @@ func TestRun(t *testing.T) {
 		"8 of 8 questions answered",
 		"Calls: 10 accepted, 1 refused, 0 met an overloaded server, 0 failed")
 
+	// A stream tells its usage when it is asked to.
+	if streamed := exampletest.Numbers(t, out, `^Streamed after 2 attempts, (\d+) tokens`)[0][0]; streamed < 1 || streamed >= 200 {
+		t.Errorf("the stream had %v tokens\n%s", streamed, out)
+	}
+
 	// What is refused is asked again when retry-after-ms says so.
 	answers := exampletest.Numbers(t, out, ` (\d+) tokens, waited ([0-9.]+)s, (\d+) attempts?$`)
 	again := 0
