@@ -246,21 +246,12 @@ func (s *queueSettings) validate() error {
 		return invalid("WithShutdownGrace(%v), give 0 or more", s.grace)
 	case s.outstanding < 1:
 		return invalid("WithMaxOutstanding(%d), give 1 or more", s.outstanding)
-	}
-	for _, mw := range s.middleware {
-		if mw == nil {
-			return invalid("WithMiddleware got nil")
-		}
-	}
-	for _, o := range s.observers {
-		if o == nil {
-			return invalid("WithObserver got nil")
-		}
-	}
-	for _, m := range s.monitors {
-		if m == nil {
-			return invalid("WithMonitor got nil")
-		}
+	case slices.ContainsFunc(s.middleware, func(mw Middleware) bool { return mw == nil }):
+		return invalid("WithMiddleware got nil")
+	case slices.ContainsFunc(s.observers, func(o func(Event)) bool { return o == nil }):
+		return invalid("WithObserver got nil")
+	case slices.ContainsFunc(s.monitors, func(m func(func() QueueInfo) func()) bool { return m == nil }):
+		return invalid("WithMonitor got nil")
 	}
 	return nil
 }

@@ -245,7 +245,8 @@ func (c *core) enter(h uint32, in *intake, w *waiter) {
 	e.ctx, e.tenant, e.metadata, e.waiters = in.ctx, in.Tenant, in.metadata, w
 	id := in.id
 	if id == "" && c.reserved > 0 {
-		if assigned := c.assignedID(c.ref(h)); c.taken(assigned) {
+		assigned := c.assignedID(c.ref(h))
+		if _, taken := c.ids[assigned]; taken {
 			id = assigned + "-2" // a caller chose this very id
 		}
 	}
@@ -262,11 +263,6 @@ func (c *core) enter(h uint32, in *intake, w *waiter) {
 	if len(c.observers) > 0 {
 		c.emitFor(h, Event{Type: EventQueued, Time: c.clock.At(c.engine.View(h).Created)})
 	}
-}
-
-func (c *core) taken(id string) bool {
-	_, taken := c.ids[id]
-	return taken
 }
 
 // end ends a request from outside, unless it has ended. err is why.

@@ -321,7 +321,9 @@ func (c *core) applyTold(ns int64, e *engine.Effect) {
 			})
 		}
 	case engine.NoUsage:
-		c.emit(Event{Type: EventNoUsage, Time: now})
+		c.emit(Event{Type: EventNoUsage, Time: now, Err: errReservesNothing})
+	case engine.EstimatesAlone:
+		c.emit(Event{Type: EventNoUsage, Time: now, Err: errEstimatesAlone})
 	case engine.PausedByHand:
 		c.emit(Event{Type: EventPaused, Time: now})
 	case engine.ResumedByHand:

@@ -2,6 +2,7 @@ package llmqueue
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"time"
@@ -30,7 +31,7 @@ const (
 	EventOpened        EventType = "opened"         // an endpoint is held out because calls fail there, by its breaker or by itself: before Until nothing starts there that can go elsewhere
 	EventClosed        EventType = "closed"         // it is not any more: a call was served there
 	EventFallback      EventType = "fallback"       // a request goes to the model Fallback, because of Err
-	EventNoUsage       EventType = "no_usage"       // token limits are set but nothing reports usage; sent once
+	EventNoUsage       EventType = "no_usage"       // token limits are set but nothing reports usage: Err says what holds them; sent once
 )
 
 // Event is one thing that happened in a queue. Fields that do not apply are zero.
@@ -49,7 +50,7 @@ type Event struct {
 	Attempt   int       // the attempts started so far
 	Usage     Usage     // of all attempts here together, at the end; what a fallback used is told by its own queue
 	Fallback  string    // the other model: where the request goes, and at its end which one answered
-	Err       error     // why it failed, was canceled, retried or paused
+	Err       error     // why it failed, was canceled, retried or paused, or what the type says
 	Until     time.Time // for EventRetried, EventPaused and EventOpened
 	Limits    []Limit   // for EventLimitLearned and EventLimitsChanged: those in force, the queue's own or of the shared set that changed
 	// Waited is how long the request waited for the attempt that starts, from its
@@ -90,21 +91,7 @@ func (c *core) stopObservers() {
 	observers := c.observers
 	c.observers = nil
 	c.mu.Unlock()
-	if len(observers) == 0 {
-		return
-	}
-	grace := time.NewTimer(max(c.settings.grace, time.Second))
-	defer grace.Stop()
-	for _, o := range observers {
-		o.Stop()
-	}
-	for _, o := range observers {
-		select {
-		case <-o.Done():
-		case <-grace.C:
-			return
-		}
-	}
+	fanout.StopAll(observers, max(c.settings.grace, time.Second))
 }
 
 // emit hands an event to the observers, in order. Callers hold the lock.
@@ -219,6 +206,12 @@ func logEvents(l *slog.Logger) func(Event) {
 	}
 }
 
+// What holds token limits where nothing reports usage.
+var (
+	errReservesNothing = errors.New("nothing is reserved for requests without an estimate")
+	errEstimatesAlone  = errors.New("token limits are held by estimates alone")
+)
+
 // level is how noteworthy an event is.
 func (t EventType) level() slog.Level {
 	switch t {
@@ -250,7 +243,7 @@ func (t EventType) message() string {
 	case EventNoLimits:
 		return "limits were to be learned but the provider states none: use WithLimits"
 	case EventNoUsage:
-		return "token limits are set but no attempt reports its usage: call ReportUsage in the processor, or set Request.Estimate"
+		return "token limits are set but no attempt reports its usage: call ReportUsage in the processor, or use the transport of package llmhttp"
 	}
 	return "request " + string(t)
 }

@@ -362,6 +362,30 @@ func ExampleProcessor_streaming() {
 	// Output: It rains. 2 <nil>
 }
 
+// Some SDKs return half an answer without an error. What the wire said tells it from a whole one.
+func ExampleObserved() {
+	half := func(ctx context.Context) string { // as the transport of package llmhttp observes it
+		sent := time.Now()
+		llmqueue.Observe(ctx, llmqueue.Observation{SentAt: sent, Outcome: llmqueue.OutcomeServed})
+		llmqueue.Observe(ctx, llmqueue.Observation{SentAt: sent, Outcome: llmqueue.OutcomeRetryable, Code: "server_error"})
+		return "It ra"
+	}
+	process := func(ctx context.Context, _ llmqueue.Request[string]) (string, error) {
+		text := half(ctx)
+		if said := llmqueue.Observed(ctx); said.Outcome != llmqueue.OutcomeServed {
+			return "", llmqueue.Permanent(fmt.Errorf("half an answer: %q, %s", text, said.Code))
+		}
+		return text, nil
+	}
+	ctx := context.Background()
+	q := must(llmqueue.NewQueue("gpt-5-mini", process, llmqueue.WithLimits(llmqueue.RPM(500))))
+	defer q.Shutdown(ctx)
+
+	_, err := q.Do(ctx, "Weather?")
+	fmt.Println(errors.Unwrap(err))
+	// Output: half an answer: "It ra", server_error
+}
+
 // Middleware surrounds each attempt: timing, tracing, marking errors.
 func ExampleWithMiddleware() {
 	overloaded := errors.New("529 overloaded")

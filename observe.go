@@ -3,6 +3,7 @@ package llmqueue
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -32,9 +33,12 @@ type Observation struct {
 	// provider may not have counted yet in Limits. Zero means when the attempt
 	// started.
 	SentAt time.Time
-	// Outcome is what the answer means. What is observed last counts. An answer that was
-	// served and of which a later observation with the same SentAt says otherwise broke, or
-	// carried an error: its attempt is not served, even if the processor returns nil.
+	// Outcome is what the answer means. What is observed last counts, also for an attempt
+	// whose processor returns nil, where nothing was served: when the answer broke or carried
+	// an error (it was served, and a later observation with the same SentAt says otherwise), or
+	// when no call was served and the last one was refused, for a limit, the pace, capacity or
+	// quota. A processor that has an answer all the same observes OutcomeServed at its end. Nil
+	// after any other failure is the processor's decision.
 	Outcome Outcome
 	// Output says that a part of the answer has come: see WithFirstByteTimeout,
 	// WithStallTimeout and WithHedge. After the first of an attempt, an observation of
@@ -81,8 +85,9 @@ type attempt struct {
 type observations struct {
 	usage    Usage       // of all calls, for want of a report
 	latest   Observation // that had an outcome
-	served   time.Time   // when the call went out whose answer began well
-	broke    bool        // that answer broke, or carried an error
+	sent     time.Time   // when the call went out whose answer began well
+	served   bool        // an answer began well
+	broke    bool        // the latest that did broke, or carried an error
 	streamed bool        // output was handed on
 }
 
@@ -139,9 +144,10 @@ func (a *attempt) observe(o Observation) bool {
 			return
 		}
 		seen.latest = o
-		seen.broke = o.Outcome != OutcomeServed && !o.SentAt.IsZero() && o.SentAt.Equal(seen.served)
 		if o.Outcome == OutcomeServed {
-			seen.served = o.SentAt
+			seen.sent, seen.served, seen.broke = o.SentAt, true, false
+		} else if !o.SentAt.IsZero() && o.SentAt.Equal(seen.sent) {
+			seen.broke = true
 		}
 	})
 }
@@ -193,10 +199,14 @@ func (a *attempt) observed() (seen observations) {
 	return seen
 }
 
-// broken is the error of an attempt whose answer broke, or carried an error, nil if it did not.
-func (a *attempt) broken() error {
-	if seen := a.observed(); seen.broke {
-		return &brokenAnswer{seen.latest.err()}
+// unserved is the error of an attempt whose processor returned nil although nothing was served,
+// nil if something was or the processor decides: see Observation.Outcome.
+func (a *attempt) unserved() error {
+	switch seen := a.observed(); {
+	case seen.broke:
+		return fmt.Errorf("the answer broke off or carried an error: %w", seen.latest.err())
+	case !seen.served && seen.latest.Outcome.refused():
+		return fmt.Errorf("the call was refused: %w", seen.latest.err())
 	}
 	return nil
 }
@@ -218,6 +228,22 @@ func Observe(ctx context.Context, o Observation) {
 	if a.observe(o) {
 		a.core.observe(a, o)
 	}
+}
+
+// Observed is what was observed in this attempt so far: the latest Outcome with its SentAt,
+// Code, Delay and Limits, whether Output came, and as Usage the sum of all calls. It is for a
+// processor whose SDK returned no error, which may have half an answer, and for a middleware
+// after next returned. It is zero outside an attempt and where nothing was said. Safe for
+// concurrent use.
+func Observed(ctx context.Context) Observation {
+	a, ok := ctx.Value(attemptKey{}).(*attempt)
+	if !ok {
+		return Observation{}
+	}
+	seen := a.observed()
+	o := seen.latest
+	o.Output, o.Usage, o.Limits = a.told.Load() != 0, seen.usage, slices.Clone(o.Limits)
+	return o
 }
 
 // observe takes in what the provider said while an attempt is under way.
@@ -278,6 +304,9 @@ func (o Observation) meaning() markKind {
 // outcome is what an attempt came to that returned err. It asks the errors of users.
 func (a *attempt) outcome(err error) Outcome {
 	if err == nil {
+		err = a.unserved()
+	}
+	if err == nil {
 		return OutcomeServed
 	}
 	if _, panicked := err.(*PanicError); panicked {
@@ -301,10 +330,10 @@ func (a *attempt) outcome(err error) Outcome {
 }
 
 // OutcomeOf says, to a middleware, what the queue takes err for, with which next or the
-// middleware itself returns: OutcomeServed for nil; else what its mark says (Permanent,
-// Retryable, RateLimited, Elsewhere), more exactly where the provider was observed to say the same; else
-// what the provider was observed to say; else "", an error that nobody explained. ctx is the
-// attempt's.
+// middleware itself returns: OutcomeServed for nil, unless nothing was served (see
+// Observation.Outcome); else what its mark says (Permanent, Retryable, RateLimited, Elsewhere),
+// more exactly where the provider was observed to say the same; else what the provider was
+// observed to say; else "", an error that nobody explained. ctx is the attempt's.
 func OutcomeOf(ctx context.Context, err error) Outcome {
 	a, ok := ctx.Value(attemptKey{}).(*attempt)
 	if !ok {

@@ -233,7 +233,8 @@ var (
 )
 
 // Done ends the attempt. err means what it means when a processor returns it: nil completes
-// the request; marks and what was observed decide whether it is tried again. Done returns nil
+// the request, unless nothing was served (see Observation.Outcome); marks and what was
+// observed decide whether it is tried again. Done returns nil
 // or the request's final error, or ErrTryAgain when the request goes on. A second Done of the
 // same attempt returns an error and changes nothing.
 func (p *Permit) Done(err error) error {
@@ -260,20 +261,9 @@ func (p *Permit) Done(err error) error {
 // the attempt is over.
 func (p *Permit) conclude(a *attempt, err error) error {
 	c := p.core
-	cut := a.Finish()
-	if err == nil {
-		err = a.broken()
-	}
-	ending := a.judge(err, cut, false)
-	in := input{err: err, ended: p.ref}
-	if c.watched {
-		in.outcome = a.outcome(err)
-	}
-	if err != nil && a.Parent.Err() != nil {
-		ending.CallerLeft, in.left = true, canceledBy(a.Parent)
-	}
+	ending, in := a.conclude(err, p.ref, false, true)
 	var next *attempt
-	if err != nil {
+	if in.err != nil {
 		next = new(attempt)
 	}
 	ns := c.lock()

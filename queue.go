@@ -267,16 +267,14 @@ func (q *Queue[P, T]) Wait(ctx context.Context, requestID string) (resp Response
 	}
 	select {
 	case <-w.done:
-		q.respond(w, &resp)
-		return resp, resp.Err
 	case <-ctx.Done():
+		if q.stopWaiting(r, &w.waiter) {
+			q.waiters.Put(w)
+			resp, _ = q.Status(requestID) // zero when it has ended and was forgotten meanwhile
+			return resp, context.Cause(ctx)
+		}
+		<-w.done // it ended first
 	}
-	if q.stopWaiting(r, &w.waiter) {
-		q.waiters.Put(w)
-		resp, _ = q.Status(requestID) // zero when it has ended and was forgotten meanwhile
-		return resp, context.Cause(ctx)
-	}
-	<-w.done // it ended first
 	q.respond(w, &resp)
 	return resp, resp.Err
 }

@@ -3,15 +3,13 @@ package llmqueue
 import (
 	"cmp"
 	"context"
-	"math/bits"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
-	"unsafe"
 
 	"github.com/llmqueue/llmqueue/internal/endpoint"
 	"github.com/llmqueue/llmqueue/internal/engine"
+	"github.com/llmqueue/llmqueue/internal/ids"
 )
 
 // entry is what a queue knows of a request besides what the engine knows, its params and
@@ -45,49 +43,8 @@ func (c *core) ref(h uint32) ref { return ref{c.engine.Seq(h), h} }
 // known reports whether r is not forgotten.
 func (c *core) known(r ref) bool { return r.seq != 0 && c.engine.Seq(r.handle) == r.seq }
 
-// idBase writes the numbers in an id: a power of two costs no division.
-const idBase = 32
-
-// maxIDLength is that of an assigned id.
-const maxIDLength = 9 + 13 + 1 + 7
-
-func (c *core) appendID(b []byte, r ref) []byte {
-	b = append(b, c.prefix...)
-	b = appendNumber(b, r.seq)
-	b = append(b, '-')
-	return appendNumber(b, uint64(r.handle))
-}
-
-// appendNumber is strconv.AppendUint in base 32, in a third of the time.
-func appendNumber(b []byte, n uint64) []byte {
-	const digits = "0123456789abcdefghijklmnopqrstuv"
-	for shift := (bits.Len64(n|1) - 1) / 5 * 5; shift >= 0; shift -= 5 {
-		b = append(b, digits[n>>shift&31])
-	}
-	return b
-}
-
-// assignedID is the id of a request to which the caller gave none. It says where the
-// request is kept, so that finding it needs no map.
-func (c *core) assignedID(r ref) string {
-	var b [maxIDLength]byte
-	return string(c.appendID(b[:0], r))
-}
-
-// idBlock is how many bytes of ids are made at once for the requests of a worker.
-const idBlock = 1024
-
-// cutID is assignedID, cut from a block.
-func (c *core) cutID(block *[]byte, r ref) string {
-	b := *block
-	if cap(b)-len(b) < maxIDLength {
-		b = make([]byte, 0, idBlock)
-	}
-	n := len(b)
-	b = c.appendID(b, r)
-	*block = b
-	return unsafe.String(&b[n], len(b)-n) // nothing writes to these bytes again
-}
+// assignedID is the id of a request to which the caller gave none.
+func (c *core) assignedID(r ref) string { return ids.New(c.prefix, r.seq, r.handle) }
 
 // idOf is the id of a request. Callers hold the lock.
 func (c *core) idOf(h uint32) string {
@@ -103,26 +60,9 @@ func (c *core) find(id string) (h uint32, ok bool) {
 	if h, ok := c.ids[id]; ok {
 		return h, true
 	}
-	numbers, ok := strings.CutPrefix(id, c.prefix)
-	if !ok {
-		return 0, false
-	}
-	seq, handle, ok := strings.Cut(numbers, "-")
-	if !ok {
-		return 0, false
-	}
-	n, err := strconv.ParseUint(seq, idBase, 64)
-	if err != nil {
-		return 0, false
-	}
-	index, err := strconv.ParseUint(handle, idBase, 32)
-	if err != nil {
-		return 0, false
-	}
-	r := ref{n, uint32(index)}
-	// Numbers can be written in several ways; only the id itself counts, and a call that
-	// several share has none.
-	if !c.known(r) || c.entries.At(r.handle).id != nil || c.engine.Tag(r.handle)&tagCall != 0 || c.assignedID(r) != id {
+	seq, handle, ok := ids.Parse(c.prefix, id)
+	r := ref{seq, handle}
+	if !ok || !c.known(r) || c.entries.At(r.handle).id != nil || c.engine.Tag(r.handle)&tagCall != 0 { // a call that several share has none
 		return 0, false
 	}
 	return r.handle, true

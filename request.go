@@ -55,7 +55,8 @@ func NewRequest[P any](modelID string, params P) Request[P] {
 // through a callback in Params: the slot and the reservation are held until it
 // returns. Errors marked with RateLimited, Retryable or Elsewhere are tried again, as are
 // those that what was observed explains so, and broken connections; any other error fails
-// the request. A panic fails only its own request.
+// the request. nil is success unless nothing was served: see Observation.Outcome. A panic
+// fails only its own request.
 //
 // After a timeout, and with WithHedge, it may run twice at once for a request.
 type Processor[P, T any] func(ctx context.Context, req Request[P]) (T, error)

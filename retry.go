@@ -38,18 +38,10 @@ type RetryPolicy struct {
 }
 
 func (p RetryPolicy) withDefaults() RetryPolicy {
-	if p.MaxAttempts == 0 {
-		p.MaxAttempts = 5
-	}
-	if p.BaseDelay == 0 {
-		p.BaseDelay = 500 * time.Millisecond
-	}
-	if p.MaxDelay == 0 {
-		p.MaxDelay = max(time.Minute, p.BaseDelay)
-	}
-	if p.Budget == 0 {
-		p.Budget = 0.2
-	}
+	p.MaxAttempts = cmp.Or(p.MaxAttempts, 5)
+	p.BaseDelay = cmp.Or(p.BaseDelay, 500*time.Millisecond)
+	p.MaxDelay = cmp.Or(p.MaxDelay, max(time.Minute, p.BaseDelay))
+	p.Budget = cmp.Or(p.Budget, 0.2)
 	return p
 }
 

@@ -250,11 +250,8 @@ func (m membership) Forecast(now, requests int64, ahead, own endpoint.Usage) int
 	return m.core.clock.Since(m.member.Forecast(m.core.instant(now), requests, fromEngineUsage(ahead), fromEngineUsage(own)))
 }
 
-func (m membership) Limits(now int64) (limits []endpoint.Limit) {
-	for _, l := range m.member.Limits(m.core.instant(now)) {
-		limits = append(limits, toEngineLimit(l.Limit))
-	}
-	return limits
+func (m membership) Limits(now int64) []endpoint.Limit {
+	return each(m.member.Limits(m.core.instant(now)), func(l LimitInfo) endpoint.Limit { return toEngineLimit(l.Limit) })
 }
 
 func (m membership) Learn(now, sent int64, s endpoint.Stated) (has, changed bool) {

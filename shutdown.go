@@ -23,19 +23,15 @@ func (c *core) Shutdown(ctx context.Context) error {
 	c.engine.Close(ns)
 	c.unlock(ns)
 	var err error
-	select {
-	case <-c.drained:
-	default:
+	if !c.isDrained() { // else ctx does not matter
 		select {
 		case <-c.drained:
 		case <-ctx.Done():
 			err = c.cutOff(ctx)
 		}
 	}
-	select {
-	case <-c.drained:
+	if c.isDrained() {
 		c.crew.Wait()
-	default:
 	}
 	c.stopObservers()
 	c.leaveMonitors()
@@ -65,10 +61,8 @@ func (c *core) cutOff(ctx context.Context) error {
 
 // drain ends the queue's goroutines, once nothing is left to do.
 func (c *core) drain() {
-	select {
-	case <-c.drained:
+	if c.isDrained() {
 		return
-	default:
 	}
 	close(c.drained)
 	c.timer.Stop()

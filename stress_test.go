@@ -243,6 +243,7 @@ func TestStressPanicsAndObservers(t *testing.T) {
 	info := addsUp(t, q)
 	assert.EqualValues(t, n*3/10, info.Failed)
 	assert.EqualValues(t, n*7/10, info.Completed)
-	assert.LessOrEqual(t, slow.Load(), int64(3*n))
-	assert.GreaterOrEqual(t, slow.Load()+info.Dropped, int64(3*n), "what the slow one missed is counted")
+	told := int64(3*n) + 1 // three of each request, and that nothing reports usage
+	assert.LessOrEqual(t, slow.Load(), told)
+	assert.GreaterOrEqual(t, slow.Load()+info.Dropped, told, "what the slow one missed is counted")
 }

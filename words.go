@@ -133,15 +133,6 @@ func (c *core) after(h uint32, err error) error {
 	return &joinedError{err, ", after: ", c.processingError(h, c.input.err)}
 }
 
-// brokenAnswer is the error of an attempt whose processor returned nil although its answer broke
-// or carried an error.
-type brokenAnswer struct{ said error }
-
-func (e *brokenAnswer) Error() string {
-	return "the answer broke off or carried an error: " + e.said.Error()
-}
-func (e *brokenAnswer) Unwrap() error { return e.said }
-
 // late is the error of an attempt that took too long.
 func (c *core) late(code engine.Code) error {
 	switch code {
@@ -281,18 +272,13 @@ func fromEngineLimit(l endpoint.Limit) Limit {
 	return Limit{Kind: engineKinds[l.Kind], Amount: l.Amount, Period: l.Period, Burst: l.Burst, Resets: l.Resets}
 }
 
-func toEngineLimits(limits []Limit) []endpoint.Limit {
-	out := make([]endpoint.Limit, len(limits))
-	for i, l := range limits {
-		out[i] = toEngineLimit(l)
-	}
-	return out
-}
+func toEngineLimits(limits []Limit) []endpoint.Limit   { return each(limits, toEngineLimit) }
+func fromEngineLimits(limits []endpoint.Limit) []Limit { return each(limits, fromEngineLimit) }
 
-func fromEngineLimits(limits []endpoint.Limit) []Limit {
-	out := make([]Limit, len(limits))
-	for i, l := range limits {
-		out[i] = fromEngineLimit(l)
+func each[A, B any](all []A, f func(A) B) []B {
+	out := make([]B, len(all))
+	for i, a := range all {
+		out[i] = f(a)
 	}
 	return out
 }
@@ -364,7 +350,7 @@ func (o Observation) err() error {
 	return fmt.Errorf("the provider says: %s (%s)", o.Outcome, o.Code)
 }
 
-// state is the status of a request in the engine.
+// statusOf is the status of a request in that state of the engine.
 func statusOf(s engine.State) Status {
 	switch s {
 	case engine.Running:

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/llmqueue/llmqueue/internal/engine"
+	"github.com/llmqueue/llmqueue/internal/ids"
 )
 
 // worker is a goroutine that runs processors, one after the other.
@@ -29,7 +30,7 @@ type worker struct {
 
 	prepared *attempt // for the next job
 	id       string   // of the request, once it was needed
-	ids      []byte   // see cutID
+	ids      []byte   // see ids.Cut
 	invalid  bool     // the result broke its validate tags
 	result   any      // *T, what the processor returned
 }
@@ -73,7 +74,7 @@ func (w *worker) run() (err error) {
 	if w.entry.id != nil {
 		w.id = *w.entry.id
 	} else {
-		w.id = w.core.cutID(&w.ids, w.ref)
+		w.id = ids.Cut(&w.ids, w.core.prefix, w.ref.seq, w.ref.handle)
 	}
 	return w.core.types.process(w)
 }
@@ -81,27 +82,15 @@ func (w *worker) run() (err error) {
 // conclude ends the attempt that w ran and gives w its next job when one may start. It tells
 // w whether it has one, or is retired; otherwise w is idle and waits for its token.
 func (c *core) conclude(w *worker, err error) (busy, retired bool) {
-	a := w.attempt
-	cut := a.Finish()
-	if err == nil {
-		err = a.broken()
-	}
-	ending := a.judge(err, cut, w.invalid)
-	in := input{err: err, worker: w, ended: w.ref}
-	if c.watched {
-		in.outcome = a.outcome(err)
-	}
-	if err != nil && w.tag&tagNoWait == 0 && a.Parent.Err() != nil {
-		ending.CallerLeft, in.left = true, canceledBy(a.Parent)
-	}
-	w.invalid = false
+	ending, in := w.attempt.conclude(err, w.ref, w.invalid, w.tag&tagNoWait == 0)
+	in.worker, w.invalid = w, false
 	if w.prepared == nil {
 		w.prepared = new(attempt) // here, not under the lock
 	}
 	ns := c.lockAt(time.Now())
 	number, way := w.job.Number, c.wayOf(w.job.Endpoint)
 	c.running[number] = nil
-	c.types.takeResult(w, err == nil && !c.engine.IsCut(number))
+	c.types.takeResult(w, in.err == nil && !c.engine.IsCut(number))
 	w.attempt, w.busy, c.input = nil, false, in
 	c.engine.Conclude(ns, number, &ending)
 	c.apply(ns)
@@ -110,6 +99,23 @@ func (c *core) conclude(w *worker, err error) (busy, retired bool) {
 	busy, retired = w.busy, w.retired
 	c.release()
 	return busy, retired
+}
+
+// conclude ends an attempt whose processor returned err, before the lock: it asks the errors of
+// users. awaited says that somebody waits for its request.
+func (a *attempt) conclude(err error, of ref, invalid, awaited bool) (ending engine.Ending, in input) {
+	how := a.Finish()
+	if err == nil {
+		err = a.unserved()
+	}
+	ending, in = a.judge(err, how, invalid), input{err: err, ended: of}
+	if a.core.watched {
+		in.outcome = a.outcome(err)
+	}
+	if err != nil && awaited && a.Parent.Err() != nil {
+		ending.CallerLeft, in.left = true, canceledBy(a.Parent)
+	}
+	return ending, in
 }
 
 // workerFor gives who runs a job that starts: the worker that just concluded one, else an idle

@@ -44,6 +44,7 @@ var serving = map[string][]string{
 	"internal/cycle":      nil,
 	"internal/fanout":     nil,
 	"internal/history":    {"internal/endpoint"},
+	"internal/ids":        nil,
 	"internal/lazyctx":    nil,
 	"internal/paged":      {"internal/engine"},
 	"internal/strictjson": nil,
@@ -257,7 +258,7 @@ func (f file) check(dir string) (broken []violation) {
 // TestRootStaysSmall: who opens the root sees what a caller sees, in files that are rooms.
 func TestRootStaysSmall(t *testing.T) {
 	const files, longest = 25, 400
-	const lines = 7040 // 5,000 is the goal
+	const lines = 6955 // 5,000 is the goal
 	count, sum := 0, 0
 	for _, f := range sources(t) {
 		if path.Dir(f.name) != "." {

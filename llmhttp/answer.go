@@ -3,6 +3,7 @@ package llmhttp
 import (
 	"bytes"
 	"encoding/base64"
+	"net/http"
 	"time"
 
 	"github.com/llmqueue/llmqueue"
@@ -20,6 +21,7 @@ type answer struct {
 	exception string // the name of that frame
 	idle      bool   // it only keeps the connection open
 	stored    bool   // it tells of calls that were made before
+	told      told
 
 	// How far the answer has come.
 	output  bool // a part of it has come since this was last cleared
@@ -132,6 +134,8 @@ func (a *answer) observation(from origin, now time.Time) llmqueue.Observation {
 	if a.err != nil {
 		o = a.err.observation(0, from, now)
 	}
-	o.Usage = a.usage()
+	if o.Usage = a.usage(); from.method == http.MethodGet && a.told == toldResponse {
+		o.Usage = llmqueue.Usage{}
+	}
 	return o
 }

@@ -88,22 +88,7 @@ func TestRecordedAnswers(t *testing.T) {
 	for _, r := range recordedAnswers(t) {
 		t.Run(r.Kind+"/"+r.Name, func(t *testing.T) {
 			now := time.Now()
-			headers := header(atTimes(r.Headers, now))
-			res := response(r.Status, "", strings.NewReader(atTimes(r.Body, now)))
-			res.Header = headers
-			var o llmqueue.Observation
-			for _, told := range overheard(t, answers(func() *http.Response { return res }), func(_ context.CancelFunc, res *http.Response, err error) {
-				require.NoError(t, err)
-				require.NoError(t, drain(t, res))
-			}) {
-				if told.Outcome != "" {
-					o.Outcome, o.Delay = told.Outcome, told.Delay
-				}
-				o.Limits = append(o.Limits, told.Limits...)
-				if told.Usage != (llmqueue.Usage{}) {
-					o.Usage = told.Usage
-				}
-			}
+			o := observedOf(t, r.Status, header(atTimes(r.Headers, now)), atTimes(r.Body, now))
 			if r.Want != "" {
 				assert.Equal(t, r.Want, o.Outcome, "%s\n%s", r.Headers, r.Body)
 			}
@@ -129,6 +114,29 @@ func TestRecordedAnswers(t *testing.T) {
 	}
 }
 
+// observedOf is what a queue's processor is told of an answer that it reads to its end.
+func observedOf(t *testing.T, status int, headers http.Header, body string) (o llmqueue.Observation) {
+	t.Helper()
+	client := &http.Client{Transport: llmhttp.NewTransport(answers(func() *http.Response {
+		res := response(status, "", strings.NewReader(body))
+		res.Header = headers
+		return res
+	}))}
+	q := newQueue(t, func(ctx context.Context) (string, error) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://provider.example/v1", strings.NewReader("{}"))
+		require.NoError(t, err)
+		res, err := client.Do(req)
+		require.NoError(t, err)
+		require.NoError(t, drain(t, res))
+		o = llmqueue.Observed(ctx)
+		llmqueue.Observe(ctx, llmqueue.Observation{Outcome: llmqueue.OutcomeServed}) // once is enough
+		return "", nil
+	})
+	_, err := q.Submit(t.Context(), llmqueue.Request[string]{})
+	require.NoError(t, err)
+	return o
+}
+
 // limitWords writes limits as recorded answers do.
 func limitWords(limits []llmqueue.ObservedLimit) string {
 	var words []string
@@ -142,5 +150,3 @@ func limitWords(limits []llmqueue.ObservedLimit) string {
 	slices.Sort(words)
 	return strings.Join(words, ", ")
 }
-
-var _ = llmhttp.ParseUsage

@@ -9,6 +9,7 @@ import (
 // origin is where an answer comes from.
 type origin struct {
 	host   string // that was asked; empty when it is not known
+	method string // of the request
 	header http.Header
 }
 

@@ -2,6 +2,7 @@ package llmhttp
 
 import (
 	"bytes"
+	"net/http"
 	"strings"
 	"time"
 
@@ -34,6 +35,7 @@ var milestoneMembers = []struct{ name, paths string }{
 	{"feedback", "promptfeedback"},
 	{"status", "response.status status"},
 	{"stored", "custom_id"},
+	{"background", "background"},
 	{"content", "choices output outputs data result results content delta embeddings response text"},
 }
 
@@ -45,6 +47,7 @@ type milestone struct {
 	idle   bool // it only keeps the connection open
 	error  bool // the document is an error
 	stored bool // the document tells of calls that were made before
+	told   told
 }
 
 // milestones are the points by the member that names them and its value.
@@ -67,13 +70,15 @@ var milestones = map[string]milestone{
 
 	"object error":                   {error: true},
 	"object chat.completion.chunk":   {begins: chatChunks},
+	"object response":                {told: toldResponse},
+	"background true":                {told: toldBackground},
 	"object batch":                   {stored: true},
 	"object batch.list":              {stored: true},
 	"object fine_tuning.job":         {stored: true},
-	"object vector_store.file":       {stored: true},
 	"object eval.run":                {stored: true},
-	"object vector_store.file_batch": {stored: true},
 	"object file":                    {stored: true},
+	"object vector_store.file":       {stored: true},
+	"object vector_store.file_batch": {stored: true},
 	"type message_batch":             {stored: true},
 
 	"done false": {begins: ollamaLines},
@@ -86,6 +91,15 @@ var milestones = map[string]milestone{
 	"event messagestop":  {over: true},
 	"event metadata":     {over: true},
 }
+
+// told is what is known of a response of OpenAI's. One that runs in the background tells what it
+// used when it is read; any other did so when it was made.
+type told uint8
+
+const (
+	toldResponse told = 1 << iota
+	toldBackground
+)
 
 // recognize settles the dialect, which does not change within an answer.
 func (a *answer) recognize(d dialect) {
@@ -133,6 +147,7 @@ func (a *answer) milestone(member string, raw []byte) bool {
 	a.failed = a.failed || m.failed
 	a.idle = a.idle || m.idle
 	a.stored = a.stored || m.stored
+	a.told |= m.told
 	return m.error
 }
 
@@ -177,8 +192,19 @@ func (s *scanner) cutOff() bool {
 // it may go on.
 func (s *scanner) said(from origin, now time.Time, left bool) llmqueue.Observation {
 	o := s.observation(from, now)
-	if o.Outcome == "" && (s.failed || !left && s.cutOff()) {
+	if o.Outcome == "" && (s.failed || s.noAnswer(from, left) || !left && s.cutOff()) {
 		o.Outcome = llmqueue.OutcomeRetryable
 	}
 	return o
+}
+
+// noAnswer reports whether what came in the place of an answer is none: a page for people, which
+// some proxy gave, or nothing although JSON or events were promised.
+func (s *scanner) noAnswer(from origin, left bool) bool {
+	if from.method != http.MethodPost {
+		return false
+	}
+	kind := from.header.Get("Content-Type")
+	return s.page && (kind == "" || strings.HasPrefix(kind, "text/html")) ||
+		!left && s.framing == unknown && (strings.HasPrefix(kind, "application/json") || strings.HasPrefix(kind, "text/event-stream"))
 }

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptrace"
-	"net/url"
 	"sync/atomic"
 	"time"
 
@@ -15,8 +14,8 @@ import (
 
 // Transport is an [http.RoundTripper] that tells the queue what the provider says
 // beside its answers. It changes no request; of a response it changes nothing but
-// the header X-Should-Retry: see [WithSDKRetries]. The zero value uses
-// [http.DefaultTransport]. Safe for concurrent use.
+// the header X-Should-Retry: see [WithSDKRetries]. The zero value uses what
+// [http.DefaultTransport] was when the program started. Safe for concurrent use.
 type Transport struct {
 	base       http.RoundTripper
 	sdkRetries bool
@@ -35,9 +34,19 @@ type Option struct{ apply func(*Transport) }
 // with its WithMaxRetries(0), to leave these to the queue as well.
 func WithSDKRetries() Option { return Option{func(t *Transport) { t.sdkRetries = true }} }
 
-// NewTransport returns a Transport that sends requests through base; nil means
-// [http.DefaultTransport].
+// original is what http.DefaultTransport was before a Transport could take its place.
+var original = http.DefaultTransport
+
+// NewTransport returns a Transport that sends requests through base; nil means what
+// [http.DefaultTransport] is now, or what that sends requests through where it is a
+// Transport itself: it may take the default's place, and no answer is observed twice.
 func NewTransport(base http.RoundTripper, opts ...Option) *Transport {
+	if base == nil {
+		base = http.DefaultTransport
+		if ours, ok := base.(*Transport); ok {
+			base = ours.next()
+		}
+	}
 	t := &Transport{base: base}
 	for _, o := range opts {
 		if o.apply != nil {
@@ -57,7 +66,7 @@ func (t *Transport) tell(ctx context.Context, o llmqueue.Observation) {
 
 func (t *Transport) next() http.RoundTripper {
 	if t.base == nil {
-		return http.DefaultTransport
+		return original
 	}
 	return t.base
 }
@@ -93,28 +102,32 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		WroteHeaders: func() { wrote.Store(int64(time.Since(begun))) },
 	})))
 	sent := begun.Add(time.Duration(wrote.Load()))
+	from := origin{host: req.URL.Hostname(), method: req.Method}
+	if res != nil {
+		from.header = res.Header
+	}
 	switch {
 	case err != nil:
 		if !canceled(ctx) {
 			t.tell(ctx, llmqueue.Observation{SentAt: sent, Outcome: llmqueue.OutcomeRetryable})
 		}
 	case res.StatusCode >= 400:
-		t.failed(ctx, sent, req.URL, res)
+		t.failed(ctx, sent, from, res)
 	case res.StatusCode >= 200 && res.StatusCode < 300:
-		t.served(ctx, sent, req.URL, res)
+		t.served(ctx, sent, from, res)
 	}
 	// The rest are redirects, and 101, whose body is a connection that must stay one.
 	return res, err
 }
 
-func (t *Transport) served(ctx context.Context, sent time.Time, asked *url.URL, res *http.Response) {
+func (t *Transport) served(ctx context.Context, sent time.Time, from origin, res *http.Response) {
 	t.tell(ctx, llmqueue.Observation{
 		SentAt:  sent,
 		Outcome: llmqueue.OutcomeServed,
 		Limits:  ParseLimits(res.Header, time.Now()),
 	})
 	if res.Body != nil && res.Body != http.NoBody {
-		b := &body{src: res.Body, ctx: ctx, from: origin{asked.Hostname(), res.Header}, tell: t.tell, sent: sent}
+		b := &body{src: res.Body, ctx: ctx, from: from, tell: t.tell, sent: sent}
 		if plain(res.Header) {
 			b.scan = &scanner{}
 		}
@@ -123,7 +136,7 @@ func (t *Transport) served(ctx context.Context, sent time.Time, asked *url.URL, 
 	t.discourage(res)
 }
 
-func (t *Transport) failed(ctx context.Context, sent time.Time, asked *url.URL, res *http.Response) {
+func (t *Transport) failed(ctx context.Context, sent time.Time, from origin, res *http.Response) {
 	var start []byte
 	if res.Body != nil && res.Body != http.NoBody {
 		// SDKs close the body of a failure unread, so what it says is lost unless it
@@ -146,7 +159,7 @@ func (t *Transport) failed(ctx context.Context, sent time.Time, asked *url.URL, 
 		start = nil
 	}
 	e, usage := parseFailure(start[:min(len(start), maxErrorBody)])
-	o := e.observation(res.StatusCode, origin{asked.Hostname(), res.Header}, time.Now())
+	o := e.observation(res.StatusCode, from, time.Now())
 	o.Usage = usage
 	o.SentAt = sent
 	t.tell(ctx, o)

@@ -28,6 +28,7 @@ func exchange(t *testing.T, rt http.RoundTripper, use func(*http.Response, error
 		req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://provider.example", strings.NewReader("{}"))
 		require.NoError(t, err)
 		use(rt.RoundTrip(req))
+		llmqueue.Observe(ctx, llmqueue.Observation{Outcome: llmqueue.OutcomeServed}) // else a refusal is tried again
 		return "", nil
 	})
 	res, err := q.Submit(t.Context(), llmqueue.Request[string]{})

@@ -109,7 +109,7 @@ func TestUsageOfCallsInPieces(t *testing.T) {
 			toEOF := true
 			var read string
 			q := newQueue(t, func(ctx context.Context) (string, error) {
-				req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://x", nil)
+				req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://x", nil)
 				require.NoError(t, err)
 				res, err := client.Do(req)
 				require.NoError(t, err)
@@ -160,6 +160,36 @@ func TestUsageOfAnAttempt(t *testing.T) {
 	assert.Equal(t, used(1, 1, 0), res.Usage)
 }
 
+// What is read about calls that were made before is not booked again. A response that runs in
+// the background says what it used only when it is read.
+func TestUsageOfWhatIsRead(t *testing.T) {
+	const tokens = `"usage":{"input_tokens":4,"output_tokens":2}}`
+	for _, c := range []struct {
+		name, body string
+		want       llmqueue.Usage
+	}{
+		{"a batch", `{"id":"batch_1","object":"batch","status":"completed",` + tokens, used(0, 0, 0)},
+		{"a batch's results", `{"custom_id":"a","response":{"body":{` + tokens + `}}` + "\n" + `{"custom_id":"b",` + tokens + "\n", used(0, 0, 0)},
+		{"a response", `{"id":"r","object":"response","background":false,` + tokens, used(0, 0, 0)},
+		{"a response in the background", `{"id":"r","object":"response","background":true,` + tokens, used(4, 2, 0)},
+		{"a run", `{"id":"run_1","object":"thread.run","usage":{"prompt_tokens":4,"completion_tokens":2}}`, used(4, 2, 0)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			client := &http.Client{Transport: llmhttp.NewTransport(answers(says(200, "", c.body)))}
+			q := newQueue(t, func(ctx context.Context) (string, error) {
+				req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://provider.example/v1/what", nil)
+				require.NoError(t, err)
+				res, err := client.Do(req)
+				require.NoError(t, err)
+				return "", drain(t, res)
+			})
+			res, err := q.Submit(t.Context(), llmqueue.Request[string]{})
+			require.NoError(t, err)
+			assert.Equal(t, c.want, res.Usage)
+		})
+	}
+}
+
 // large is an answer of many megabytes with its usage at the end. The bytes stand
 // between start and end.
 func large(megabytes int, start, end string) io.Reader {
@@ -179,7 +209,7 @@ func TestLargeAnswerIsNotHeld(t *testing.T) {
 		client := &http.Client{Transport: llmhttp.NewTransport(answers(func() *http.Response { return response(200, "", large(16, c[0], c[1])) }))}
 		var allocated uint64
 		q := newQueue(t, func(ctx context.Context) (string, error) {
-			req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://x", nil)
+			req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://x", nil)
 			require.NoError(t, err)
 			res, err := client.Do(req)
 			require.NoError(t, err)

@@ -221,3 +221,5 @@ func (messageFormat) end(a *answer, out *events) {
 func (messageFormat) fail(_ *answer, out *events, p *problem) {
 	out.event("error", anthropicErrorOf(p))
 }
+
+func (messageFormat) failed(_ *answer, p *problem) any { return anthropicErrorOf(p) }

@@ -11,7 +11,9 @@
 //	OLLAMA_HOST=127.0.0.1:11434 go run ./examples/ollama -model llama3.2
 //
 // When the simulator is asked first, another program keeps it busy and there is no room
-// to wait: it answers 503, "server busy". The queue backs off and tries again.
+// to wait: it answers 503, "server busy". The queue backs off and tries again. One of its
+// answers breaks off in the middle. Ollama's client returns no error then, so that the
+// processor looks whether the last part says Done.
 package main
 
 import (
@@ -69,16 +71,26 @@ func host(address string) (*url.URL, error) {
 	return base, nil
 }
 
-// chat asks for one answer and calls onText with each piece of it.
+// errHalf is the error of an answer that broke off, which is none for the client.
+var errHalf = fmt.Errorf("the answer broke off: %w", io.ErrUnexpectedEOF)
+
+// chat asks for one answer and calls onText with each piece of it. Without an error all of it
+// has come.
 func chat(ctx context.Context, client *api.Client, model, prompt string, onText func(string)) error {
-	return client.Chat(ctx, &api.ChatRequest{
+	done := false
+	err := client.Chat(ctx, &api.ChatRequest{
 		Model:    model,
 		Messages: []api.Message{{Role: "user", Content: prompt}},
 		Options:  map[string]any{"num_predict": 100},
 	}, func(res api.ChatResponse) error {
+		done = res.Done
 		onText(res.Message.Content)
 		return nil
 	})
+	if err == nil && !done {
+		return errHalf
+	}
+	return err
 }
 
 // keepBusy is the other program: it returns when its own answer has begun.
@@ -113,6 +125,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		llmtest.WithLoad(llmtest.Load{Parallel: *parallel, Capacity: *parallel}), // no room to wait
 		llmtest.WithLatency(llmtest.Latency{FirstToken: 100 * time.Millisecond, PerToken: 20 * time.Millisecond}),
 		llmtest.WithOutputTokens(40, 0.3),
+		llmtest.WithFaultScript(llmtest.Fault{}, llmtest.Fault{}, llmtest.Fault{Kind: llmtest.FaultCut}), // the third breaks off
 	}, hostVariable)
 	if err != nil {
 		return err

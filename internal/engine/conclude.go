@@ -111,8 +111,25 @@ func (q *Engine) settle(number uint32, a *attempt, e *Ending) {
 		a.lease.Settle(q.now, endpoint.Usage{}) // a guess; what failed so is hardly charged
 	}
 	a.lease.Release(q.now)
-	if !e.Reported && (e.Verdict == Served || e.Invalid) && q.tokens && !q.sizes.known && !q.records.at(a.handle).sized() {
-		q.sizes.known = true // waiting for a report that never comes helps nobody
+	if !e.Reported && (e.Verdict == Served || e.Invalid) && q.tokens && !q.sizes.known {
+		q.missUsage(q.records.at(a.handle).sized())
+	}
+}
+
+// surelySilent is how many calls of known size are served without a report, and none with one,
+// until it is taken for sure that nothing reports.
+const surelySilent = 10
+
+// missUsage follows a call that was served without a report, when no other reported before.
+func (q *Engine) missUsage(sized bool) {
+	if sized {
+		if q.silent++; q.silent == surelySilent {
+			q.Effects = append(q.Effects, Effect{Kind: EstimatesAlone})
+		}
+		return
+	}
+	q.sizes.known = true         // waiting for a report that never comes helps nobody
+	if q.silent < surelySilent { // else it was said
 		q.Effects = append(q.Effects, Effect{Kind: NoUsage})
 	}
 }

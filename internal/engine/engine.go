@@ -98,6 +98,7 @@ type Engine struct {
 	backfillAt   int64 // when a request may pass the head; 0 when none is known to
 	candidates   []uint32
 	sizes        sizes
+	silent       int              // calls of known size that were served without a report, before any reported
 	duration     mean             // of attempts, ns
 	calls        map[uint32]*call // what several requests share, by the handle of the call
 	sweeps       []sweep
@@ -141,19 +142,20 @@ type EffectKind uint8
 
 // What the owner has to do.
 const (
-	Start         EffectKind = iota // run an attempt
-	Retry                           // tell that an attempt failed and another one follows
-	End                             // answer who waits, and Forget the request in time
-	Cut                             // end the context of an attempt whose request has ended
-	Handoff                         // submit the request to another model, then Finish it, or TakeBack
-	CheckStall                      // tell with Stalled when output of the attempt came last
-	EndpointEvent                   // tell what happened to an endpoint
-	NoUsage                         // tell that token limits are set but nothing reports usage
-	PausedByHand                    // tell that Pause holds the line
-	ResumedByHand                   // tell that it does not any more
-	LimitsSet                       // tell that SetLimits changed an endpoint's limits
-	Gone                            // a request that was forgotten has no attempt under way any more
-	AskElsewhere                    // the MaxWait of a request passed that shares a call which a fallback has
+	Start          EffectKind = iota // run an attempt
+	Retry                            // tell that an attempt failed and another one follows
+	End                              // answer who waits, and Forget the request in time
+	Cut                              // end the context of an attempt whose request has ended
+	Handoff                          // submit the request to another model, then Finish it, or TakeBack
+	CheckStall                       // tell with Stalled when output of the attempt came last
+	EndpointEvent                    // tell what happened to an endpoint
+	NoUsage                          // tell that token limits are set but nothing reports usage, and nothing is reserved where there is no estimate
+	EstimatesAlone                   // tell that token limits are set but nothing reports usage, so that estimates alone hold them
+	PausedByHand                     // tell that Pause holds the line
+	ResumedByHand                    // tell that it does not any more
+	LimitsSet                        // tell that SetLimits changed an endpoint's limits
+	Gone                             // a request that was forgotten has no attempt under way any more
+	AskElsewhere                     // the MaxWait of a request passed that shares a call which a fallback has
 )
 
 // Code says why a request ended, is handed off, or is refused.

@@ -5,6 +5,7 @@ package fanout
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Observer hands events to one function, in order. Make one with New and end it with Stop.
@@ -93,6 +94,25 @@ func (o *Observer[E]) Stop() {
 	defer o.mu.Unlock()
 	o.stopped = true
 	o.more.Signal()
+}
+
+// StopAll stops observers and waits until they have ended, at most for the grace.
+func StopAll[E any](observers []*Observer[E], grace time.Duration) {
+	if len(observers) == 0 {
+		return
+	}
+	over := time.NewTimer(grace)
+	defer over.Stop()
+	for _, o := range observers {
+		o.Stop()
+	}
+	for _, o := range observers {
+		select {
+		case <-o.Done():
+		case <-over.C:
+			return
+		}
+	}
 }
 
 // Done is closed when the observer has ended.
