@@ -2,6 +2,7 @@ package llmhttp
 
 import (
 	"cmp"
+	"maps"
 	"net/http"
 	"strings"
 	"time"
@@ -68,9 +69,7 @@ func (e *apiError) handedOn(h http.Header) http.Header {
 		return h
 	}
 	all := e.headers.Clone()
-	for k, v := range h {
-		all[k] = v
-	}
+	maps.Copy(all, h)
 	return all
 }
 

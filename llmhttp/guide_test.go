@@ -49,7 +49,7 @@ func guideTables() string {
 	slices.SortFunc(sorted, func(a, b provider) int { return strings.Compare(strings.ToLower(a.name), strings.ToLower(b.name)) })
 	for _, p := range sorted {
 		known := quoted(strings.Fields(p.hosts))
-		for _, h := range strings.Fields(p.headers) {
+		for h := range strings.FieldsSeq(p.headers) {
 			known = append(known, "header `"+h+"`")
 		}
 		if p.shape != nil || p.code != nil {
@@ -83,7 +83,7 @@ func guideTables() string {
 			strings.Join(quoted(strings.Fields(s.output)), " + "))
 	}
 	for _, h := range usageHeaders {
-		fmt.Fprintf(&b, "| headers, where the body says nothing | | `%s` | %s | `%s` |\n", h.input, strings.Join(quoted(strings.Fields(h.cached)), ""), h.output)
+		fmt.Fprintf(&b, "| headers, where the body says nothing | | `%s` | %s | %s |\n", h.input, strings.Join(quoted(strings.Fields(h.cached)), ""), strings.Join(quoted(strings.Fields(h.output)), ""))
 	}
 
 	b.WriteString("\n### Words in the names of headers about limits\n\n| What | Words |\n|---|---|\n")

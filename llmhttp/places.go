@@ -57,7 +57,7 @@ func (n *node) member(name []byte) *node {
 
 // at is the node at a path such as "error.details[].reason". A star stands for any name.
 func (n *node) at(path string) *node {
-	for _, name := range strings.Split(path, ".") {
+	for name := range strings.SplitSeq(path, ".") {
 		name, lists := strings.CutSuffix(name, "[]")
 		if n.members == nil {
 			n.members = map[string]*node{}
@@ -145,7 +145,7 @@ var alarms = strings.Fields("base_resp.status_code error_code success header.cod
 func plant() *node {
 	n := &node{}
 	for _, m := range errorMembers {
-		for _, path := range strings.Fields(m.paths) {
+		for path := range strings.FieldsSeq(m.paths) {
 			for _, place := range errorPlaces {
 				n.is(place+"."+path, m.is)
 			}
@@ -160,21 +160,21 @@ func plant() *node {
 	for _, place := range errorPlaces {
 		n.is(place, fact{role: roleError})
 	}
-	for _, path := range strings.Fields("__type detail[].type response.code") {
+	for path := range strings.FieldsSeq("__type detail[].type response.code") {
 		n.is(path, fact{role: roleWord, n: 3, top: true})
 	}
 	for i, name := range exceptions {
 		n.is(name, fact{role: roleError, n: uint8(i + 1)})
 		n.is(name+".message", fact{role: roleMessage})
 	}
-	for _, path := range strings.Fields("detail[].msg base_resp.status_msg header.message") {
+	for path := range strings.FieldsSeq("detail[].msg base_resp.status_msg header.message") {
 		n.is(path, fact{role: roleMessage, top: true})
 	}
 	for i, path := range alarms {
 		n.is(path, fact{role: roleAlarm, n: uint8(i)})
 	}
 	for i, m := range milestoneMembers {
-		for _, path := range strings.Fields(m.paths) {
+		for path := range strings.FieldsSeq(m.paths) {
 			n.is(path, fact{role: roleMilestone, n: uint8(i)})
 		}
 	}

@@ -73,12 +73,7 @@ func sentence(alternatives ...string) *pattern {
 func (p *pattern) matches(s string) bool { return p.compile().MatchString(s) }
 
 func (p *pattern) matchesAny(words []string) bool {
-	for _, w := range words {
-		if p.matches(w) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(words, p.matches)
 }
 
 // statuses gives the plain words of an error that comes in the body of an answer that began

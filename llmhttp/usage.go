@@ -87,7 +87,7 @@ func plantFigures(n *node) {
 	planted := map[string]bool{}
 	for row, s := range usageShapes {
 		plantAll := func(names string) (is []uint8) {
-			for _, name := range strings.Fields(names) {
+			for name := range strings.FieldsSeq(names) {
 				key := strconv.Itoa(row) + " " + name
 				i, ok := index[key]
 				if !ok {
@@ -95,7 +95,7 @@ func plantFigures(n *node) {
 					index[key] = i
 				}
 				is = append(is, i)
-				for _, at := range strings.Fields(s.at) {
+				for at := range strings.FieldsSeq(s.at) {
 					path := strings.TrimPrefix(at+"."+name, "..")
 					if !planted[key+" "+path] {
 						planted[key+" "+path] = true
