@@ -111,16 +111,17 @@ var commonRules = append(distinctRules(), []rule{
 	{says: sentence(`\bopenaiexception - you exceeded your current quota`), means: exhausted}, // LiteLLM leaves out OpenAI's code
 	{says: windowSpent, unless: throttled, test: passesSoon, means: limited},
 	{says: windowSpent, unless: throttled, means: exhausted},
+	{words: lackingWords, means: overloaded},
 	{says: tooLong, unless: tokenRate, means: fatal},
 	{status: "4xx", says: notAllowed, unless: refusedKey, test: not429, means: fatal},
-	{words: "slowdown dynamicrequestlimited dynamictokenlimited *slowdown", status: "429", means: slow},
+	{words: "*slowdown", status: "429 503", means: slow}, // OpenAI has it as 503
+	{words: "dynamicrequestlimited dynamictokenlimited", status: "429", means: slow},
 	{says: tooFast, status: "429", means: slow},
-	{words: lackingWords, means: overloaded},
 	{status: "429 498 5xx", says: lacking, unless: sentence(`rate.?limit`), means: overloaded},
 	{says: cold, means: overloaded},
 	{status: "429", test: monthUsedUp, means: exhausted},
 	{status: "429", words: "*notpurchased *notincluded *notactivated", means: elsewhere},
-	{status: "400 403", words: "*quotaexceeded*", means: exhausted},
+	{status: "400 403", words: "*quotaexceeded* *quotareached", means: exhausted},
 	{status: "403", says: sentence(`quota (?:is |has been )?exceeded|exceeded (?:your |the )?(?:current )?quota|out of [^.]*\bquota`), unless: throttled, means: exhausted},
 	{status: "429", says: sentence(`\b(?:limit|quota) of 0\b`), means: elsewhere},
 	{words: "modelerrorexception modelstreamerrorexception modeltimeoutexception internalserverexception internalservererror", means: retryable, status: "408 424 5xx"},
@@ -169,13 +170,13 @@ var (
 	throttled = sentence(`\b(?:per|this|last) (?:min|sec|hour)`, `/ ?(?:min|sec)`, `rate.?limit`, `\bthrottl`, `too (?:many requests|fast|frequent)`, `\bconcurren`, `\b[rt]p[ms]\b`, `\bqps\b`, `频率|速率|并发|限流|每分钟|每秒`)
 	tokenRate = sentence(`\b(?:tokens?|requests?)[^.]*\bper (?:min|sec|hour|day)|this minute`, `\b[rt]p[md]\b`, `rate.?limit`)
 
-	tooFast = sentence(`\b(?:increas\w+|grow\w*) too (?:quickly|fast)`, `rate growth`, `request burst`, `slow(?:ing)? down (?:traffic|your request)`)
+	tooFast = sentence(`\b(?:increas\w+|grow\w*) too (?:quickly|fast)`, `rate growth|usage increase rate|acceleration limit`, `request burst`, `slow(?:ing)? down (?:traffic|your request)`)
 
 	// Credit, a balance or a budget is used up.
 	spent = sentence(
 		`insufficient (?:\w+ ){0,2}(?:balance|credits?|funds?|quota)\b`, `\b(?:not enough|no|out of|ran out of|run out of|zero) (?:\w+ ){0,2}(?:credits?|balance|funds)\b(?: left| remaining)?`,
 		`\b(?:credits?|balance|funds?)\b[^.]*\b(?:too low|exhausted|depleted|used up|insufficient|not enough|negative|overdue|exceeded|expired|ran out|run out|required)`, `\bquota\b[^.]*\bnot enough`,
-		`\b(?:exhausted|depleted|used up|used all|exceeded|reached)\b[^.]*\b(?:credits?|balance|budget|spend(?:ing)? (?:limit|cap))\b`, `\bkey limit exceeded|credit limit (?:exceeded|reached)`,
+		`\b(?:exhausted|depleted|used up|used all|exceeded|reach(?:ed|ing))\b[^.]*\b(?:credits?|balance|budget|spend(?:ing)? (?:limit|cap))\b`, `\bkey limit exceeded|credit limit (?:exceeded|reached)`,
 		`\b(?:spend(?:ing)?|budget|billing|cost)\b[^.]*\b(?:limit|cap|budget|hard limit)\b[^.]*\b(?:reached|exceeded|exhausted|hit)`,
 		`\bbudget (?:has been |is |was )?(?:exceeded|exhausted|used up)|exceeded (?:\w+ ){0,3}budget|over budget`,
 		`\baccount\b[^.]*\b(?:overdue|in arrears|arrearage|good standing|past due)`, `overdue (?:balance|payment|invoice|bill)`, `\bpayment (?:is )?required|outstanding (?:balance|invoice)`,
@@ -214,7 +215,7 @@ var (
 	// The key, the account or the model is refused.
 	refusedKey = sentence(`\bno (?:api )?permission\b`, `billing (?:is|account is|has been) (?:disabled|not enabled)`, `\bno valid (?:\w+ ){0,3}(?:credentials|api[ _-]?key)`, `\bapi[ _-]?(?:key|token)\b[^.]*\b(?:not valid|invalid|expired|incorrect|revoked|leaked|missing|disabled|suspended|blocked|not found|unauthorized)\b`,
 		`\b(?:invalid|incorrect|expired|missing|malformed|revoked|no|unknown)(?: or \w+)? (?:provided )?(?:api[ _-]?key|api token|access token|bearer token|auth\w* (?:token|header)|credentials)\b`,
-		`security token included in the request is`,
+		`security token included in the request is`, `\bcredential is only authorized\b`,
 		`\b(?:account|organization|project|workspace|team)\b[^.]*\b(?:disabled|deactivated|suspended|banned|blocked|flagged|not active|inactive|archived|locked)\b`,
 		`\blocation is not supported|not (?:available|supported) in your (?:country|region)`, `无效的?(?:令牌|密钥| ?api)`)
 	refusedModel = sentence(`\b(?:model|deployment|engine)s?\b[^.]*(?:[^\s]+ )?[^.]*(?:\bnot found|(?:not|n't) exist|\bis not a valid|\bnot available|\bno longer (?:available|supported)|\b(?:been|is) (?:decommissioned|deprecated|retired|removed))`,
