@@ -23,7 +23,8 @@ import (
 //
 // A quota, a credit or a spend limit is exhausted only on proof: by the code of a provider
 // that means it so, or in its words. A 429 that merely speaks of a quota, or says no wait, is
-// rate limited. The delay is that of [ParseDelay], but until its renewal, if known, for an
+// rate limited. An error that a gateway quotes within its own counts as well: a 400 or 500
+// gives way to the status that the gateway was given. The delay is that of [ParseDelay], but until its renewal, if known, for an
 // exhausted quota.
 func ParseError(status int, h http.Header, body []byte, now time.Time) llmqueue.Observation {
 	e := parseAPIError(body)

@@ -70,6 +70,22 @@ func TestErrorsThatPythonPrints(t *testing.T) {
 	}
 }
 
+// The status of what a request refers to is not that of the call.
+func TestStatusesWithinMessages(t *testing.T) {
+	for said, want := range map[string]llmqueue.Outcome{
+		"Request failed with status code 429":                                       rateLimited,
+		"error, status code: 429, status: 429 Too Many Requests, message: slow":     rateLimited,
+		"HTTP 503: Service Unavailable":                                             overloaded,
+		"Failed to download image: status code 404":                                 fatal,
+		"Error while downloading https://x.example. Upstream status code: 404.":     fatal,
+		"messages.2: tool result says status 429, which is not a valid tool result": fatal,
+	} {
+		body, err := json.Marshal(map[string]any{"error": map[string]string{"message": said}})
+		require.NoError(t, err)
+		assert.Equal(t, want, llmhttp.ParseError(http.StatusBadRequest, nil, body, now).Outcome, said)
+	}
+}
+
 // An answer is good, whatever it speaks of.
 func TestGoodAnswers(t *testing.T) {
 	const (

@@ -39,7 +39,7 @@ func (e *apiError) unquote() {
 			up.message, e.message = cmp.Or(m[1:]...), own
 		}
 	}
-	if m := named.FindStringSubmatch(own); m != nil && up.status == 0 {
+	if m := named.FindStringSubmatch(own); m != nil && up.status == 0 && !fetched.MatchString(own) {
 		up.status, _ = strconv.Atoi(m[1])
 	}
 	e.upstream = up
@@ -49,7 +49,8 @@ var (
 	quotedDocument = regexp.MustCompile(`[\[{](?:\s|\\n)*[{"']`)
 	printedWord    = regexp.MustCompile(`'(?:code|type|status|error_code)': '?([\w.-]+)`)
 	printedMessage = regexp.MustCompile(`'(?:message|msg|detail)': (?:'([^']*)'|"([^"]*)")`)
-	named          = regexp.MustCompile(`(?i)\b(?:code|status|http)[: =(]{1,2}([45]\d\d)\b`)
+	named          = regexp.MustCompile(`(?i)^\W*(?:\w+\W+){0,3}(?:status )?(?:code|status|http)[: =(]{1,2}([45]\d\d)\b`)
+	fetched        = regexp.MustCompile(`(?i)download|fetch|image|file|url`) // what the request refers to has that status
 )
 
 // printedBytes undoes what Python does to bytes that it prints.
