@@ -3,6 +3,7 @@ package llmhttp
 import (
 	"encoding/json"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -78,7 +79,7 @@ func readError(d *document, inAnyCase, bare bool) *apiError {
 				continue
 			}
 			e.speak(said)
-			if !strings.Contains(said, " ") { // a code, which has its words beside it
+			if codeWord.MatchString(said) { // which has its sentence beside it
 				e.say(topRank, said)
 				coded = true
 			}
@@ -157,6 +158,8 @@ func (e *apiError) saysAnything() bool {
 	}
 	return e.message != "" || e.upstream != nil
 }
+
+var codeWord = regexp.MustCompile(`^[\w.:-]+$`)
 
 // speak adds what an error says to people.
 func (e *apiError) speak(message string) {

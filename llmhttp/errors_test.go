@@ -118,6 +118,8 @@ func TestParseError(t *testing.T) {
 		{"422", 422, "", `{"detail":[{"loc":["body"],"msg":"field required"}]}`, fatal, 0, ""},
 		{"200", 200, "", `{"id":"x","error":null,"choices":[]}`, llmqueue.OutcomeServed, 0, ""},
 
+		{"a code with its sentence beside it", 403, "", `{"error":"quota_exceeded","message":"The month is over."}`, exhausted, 0, "quota_exceeded"},
+		{"a sentence of one word is no code", 429, "", `{"error":"余额不足"}`, exhausted, 0, ""},
 		{"a body that was cut off", 429, "", openAIQuota[:100], rateLimited, 0, ""},
 		{"members of other types", 429, "", `{"error":{"message":{"a":1},"type":["x"],"code":{"b":2},"details":"none","metadata":7}}`, rateLimited, 0, ""},
 		{"a reset matters only to what is limited", 500, exhaustedRequests, "", retryable, 0, ""},
