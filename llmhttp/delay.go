@@ -173,6 +173,9 @@ func answered(h http.Header, now time.Time) time.Time {
 	return now
 }
 
+// secondsSince1970 is above any wait and below any date of this century.
+const secondsSince1970 = 9e8
+
 // wait reads a wait in any form: a number (seconds, or since 1970 in seconds or
 // milliseconds), a duration, RFC 3339, an HTTP date. What lies in the past or further
 // off than maxWait is 0. dated tells that it named a time, not a wait.
@@ -184,7 +187,7 @@ func wait(s string, now time.Time) (d time.Duration, dated bool) {
 		switch {
 		case n > 1e12:
 			return sane(time.UnixMilli(int64(n)).Sub(now)), true
-		case n > 1e9:
+		case n > secondsSince1970:
 			return sane(time.Unix(int64(n), 0).Sub(now)), true
 		}
 		return seconds(n), false

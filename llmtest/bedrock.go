@@ -9,9 +9,9 @@ import (
 
 // Bedrock is a provider that speaks Amazon Bedrock's runtime: POST
 // /model/MODEL/converse, /model/MODEL/converse-stream, whose stream is of binary
-// frames (application/vnd.amazon.eventstream), and /model/MODEL/invoke with
-// Anthropic's messages as its body. The model of the limits is the one in the
-// path. It differs from [OpenAI] in that
+// frames (application/vnd.amazon.eventstream), and /model/MODEL/invoke and
+// /model/MODEL/invoke-with-response-stream with Anthropic's messages in them. The
+// model of the limits is the one in the path. It differs from [OpenAI] in that
 //
 //   - there are no rate limit headers and no Retry-After: a refusal is a
 //     ThrottlingException, which says whether of requests or of tokens;
@@ -61,8 +61,8 @@ func (d bedrock) route(r *http.Request) (route, *problem) {
 	switch op {
 	case "converse", "converse-stream":
 		return route{generate: readConverse(model, op == "converse-stream")}, method(r, http.MethodPost)
-	case "invoke":
-		return route{generate: readInvoke(model)}, method(r, http.MethodPost)
+	case "invoke", "invoke-with-response-stream":
+		return route{generate: readInvoke(model, op != "invoke")}, method(r, http.MethodPost)
 	}
 	return route{}, notServed(r)
 }
@@ -173,7 +173,7 @@ func streamException(p *problem) string {
 }
 
 // readInvoke reads a request whose body is Anthropic's, without a model.
-func readInvoke(model string) operation {
+func readInvoke(model string, stream bool) operation {
 	return func(_ *http.Request, body []byte) (c call, _ format, p *problem) {
 		req := messagesRequest{Model: model}
 		if c, p = req.parse(body); p != nil {
@@ -185,13 +185,37 @@ func readInvoke(model string) operation {
 		if p = c.bound("max_tokens", req.MaxTokens); p != nil {
 			return c, nil, p
 		}
-		c.model, c.stream = model, false
+		c.model, c.stream = model, stream
 		return c, invokeFormat{}, nil
 	}
 }
 
-// invokeFormat writes a message, with its tokens in headers.
+// invokeFormat writes a message: a unary one with its tokens in headers, a streamed one
+// in chunks, of which the last has them.
 type invokeFormat struct{ messageFormat }
+
+func (invokeFormat) contentType() string { return converseFormat{}.contentType() }
+
+func (f invokeFormat) begin(a *answer, out *events) {
+	out.chunks = true
+	f.messageFormat.begin(a, out)
+}
+
+// end: the metrics are as seen in the wild.
+func (f invokeFormat) end(a *answer, out *events) {
+	f.stop(a, out)
+	out.event("message_stop", map[string]any{
+		"type": "message_stop",
+		"amazon-bedrock-invocationMetrics": map[string]int64{
+			"inputTokenCount":   a.call.input,
+			"outputTokenCount":  a.tokens,
+			"invocationLatency": int64(time.Since(a.began) / time.Millisecond),
+			"firstByteLatency":  int64(a.timing.first / time.Millisecond),
+		},
+	})
+}
+
+func (invokeFormat) fail(a *answer, out *events, p *problem) { converseFormat{}.fail(a, out, p) }
 
 func (invokeFormat) failed(*answer, *problem) any { return nil }
 

@@ -88,6 +88,33 @@ func TestSpeaksLikeBedrock(t *testing.T) {
 	})
 }
 
+// TestBedrockInvokeStream hands on what Anthropic says, in chunks.
+func TestBedrockInvokeStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := NewServer(t, Bedrock(), InMemory(), WithOutputTokens(3, 0), WithLatency(Latency{FirstToken: time.Second, PerToken: 250 * time.Millisecond}),
+			WithFaultScript(Fault{}, Fault{Kind: FaultStream, Status: 429}))
+		const body = `{"anthropic_version":"bedrock-2023-05-31","max_tokens":2,"messages":[{"role":"user","content":"wordword"}]}`
+		res, stream := send(t, s, bedrockModel+"invoke-with-response-stream", body)
+		wantHeaders(t, res.Header, "content-type", "application/vnd.amazon.eventstream", "x-amzn-bedrock-output-token-count", "")
+		var said []string
+		for _, f := range frames(t, stream) {
+			payload, ok := strings.CutPrefix(f, "event chunk ")
+			if !ok {
+				t.Fatalf("frame %q", f)
+			}
+			said = append(said, string(decode[struct{ Bytes []byte }](t, payload).Bytes))
+		}
+		if len(said) != 8 || !strings.HasPrefix(said[0], `{"message":{"id":"msg_`) || !strings.Contains(said[6], `"output_tokens":2}`) ||
+			said[7] != `{"amazon-bedrock-invocationMetrics":{"firstByteLatency":1000,"inputTokenCount":2,"invocationLatency":1250,"outputTokenCount":2},"type":"message_stop"}` {
+			t.Errorf("the model says %q", said)
+		}
+		_, stream = send(t, s, bedrockModel+"invoke-with-response-stream", body)
+		if got := frames(t, stream); !strings.HasPrefix(got[len(got)-1], "exception throttlingException ") {
+			t.Errorf("frames %q", got)
+		}
+	})
+}
+
 // TestBedrockCaches reserves cached input and gives it back, as documented.
 func TestBedrockCaches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -38,3 +38,13 @@ func (e *events) frame(kind, typ string, v any) {
 	e.buf = binary.BigEndian.AppendUint32(buf, crc32.ChecksumIEEE(buf))
 	e.write(e.buf)
 }
+
+// chunk sends what a model says, as InvokeModelWithResponseStream hands it on: encoded
+// in base64.
+func (e *events) chunk(v any) {
+	data, err := json.Marshal(v)
+	if err != nil && e.err == nil {
+		e.err = err
+	}
+	e.frame("event", "chunk", map[string][]byte{"bytes": data})
+}

@@ -1,7 +1,10 @@
 package sdktest
 
 import (
+	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"testing"
 	"time"
@@ -15,6 +18,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/bedrockruntime/types"
 	cohere "github.com/cohere-ai/cohere-go/v2"
 
+	"github.com/llmqueue/llmqueue"
+	"github.com/llmqueue/llmqueue/llmhttp"
 	"github.com/llmqueue/llmqueue/llmtest"
 )
 
@@ -96,6 +101,50 @@ func TestBedrock(t *testing.T) {
 			t.Errorf("error %v", err)
 		}
 	})
+}
+
+// TestBedrockInvoke has the queue book the usage of a model's own protocol.
+func TestBedrockInvoke(t *testing.T) {
+	body := []byte(`{"anthropic_version":"bedrock-2023-05-31","max_tokens":10,"messages":[{"role":"user","content":"` + question + `"}]}`)
+	for _, stream := range []bool{false, true} {
+		inBubble(t, fmt.Sprintf("stream=%v", stream), func(t *testing.T) {
+			srv := serve(t, llmtest.Bedrock())
+			client := bedrockClient(srv)
+			q, err := llmqueue.NewQueue("m", func(ctx context.Context, _ llmqueue.Request[string]) (n int, err error) {
+				use := func(o *bedrockruntime.Options) {
+					o.HTTPClient = &http.Client{Transport: llmhttp.NewTransport(srv.Client().Transport)}
+				}
+				if !stream {
+					res, err := client.InvokeModel(ctx, &bedrockruntime.InvokeModelInput{ModelId: aws.String("m"), Body: body}, use)
+					if err != nil {
+						return 0, err
+					}
+					return bytes.Count(res.Body, []byte(`"type":"text"`)), nil
+				}
+				res, err := client.InvokeModelWithResponseStream(ctx, &bedrockruntime.InvokeModelWithResponseStreamInput{ModelId: aws.String("m"), Body: body}, use)
+				if err != nil {
+					return 0, err
+				}
+				defer res.GetStream().Close()
+				for e := range res.GetStream().Events() {
+					if chunk, ok := e.(*types.ResponseStreamMemberChunk); ok && bytes.Contains(chunk.Value.Bytes, []byte("text_delta")) {
+						n++
+					}
+				}
+				return n, res.GetStream().Err()
+			}, llmqueue.WithUnlimited())
+			if err != nil {
+				t.Fatal(err)
+			}
+			res, err := q.Submit(t.Context(), llmqueue.Request[string]{})
+			if want := map[bool]int{false: 1, true: 10}[stream]; err != nil || res.Result != want || res.Usage != (llmqueue.Usage{InputTokens: 4, OutputTokens: 10}) {
+				t.Errorf("%d, want %d; usage %+v, error %v", res.Result, want, res.Usage, err)
+			}
+			if err := q.Shutdown(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
 }
 
 // TestCohereErrors sees the refusal of a trial key.

@@ -21,8 +21,6 @@ import (
 	cohereclient "github.com/cohere-ai/cohere-go/v2/client"
 	cohereoption "github.com/cohere-ai/cohere-go/v2/option"
 	goopenai "github.com/sashabaranov/go-openai"
-
-	"github.com/llmqueue/llmqueue"
 )
 
 // bedrockConverse has the SDK's own retries off: it does not know X-Should-Retry.
@@ -163,7 +161,7 @@ func cohereChat(_ *testing.T, client *http.Client, url string, stream bool) ask 
 				return "", err
 			}
 			if res.FinishReason == cohere.ChatFinishReasonError {
-				return "", llmqueue.Retryable(errCutShort) // the transport does not read it
+				return "", errCutShort
 			}
 			return res.Message.Content[0].Text.Text, nil
 		}
