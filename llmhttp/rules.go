@@ -101,7 +101,7 @@ var commonRules = append(distinctRules(), []rule{
 	{status: "402", test: (*facts).hinted, means: limited}, // OpenRouter: credits that come back by themselves
 	{says: sentence(`can only afford (?:0|-\d+)\b`), means: exhausted},
 	{says: sentence(`can only afford \d`, `fewer max_tokens`, `long context requests?\b.*extra usage|extra usage is required for long context`), means: fatal},
-	{words: "insufficientquota creditlimit quotaexceeded quota* insufficientbalance", says: throttled, unless: sentence(`balance|recharge|per (?:day|week|month)|daily|weekly|monthly`), means: limited},
+	{words: "insufficient*quota creditlimit quotaexceeded quota* insufficientbalance", says: throttled, unless: sentence(`balance|recharge|per (?:day|week|month)|daily|weekly|monthly`), means: limited},
 	{says: sentence(`free-models-per-(?:min|day)`), means: limited},
 	{says: sentence(`enqueued token limit`), means: limited},
 	{words: exhaustedWords, means: exhausted},
@@ -235,10 +235,11 @@ const resource = `(?:files?|previous[_ ]?responses?|responses?|conversations?|th
 
 // The words that mean the same from whoever says them.
 const (
-	exhaustedWords = `insufficient*quota preconsume*quota* creditbalanceexhausted organizationspendlimitexceeded projectspendlimitexceeded organizationusagelimitexceeded
-		enforcedspendlimitreached billinghardlimitreached billingnotactive billingerror insufficientbalance* insufficientcredit* insufficientfunds* notenoughcredits
-		outofcredits nocredits credit*exhausted creditlimitexceeded exceededbudget budgetexceeded* exceededcurrentquotaerror usagelimitreached usagelimitexceeded
-		monthlylimitexceeded weeklylimitexceeded paymentrequired *billoverdue *serviceoverdue *arrears *resourcepackexhausted *tpdexceeded *rpdexceeded quota*daily* notenoughbalance accountoverdue* arrearage* overdue quotaexhausted insufficientaccountbalance balancenotenough`
+	exhaustedWords = `insufficient*quota preconsume*quota* organizationusagelimitexceeded billinghardlimitreached billingnotactive billingerror insufficientbalance*
+		insufficientcredit* insufficientfunds* notenoughcredits outofcredits nocredits credit*exhausted creditlimitexceeded exceededbudget budgetexceeded*
+		exceededcurrentquotaerror usagelimitreached usagelimitexceeded monthlylimitexceeded weeklylimitexceeded paymentrequired *resourcepackexhausted
+		*tpdexceeded *rpdexceeded quota*daily* notenoughbalance insufficientaccountbalance balancenotenough *spendlimitexceeded *spendlimitreached *overdue*
+		*arrear* *quotaexhausted`
 	ownWords = `contextlength* contextwindow* contextsize* exceedcontext* prompttoolong prompttoolarge inputtoolong inputtoolarge requesttoolarge requesttoolong
 		stringabovemaxlength *contentfilter* *contentpolicy* *contentmoderation* *contentblocked* *policyviolation *sensitivecontent* datainspectionfailed
 		moderation* prohibitedcontent promptblocked invalidprompt safety maxtokensexceeded outofcontexterror tokenstoolong characterstoolong moderationblocked unsaferequest *riskdetection*`
