@@ -30,7 +30,7 @@ const maxWait = 31 * 24 * time.Hour
 // now is when the answer arrived.
 func ParseDelay(h http.Header, body []byte, now time.Time) time.Duration {
 	e := parseAPIError(body)
-	f := facts{e: e, status: http.StatusTooManyRequests, header: e.handedOn(h), sentence: e.sentence()}
+	f := evidence{e: e, status: http.StatusTooManyRequests, header: e.handedOn(h), sentence: e.sentence()}
 	f.of = recognize(origin{header: h}, &f)
 	if d := f.delay(now); d > 0 {
 		return d
@@ -39,7 +39,7 @@ func ParseDelay(h http.Header, body []byte, now time.Time) time.Duration {
 }
 
 // delay is ParseDelay without the resets.
-func (f *facts) delay(now time.Time) time.Duration {
+func (f *evidence) delay(now time.Time) time.Duration {
 	if ms, ok := number(f.header.Get("Retry-After-Ms")); ok {
 		if d := seconds(ms / 1000); d > 0 {
 			return d
@@ -59,7 +59,7 @@ func (f *facts) delay(now time.Time) time.Duration {
 }
 
 // bodyDelay is what the body says of a wait.
-func (f *facts) bodyDelay(now time.Time) time.Duration {
+func (f *evidence) bodyDelay(now time.Time) time.Duration {
 	for e := f.e; e != nil; e = e.upstream {
 		if d := e.ownDelay(now); d > 0 {
 			return d
@@ -85,7 +85,7 @@ func (e *apiError) ownDelay(now time.Time) time.Duration {
 
 // renewal is how long an exhausted quota stays so, if that is known. Advice to wait for a short
 // while does not count: a daily quota has carried a delay of seconds.
-func (f *facts) renewal(now time.Time) time.Duration {
+func (f *evidence) renewal(now time.Time) time.Duration {
 	if f.e.perDay() {
 		return untilPacificMidnight(now)
 	}
@@ -248,7 +248,7 @@ var (
 )
 
 // textDate finds the wait until a date in a failure's sentence.
-func (f *facts) textDate(now time.Time) time.Duration {
+func (f *evidence) textDate(now time.Time) time.Duration {
 	m := dated.compile().FindStringSubmatch(f.sentence)
 	if m == nil {
 		return 0

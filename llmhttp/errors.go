@@ -48,7 +48,7 @@ func (e *apiError) observation(status int, from origin, now time.Time) llmqueue.
 	amazon, _, _ := strings.Cut(h.Get("X-Amzn-Errortype"), ":")
 	e.say(ranks-1, amazon)
 	o := llmqueue.Observation{Code: e.code(), Limits: e.limits(h, now)}
-	f := facts{e: e, status: status, inBody: inBody, header: h, limits: o.Limits, now: now, sentence: e.sentence()}
+	f := evidence{e: e, status: status, inBody: inBody, header: h, limits: o.Limits, now: now, sentence: e.sentence()}
 	f.of = recognize(from, &f)
 	o.Outcome = f.outcome()
 	switch o.Outcome {
@@ -112,8 +112,8 @@ func (e *apiError) told(status int) int {
 	return status
 }
 
-// facts are what is known of a failure when it is judged.
-type facts struct {
+// evidence is what is known of a failure when it is judged.
+type evidence struct {
 	e        *apiError
 	of       *provider // nil: nobody that is known
 	status   int
@@ -127,7 +127,7 @@ type facts struct {
 
 // outcome judges a failure: by the first rule that fits of who speaks, then by the first of all
 // those who follow no rules of their own, and in the end by the status.
-func (f *facts) outcome() llmqueue.Outcome {
+func (f *evidence) outcome() llmqueue.Outcome {
 	for w := range f.e.words {
 		f.plain = append(f.plain, plainWord(w))
 	}
@@ -155,7 +155,7 @@ func (f *facts) outcome() llmqueue.Outcome {
 }
 
 // hinted reports whether the headers say how long to wait.
-func (f *facts) hinted() bool {
+func (f *evidence) hinted() bool {
 	return f.header.Get("Retry-After") != "" || f.header.Get("Retry-After-Ms") != ""
 }
 
@@ -172,7 +172,7 @@ func passing(status int) bool {
 }
 
 // elsewhere reports whether the key, the account or the model is refused.
-func (f *facts) elsewhere() bool {
+func (f *evidence) elsewhere() bool {
 	switch f.status {
 	case http.StatusUnauthorized:
 		return true
@@ -187,7 +187,7 @@ func (f *facts) elsewhere() bool {
 
 // missesResource reports whether a failure speaks of something that the request names,
 // such as a file.
-func (f *facts) missesResource() bool {
+func (f *evidence) missesResource() bool {
 	switch {
 	case missingWord.matchesAny(f.plain):
 		return true

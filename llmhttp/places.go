@@ -84,8 +84,8 @@ func (n *node) at(path string) *node {
 	return n
 }
 
-// is adds what the values at a path mean.
-func (n *node) is(path string, f fact) {
+// add says what the values at a path mean.
+func (n *node) add(path string, f fact) {
 	place := n.at(path)
 	place.facts = append(place.facts, f)
 	if f.role == roleQuoted || f.role == roleEncoded {
@@ -98,7 +98,7 @@ const longestName = 40
 
 // root is the tree of all places that count, in lower case. Anything else, such as a model's
 // output or the arguments of a tool, may hold the same names without meaning the same.
-var root = plant()
+var root = newTree()
 
 // errorPlaces are where an error stands, as an object or as its message.
 var errorPlaces = strings.Fields(`error response.error delta.error choices[].error message.error response.body.error
@@ -142,43 +142,43 @@ var exceptions = strings.Fields(`throttlingexception modelstreamerrorexception i
 // A number is its word as well.
 var alarms = strings.Fields("base_resp.status_code error_code success header.code")
 
-func plant() *node {
+func newTree() *node {
 	n := &node{}
 	for _, m := range errorMembers {
 		for path := range strings.FieldsSeq(m.paths) {
 			for _, place := range errorPlaces {
-				n.is(place+"."+path, m.is)
+				n.add(place+"."+path, m.is)
 			}
 			if m.top {
 				top := m.is
 				top.top = true
-				n.is(path, top)
-				n.is("detail."+path, top)
+				n.add(path, top)
+				n.add("detail."+path, top)
 			}
 		}
 	}
 	for _, place := range errorPlaces {
-		n.is(place, fact{role: roleError})
+		n.add(place, fact{role: roleError})
 	}
 	for path := range strings.FieldsSeq("__type detail[].type response.code") {
-		n.is(path, fact{role: roleWord, n: 3, top: true})
+		n.add(path, fact{role: roleWord, n: 3, top: true})
 	}
 	for i, name := range exceptions {
-		n.is(name, fact{role: roleError, n: uint8(i + 1)})
-		n.is(name+".message", fact{role: roleMessage})
+		n.add(name, fact{role: roleError, n: uint8(i + 1)})
+		n.add(name+".message", fact{role: roleMessage})
 	}
 	for path := range strings.FieldsSeq("detail[].msg base_resp.status_msg header.message") {
-		n.is(path, fact{role: roleMessage, top: true})
+		n.add(path, fact{role: roleMessage, top: true})
 	}
 	for i, path := range alarms {
-		n.is(path, fact{role: roleAlarm, n: uint8(i)})
+		n.add(path, fact{role: roleAlarm, n: uint8(i)})
 	}
 	for i, m := range milestoneMembers {
 		for path := range strings.FieldsSeq(m.paths) {
-			n.is(path, fact{role: roleMilestone, n: uint8(i)})
+			n.add(path, fact{role: roleMilestone, n: uint8(i)})
 		}
 	}
-	n.is("bytes", fact{role: roleEncoded})
-	plantFigures(n)
+	n.add("bytes", fact{role: roleEncoded})
+	addFigures(n)
 	return n
 }

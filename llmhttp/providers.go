@@ -23,7 +23,7 @@ type provider struct {
 	// what its errors look like.
 	hosts   string
 	headers string
-	shape   func(*facts) bool
+	shape   func(*evidence) bool
 
 	// rules are for its failures, before all others. Those in distinct count from whoever
 	// says so, because nobody else does.
@@ -36,7 +36,7 @@ type provider struct {
 }
 
 // recognize finds out who speaks; nil when nobody is known.
-func recognize(from origin, f *facts) *provider {
+func recognize(from origin, f *evidence) *provider {
 	for i := range providers {
 		p := &providers[i]
 		for host := range strings.FieldsSeq(p.hosts) {
@@ -60,7 +60,7 @@ func recognize(from origin, f *facts) *provider {
 }
 
 // findCode adds a code that stands in the sentence to the words.
-func (p *provider) findCode(f *facts) bool {
+func (p *provider) findCode(f *evidence) bool {
 	if p.code == nil {
 		return false
 	}
@@ -86,19 +86,19 @@ var providers = []provider{
 	{
 		name: "Gemini and Vertex AI", source: "ai.google.dev/gemini-api/docs/troubleshooting, cloud.google.com/vertex-ai error 429",
 		hosts: "googleapis.com",
-		shape: func(f *facts) bool { return f.broken() || f.hasWord("RESOURCE_EXHAUSTED") },
+		shape: func(f *evidence) bool { return f.broken() || f.hasWord("RESOURCE_EXHAUSTED") },
 		rules: []rule{
 			{words: "modelcapacityexhausted", means: overloaded},
 			{says: sentence(`doesn't have a free quota tier`), means: elsewhere},
 			{status: "429 402", says: spent, unless: sentence(`exceeded your current quota`), means: exhausted},
 			{status: "429", words: "quotaexhausted", means: exhausted},
 			{says: sentence(`\blimit: 0(?:[^\d.]|\.\D|\.?$)`), status: "429", means: elsewhere}, // the account has no part in that model
-			{test: func(f *facts) bool { return f.e.never() }, status: "429", means: elsewhere},
-			{test: func(f *facts) bool { return f.e.perDay() }, status: "429", means: exhausted},
+			{test: func(f *evidence) bool { return f.e.never() }, status: "429", means: elsewhere},
+			{test: func(f *evidence) bool { return f.e.perDay() }, status: "429", means: exhausted},
 			{says: sentence(`individual quota reached`, `per[ _]day\b`), unless: sentence(`per[ _]minute`), status: "429", means: exhausted},
 			// Vertex has no quota, but no room either.
 			{status: "429", words: "resourceexhausted", means: overloaded, unless: sentence(`\bquota\b`, `spend\w* cap`),
-				test: func(f *facts) bool {
+				test: func(f *evidence) bool {
 					return f.e.wait == "" && !f.broken() && !f.hinted() && !f.hasWord("RATE_LIMIT_EXCEEDED")
 				}},
 			{status: "429", means: limited},
@@ -107,7 +107,7 @@ var providers = []provider{
 	{
 		name: "Zhipu and z.ai", source: "docs.bigmodel.cn/cn/api/api-code, docs.z.ai/api-reference/api-code",
 		hosts: "bigmodel.cn z.ai", zone: china,
-		shape: (*facts).fourDigits,
+		shape: (*evidence).fourDigits,
 		code:  sentence(`^\[(1[0-3]\d\d)\]\[`),
 		rules: []rule{
 			{words: "1113 1308 1309 1310 1304", means: exhausted},
@@ -121,7 +121,7 @@ var providers = []provider{
 	{
 		name: "MiniMax", source: "platform.minimax.io/docs/api-reference/errorcode",
 		hosts: "minimax.io minimaxi.com minimax.chat",
-		shape: func(f *facts) bool { return f.e.alarm == "base_resp.status_code" },
+		shape: func(f *evidence) bool { return f.e.alarm == "base_resp.status_code" },
 		code:  sentence(`\((1[0-3]\d\d|20[0-6]\d)\)\s*$`),
 		rules: []rule{
 			{words: "2045", means: slow},
@@ -135,7 +135,7 @@ var providers = []provider{
 	{
 		name: "DashScope", source: "alibabacloud.com/help/en/model-studio/error-code",
 		hosts: "aliyuncs.com", headers: "X-Dashscope-Request-Id X-Dashscope-Call-Gateway",
-		shape: func(f *facts) bool { return dashScope.matches(f.sentence) },
+		shape: func(f *evidence) bool { return dashScope.matches(f.sentence) },
 		rules: []rule{
 			{words: "allocationquotafreetieronly", means: exhausted},
 			{says: sentence(`free (?:tier|allocated|quota)[^.]*(?:exhausted|exceeded|used up|expired)`), means: exhausted},
@@ -199,7 +199,7 @@ var providers = []provider{
 	{
 		name: "Baidu Qianfan", source: "cloud.baidu.com/doc/qianfan-api/s/hlzic283e",
 		hosts: "baidubce.com", zone: china,
-		shape: (*facts).sixDigits,
+		shape: (*evidence).sixDigits,
 		rules: []rule{
 			{words: "4 18 336501 336502 336503 336504 336505 336507", means: limited},
 			{words: "17 19", means: exhausted},
@@ -209,26 +209,14 @@ var providers = []provider{
 			{words: "1 2 336000", means: retryable},
 		},
 	},
-	{
-		name: "OpenRouter", source: "openrouter.ai/docs/api-reference/errors",
-		hosts: "openrouter.ai",
-	},
-	{
-		name: "Moonshot", source: "platform.moonshot.ai/docs/api/errors",
-		hosts: "moonshot.ai moonshot.cn kimi.com",
-	},
-	{
-		name: "xAI", source: "docs.x.ai/docs/key-information/debugging",
-		hosts: "x.ai",
-	},
 }
 
 var dashScope = sentence(`aliyun\.com|alibabacloud\.com|dashscope|model-studio`)
 
-func notTooLong(f *facts) bool { return !largerThanLimit(f) }
+func notTooLong(f *evidence) bool { return !largerThanLimit(f) }
 
 // hasWord reports whether one of the failure's words is that one.
-func (f *facts) hasWord(word string) bool {
+func (f *evidence) hasWord(word string) bool {
 	for w := range f.e.words {
 		if w == word {
 			return true
@@ -238,7 +226,7 @@ func (f *facts) hasWord(word string) bool {
 }
 
 // broken reports whether the failure names a quota of Google's.
-func (f *facts) broken() bool {
+func (f *evidence) broken() bool {
 	for e := f.e; e != nil; e = e.upstream {
 		if len(e.quotas) > 0 {
 			return true
@@ -248,7 +236,7 @@ func (f *facts) broken() bool {
 }
 
 // sixDigits reports whether a word is one of Baidu's numbers.
-func (f *facts) sixDigits() bool {
+func (f *evidence) sixDigits() bool {
 	for w := range f.e.words {
 		if len(w) == 6 && strings.HasPrefix(w, "336") && strings.Trim(w, "0123456789") == "" {
 			return true
@@ -259,7 +247,7 @@ func (f *facts) sixDigits() bool {
 
 // fourDigits reports whether the error's object has a number of four digits for a code. Those
 // of Mistral stand outside of one.
-func (f *facts) fourDigits() bool {
+func (f *evidence) fourDigits() bool {
 	for e := f.e; e != nil; e = e.upstream {
 		for _, rank := range e.ranked[:topRank] {
 			for _, w := range rank {

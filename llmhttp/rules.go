@@ -19,12 +19,12 @@ type rule struct {
 	words  string   // one of the failure's plain words is one of these, in which a star stands for anything
 	says   *pattern // what its sentence says
 	unless *pattern // what its sentence does not say
-	test   func(*facts) bool
+	test   func(*evidence) bool
 	means  llmqueue.Outcome
 }
 
 // judge gives what the first of the rules means that fits, or nothing.
-func (f *facts) judge(rules []rule) llmqueue.Outcome {
+func (f *evidence) judge(rules []rule) llmqueue.Outcome {
 	for i := range rules {
 		if r := &rules[i]; (r.status == "" || f.isStatus(r.status)) &&
 			(r.words == "" || f.says(r.words)) &&
@@ -37,7 +37,7 @@ func (f *facts) judge(rules []rule) llmqueue.Outcome {
 	return ""
 }
 
-func (f *facts) isStatus(statuses string) bool {
+func (f *evidence) isStatus(statuses string) bool {
 	status := strconv.Itoa(f.status)
 	for s := range strings.FieldsSeq(statuses) {
 		if class, ok := strings.CutSuffix(s, "xx"); s == status || ok && strings.HasPrefix(status, class) {
@@ -48,7 +48,7 @@ func (f *facts) isStatus(statuses string) bool {
 }
 
 // says reports whether one of the failure's words is one of those.
-func (f *facts) says(words string) bool {
+func (f *evidence) says(words string) bool {
 	return slices.ContainsFunc(f.plain, func(word string) bool { return likeAny(word, words) })
 }
 
@@ -98,14 +98,14 @@ var statuses = []struct {
 // request; billing; capacity.
 var commonRules = append(distinctRules(), []rule{
 	{test: largerThanLimit, means: fatal},
-	{status: "402", test: (*facts).hinted, means: limited}, // OpenRouter: credits that come back by themselves
+	{status: "402", test: (*evidence).hinted, means: limited}, // OpenRouter: credits that come back by themselves
 	{says: sentence(`can only afford (?:0|-\d+)\b`), means: exhausted},
 	{says: sentence(`can only afford \d`, `fewer max_tokens`, `long context requests?\b.*extra usage|extra usage is required for long context`), means: fatal},
 	{words: "insufficient*quota creditlimit quotaexceeded quota* insufficientbalance", says: throttled, unless: sentence(`balance|recharge|per (?:day|week|month)|daily|weekly|monthly`), means: limited},
 	{says: sentence(`free-models-per-(?:min|day)`), means: limited},
 	{says: sentence(`enqueued token limit`), means: limited},
 	{words: exhaustedWords, means: exhausted},
-	{test: func(f *facts) bool { return f.e.flagged }, means: fatal},
+	{test: func(f *evidence) bool { return f.e.flagged }, means: fatal},
 	{words: ownWords, means: fatal},
 	{says: spent, unless: throttled, means: exhausted},
 	{says: sentence(`\bopenaiexception - you exceeded your current quota`), means: exhausted}, // LiteLLM leaves out OpenAI's code
@@ -138,22 +138,22 @@ const (
 )
 
 // passesSoon reports whether a failure says that it passes within minutes.
-func passesSoon(f *facts) bool {
+func passesSoon(f *evidence) bool {
 	d := f.delay(f.now)
 	return d > 0 && d < 10*time.Minute
 }
 
 // monthUsedUp reports whether a limit of a month is used up, of which nobody knows when it began.
-func monthUsedUp(f *facts) bool {
+func monthUsedUp(f *evidence) bool {
 	return slices.ContainsFunc(f.limits, func(l llmqueue.ObservedLimit) bool {
 		return l.Period >= month && l.Remaining == 0 && l.Reset == 0
 	})
 }
 
-func not429(f *facts) bool { return f.status != http.StatusTooManyRequests }
+func not429(f *evidence) bool { return f.status != http.StatusTooManyRequests }
 
 // largerThanLimit reports whether a request asks for more than the limit that it meets.
-func largerThanLimit(f *facts) bool {
+func largerThanLimit(f *evidence) bool {
 	m := limitRequested.compile().FindStringSubmatch(f.sentence)
 	if m == nil {
 		return false

@@ -81,12 +81,12 @@ type shapeFigures struct{ input, output, cached, total []uint8 }
 
 var shapes []shapeFigures
 
-// plantFigures puts the members of all shapes into the tree.
-func plantFigures(n *node) {
+// addFigures puts the members of all shapes into the tree.
+func addFigures(n *node) {
 	index := map[string]uint8{}
-	planted := map[string]bool{}
+	added := map[string]bool{}
 	for row, s := range usageShapes {
-		plantAll := func(names string) (is []uint8) {
+		addAll := func(names string) (is []uint8) {
 			for name := range strings.FieldsSeq(names) {
 				key := strconv.Itoa(row) + " " + name
 				i, ok := index[key]
@@ -97,15 +97,15 @@ func plantFigures(n *node) {
 				is = append(is, i)
 				for at := range strings.FieldsSeq(s.at) {
 					path := strings.TrimPrefix(at+"."+name, "..")
-					if !planted[key+" "+path] {
-						planted[key+" "+path] = true
-						n.is(path, fact{role: roleFigure, n: i, top: at == "message.usage"})
+					if !added[key+" "+path] {
+						added[key+" "+path] = true
+						n.add(path, fact{role: roleFigure, n: i, top: at == "message.usage"})
 					}
 				}
 			}
 			return is
 		}
-		shapes = append(shapes, shapeFigures{plantAll(s.input), plantAll(s.output), plantAll(s.cached), plantAll(s.total)})
+		shapes = append(shapes, shapeFigures{addAll(s.input), addAll(s.output), addAll(s.cached), addAll(s.total)})
 	}
 	if len(index) > maxFigures {
 		panic("llmhttp: more figures than there is room for")
