@@ -96,3 +96,18 @@ func seconds(f func()) float64 {
 	f()
 	return time.Since(start).Seconds()
 }
+
+// BenchmarkParseError measures what a refusal means, which asks all rules, and what a page of
+// words means.
+func BenchmarkParseError(b *testing.B) {
+	for _, c := range []struct{ name, body string }{
+		{"refusal", openAIRateLimit},
+		{"page", strings.Repeat("the request message input prompt of your account ", 300)},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			for b.Loop() {
+				llmhttp.ParseError(429, http.Header{}, []byte(c.body), now)
+			}
+		})
+	}
+}

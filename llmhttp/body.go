@@ -15,6 +15,7 @@ import (
 type body struct {
 	src  io.ReadCloser
 	ctx  context.Context // of an attempt
+	from origin
 	tell func(context.Context, llmqueue.Observation)
 	sent time.Time
 
@@ -75,7 +76,10 @@ func (b *body) end(err error) {
 	b.over = true
 	var o llmqueue.Observation
 	if b.scan != nil {
-		o = b.scan.said(time.Now(), err != io.EOF)
+		o = b.scan.said(b.from, time.Now(), err != io.EOF)
+		if o.Usage == (llmqueue.Usage{}) && !b.scan.stored {
+			o.Usage = headerUsage(b.from.header)
+		}
 		b.scan = nil
 	}
 	b.mu.Unlock()

@@ -61,7 +61,7 @@ func TestParseError(t *testing.T) {
 		{"openai 500", 500, "", `{"error":{"type":"server_error","code":null}}`, retryable, 0, "server_error"},
 
 		{"anthropic rate limit", 429, "retry-after: 13", anthropic429, rateLimited, 13 * time.Second, "rate_limit_error"},
-		{"anthropic without a wait", 429, "anthropic-ratelimit-requests-limit: 50\nanthropic-ratelimit-requests-remaining: 49", anthropic429, exhausted, 0, "rate_limit_error"},
+		{"anthropic without a wait", 429, "anthropic-ratelimit-requests-limit: 50\nanthropic-ratelimit-requests-remaining: 49", anthropic429, rateLimited, 0, "rate_limit_error"},
 		{"anthropic rate limit within a stream, which has no headers", 200, "", anthropic429, rateLimited, 0, "rate_limit_error"},
 		{"the same type from someone else", 429, "", `{"error":{"type":"rate_limit_error","message":"m"}}`, rateLimited, 0, "rate_limit_error"},
 		{"anthropic behind a gateway that drops the wait", 429, "anthropic-ratelimit-requests-limit: 50\nanthropic-ratelimit-requests-remaining: 0\nanthropic-ratelimit-requests-reset: 2025-08-21T12:40:37Z", anthropic429, rateLimited, 7 * time.Second, "rate_limit_error"},
@@ -118,6 +118,8 @@ func TestParseError(t *testing.T) {
 		{"422", 422, "", `{"detail":[{"loc":["body"],"msg":"field required"}]}`, fatal, 0, ""},
 		{"200", 200, "", `{"id":"x","error":null,"choices":[]}`, llmqueue.OutcomeServed, 0, ""},
 
+		{"a code with its sentence beside it", 403, "", `{"error":"quota_exceeded","message":"The month is over."}`, exhausted, 0, "quota_exceeded"},
+		{"a sentence of one word is no code", 429, "", `{"error":"余额不足"}`, exhausted, 0, ""},
 		{"a body that was cut off", 429, "", openAIQuota[:100], rateLimited, 0, ""},
 		{"members of other types", 429, "", `{"error":{"message":{"a":1},"type":["x"],"code":{"b":2},"details":"none","metadata":7}}`, rateLimited, 0, ""},
 		{"a reset matters only to what is limited", 500, exhaustedRequests, "", retryable, 0, ""},

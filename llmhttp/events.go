@@ -97,6 +97,10 @@ func (e *events) value(p []byte, s *scanner) {
 		}
 	case data, failure:
 		had := s.output
+		if begin := bytes.TrimLeft(p, " \t"); string(e.name) == "error" && s.state == outside && len(begin) > 0 && begin[0] != '{' {
+			e.line, s.output = other, true // a text that begins so
+			return
+		}
 		s.isError = e.line == failure
 		s.failed = s.failed || s.isError && holdsAny(p)
 		s.json(p)

@@ -21,7 +21,10 @@ var headerNames = strings.Fields(`x-ratelimit-limit-requests x-ratelimit-remaini
 	x-ratelimit-limit-tokens x-ratelimit-remaining-tokens x-ratelimit-reset-tokens
 	anthropic-ratelimit-input-tokens-limit anthropic-ratelimit-input-tokens-remaining anthropic-ratelimit-input-tokens-reset
 	anthropic-ratelimit-tokens-limit x-ratelimit-limit x-ratelimit-remaining x-ratelimit-reset x-tokenlimit-limit
-	x-ratelimit-limit-req-minute ratelimit-policy ratelimit date retry-after retry-after-ms x-amzn-errortype`)
+	x-ratelimit-limit-req-minute ratelimit-policy ratelimit date retry-after retry-after-ms x-amzn-errortype
+	ratelimit-limit ratelimit-remaining ratelimit-reset x-ratelimit-limit-tokens-5-minute x-ratelimit-remaining-tokens-month
+	x-rate-limit-reset-tokens x-ratelimit-limit-tokens-prompt anthropic-ratelimit-unified-status anthropic-ratelimit-unified-5h-status
+	anthropic-ratelimit-unified-5h-reset anthropic-ratelimit-unified-reset`)
 
 // sound checks what must hold of every observation.
 func sound(t *testing.T, o llmqueue.Observation) {
@@ -52,7 +55,7 @@ func FuzzLimits(f *testing.F) {
 	for _, s := range []string{
 		"500\n499\n120ms\n10000\n9481\n3.114s", "-1\n-1\n0", "20\n19\n10\n0\n-5\n-3h", "60\n0\n99999999999h",
 		strings.Repeat("\n", 6) + "80000\n79000\n2025-08-21T12:41:00Z\n80000", strings.Repeat("\n", 10) + "20\n0\n1755780060000",
-		strings.Repeat("\n", 10) + "5\n4\n1\n100", strings.Repeat("\n", 15) + `"a";q=1;w=60,"b";q=3;w=1e9;qu="tokens"` + "\n" + `"a";r=0;t=60` + "\nThu, 01 Jan 1970 00:00:00 GMT\n7\n100",
+		strings.Repeat("\n", 10) + "5\n4\n1\n100", strings.Repeat("\n", 14) + "100;w=60, 9;w=0\nlimit=100, remaining=-3" + strings.Repeat("\n", 5) + "100, 100;w=60\n7\n-1\n5\n0\n55\n8\nrejected\nrejected\n1755780060\n1755780090", strings.Repeat("\n", 15) + `"a";q=1;w=60,"b";q=3;w=1e9;qu="tokens"` + "\n" + `"a";r=0;t=60` + "\nThu, 01 Jan 1970 00:00:00 GMT\n7\n100",
 	} {
 		f.Add(s)
 	}
@@ -87,6 +90,11 @@ func FuzzError(f *testing.F) {
 		f.Add(uint16(429), s)
 		f.Add(uint16(200), s)
 	}
+	for _, r := range recordedAnswers(f) {
+		if r.Kind == "failure" {
+			f.Add(uint16(r.Status), r.Body)
+		}
+	}
 	f.Fuzz(func(t *testing.T, status uint16, body string) {
 		o := llmhttp.ParseError(int(status), http.Header{}, []byte(body), now)
 		sound(t, o)
@@ -101,6 +109,13 @@ func FuzzBody(f *testing.F) {
 	for i, c := range recordings {
 		f.Add([]byte(c.body), []byte{byte(i), 1, 40})
 	}
+	for _, r := range recordedAnswers(f) {
+		if r.Kind != "failure" && r.Body != "" {
+			f.Add([]byte(r.Body), []byte{3, 60})
+		}
+	}
+	f.Add(converseStream(), []byte{1, 5, 30})
+	f.Add(append([]byte{0, 0, 0, 40, 0, 0, 0, 200}, converseStream()...), []byte{9})
 	f.Add([]byte("data: {\"usage\":{\"prompt_tokens\":1}}\r\n\r\ndata:{\"error\":{\"code\":429}}\r\r\n"), []byte{1})
 	f.Add([]byte("event: error\nerror: {\"choices\":[{\"error\":{\"code\":429}},\"]\",[{}]],\"usage\":{\"prompt_tokens\":1}}\n\n"+chatWord+anthropicDelta), []byte{3})
 	f.Add([]byte(`{"choices":[1}{"choices":[}],"usage":{"prompt_tokens":1}}`), []byte{3})
@@ -111,7 +126,7 @@ func FuzzBody(f *testing.F) {
 	// A body that looks cut off is no failure here.
 	rt.Overhear(func(_ context.Context, o llmqueue.Observation) { told = o.Usage })
 	q := newQueue(f, func(ctx context.Context) (string, error) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://x", nil)
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://x", nil)
 		if err != nil {
 			return "", err
 		}

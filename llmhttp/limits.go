@@ -1,8 +1,10 @@
 package llmhttp
 
 import (
+	"cmp"
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -10,84 +12,261 @@ import (
 	"github.com/llmqueue/llmqueue"
 )
 
-// family is the headers that state one limit.
-type family struct {
-	limit, remaining, reset string
-	kind                    llmqueue.LimitKind
-	period                  time.Duration // zero: the figures tell, or nothing does
+// Most providers name the headers of a limit by the same words in some order, such as
+// X-RateLimit-Remaining-Tokens-Minute or Anthropic-Ratelimit-Input-Tokens-Reset: what is said
+// of the limit, what it counts, and the time it counts over. A name that has a word which is
+// not listed here says something else.
+//
+// Sources: platform.openai.com/docs/guides/rate-limits, learn.microsoft.com (Azure OpenAI
+// quota), docs.anthropic.com/en/api/rate-limits, console.groq.com/docs/rate-limits,
+// docs.mistral.ai/deployment/laplateforme/tier, docs.together.ai/docs/rate-limits,
+// inference-docs.cerebras.ai/support/rate-limits, docs.sambanova.ai/cloud/docs/get-started/rate-limits,
+// docs.fireworks.ai/guides/quotas_usage/rate-limits, docs.digitalocean.com (gradient, limits).
+var headerWords = map[string]headerWord{
+	"limit": {says: saysLimit}, "remaining": {says: saysRemaining}, "reset": {says: saysReset},
+
+	"requests": {counts: countsRequests}, "request": {counts: countsRequests}, "req": {counts: countsRequests}, "calls": {counts: countsRequests},
+	"tokens": {counts: countsTokens}, "token": {counts: countsTokens},
+	"input": {counts: countsInput}, "prompt": {counts: countsInput},
+	"output": {counts: countsOutput}, "generated": {counts: countsOutput}, "completion": {counts: countsOutput},
+
+	"second": {period: time.Second}, "minute": {period: time.Minute}, "min": {period: time.Minute}, "1m": {period: time.Minute},
+	"hour": {period: time.Hour}, "1h": {period: time.Hour}, "day": {period: 24 * time.Hour}, "daily": {period: 24 * time.Hour}, "1d": {period: 24 * time.Hour},
+	"month": {period: month}, "monthly": {period: month},
+	"dynamic": {period: time.Second}, // Together: what it allows at present
+
+	"modelscope": {period: 24 * time.Hour}, "model": {}, "5": {times: 5},
+
+	"x": {}, "anthropic": {period: time.Minute}, "ratelimit": {}, "per": {}, "after": {}, "project": {}, "count": {},
+	"tokenlimit": {counts: countsTokens, period: time.Second}, // Together
+
+	// Cohere's trial keys.
+	"trial": {period: time.Minute}, "endpoint": {}, "call": {counts: countsRequests},
 }
 
-// families are those that say of themselves what they limit, in the canonical
-// spelling of http.Header.
-var families = []family{
-	// OpenAI, Azure OpenAI, Groq (whose requests are per day), and others.
-	{"X-Ratelimit-Limit-Requests", "X-Ratelimit-Remaining-Requests", "X-Ratelimit-Reset-Requests", llmqueue.KindRPM, 0},
-	{"X-Ratelimit-Limit-Tokens", "X-Ratelimit-Remaining-Tokens", "X-Ratelimit-Reset-Tokens", llmqueue.KindTPM, 0},
-	{"X-Ratelimit-Limit-Project-Tokens", "X-Ratelimit-Remaining-Project-Tokens", "X-Ratelimit-Reset-Project-Tokens", llmqueue.KindTPM, 0},
-	// Anthropic.
-	{"Anthropic-Ratelimit-Requests-Limit", "Anthropic-Ratelimit-Requests-Remaining", "Anthropic-Ratelimit-Requests-Reset", llmqueue.KindRPM, time.Minute},
-	{"Anthropic-Ratelimit-Input-Tokens-Limit", "Anthropic-Ratelimit-Input-Tokens-Remaining", "Anthropic-Ratelimit-Input-Tokens-Reset", llmqueue.KindITPM, time.Minute},
-	{"Anthropic-Ratelimit-Output-Tokens-Limit", "Anthropic-Ratelimit-Output-Tokens-Remaining", "Anthropic-Ratelimit-Output-Tokens-Reset", llmqueue.KindOTPM, time.Minute},
-	// Mistral.
-	{"X-Ratelimit-Limit-Req-Minute", "X-Ratelimit-Remaining-Req-Minute", "", llmqueue.KindRPM, time.Minute},
-	{"X-Ratelimit-Limit-Tokens-Minute", "X-Ratelimit-Remaining-Tokens-Minute", "", llmqueue.KindTPM, time.Minute},
-	// Together: what it allows at present.
-	{"X-Ratelimit-Limit-Dynamic", "X-Ratelimit-Remaining-Dynamic", "", llmqueue.KindRPM, time.Second},
-	{"X-Tokenlimit-Limit-Dynamic", "X-Tokenlimit-Remaining-Dynamic", "", llmqueue.KindTPM, time.Second},
-	{"X-Tokenlimit-Limit", "X-Tokenlimit-Remaining", "", llmqueue.KindTPM, time.Second},
-	// Cohere's trial keys. No month is longer than 31 days.
-	{"X-Trial-Endpoint-Call-Limit", "X-Trial-Endpoint-Call-Remaining", "", llmqueue.KindRPM, time.Minute},
-	{"X-Endpoint-Monthly-Call-Limit", "", "", llmqueue.KindRPM, 31 * 24 * time.Hour},
+// month is longer than most, so that no limit is taken for renewed too early.
+const month = 31 * 24 * time.Hour
+
+type headerWord struct {
+	says   headerSays
+	counts headerCounts
+	period time.Duration
+	times  time.Duration // so many of the period that follows
 }
 
-var (
-	anthropicTokens = family{"Anthropic-Ratelimit-Tokens-Limit", "Anthropic-Ratelimit-Tokens-Remaining", "Anthropic-Ratelimit-Tokens-Reset", llmqueue.KindTPM, time.Minute}
-	bare            = family{"X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Ratelimit-Reset", llmqueue.KindRPM, 0}
+type headerSays uint8
+
+const (
+	saysNothing headerSays = iota
+	saysLimit
+	saysRemaining
+	saysReset
 )
 
-// ParseLimits reads the rate limits that an answer's headers state: those of OpenAI
-// and the many who use its names, Azure OpenAI, Anthropic, Groq, Mistral, Together,
-// OpenRouter, Cohere, and the IETF's draft for RateLimit and RateLimit-Policy. now is
-// when the answer arrived.
+type headerCounts uint8
+
+const (
+	countsRequests headerCounts = 1 << iota
+	countsTokens
+	countsInput
+	countsOutput
+)
+
+// kind is what a limit counts; empty for the names that do not say. It may be nothing that
+// makes sense.
+func (c headerCounts) kind() (kind llmqueue.LimitKind, ok bool) {
+	switch c &^ countsTokens {
+	case countsRequests:
+		return llmqueue.KindRPM, c == countsRequests
+	case countsInput:
+		return llmqueue.KindITPM, true
+	case countsOutput:
+		return llmqueue.KindOTPM, true
+	case 0:
+		if c == countsTokens {
+			kind = llmqueue.KindTPM
+		}
+		return kind, true
+	}
+	return "", false
+}
+
+// family is the headers that tell of one limit.
+type family struct {
+	kind                    llmqueue.LimitKind // empty: the names do not say
+	period                  time.Duration      // zero: the figures tell, or nothing does
+	of                      byte               // the first letter of its names, which keeps those of several speakers apart
+	limit, remaining, reset []string
+}
+
+// maxFamilies is more than anyone sends.
+const maxFamilies = 16
+
+// families are the headers of an answer that tell of limits.
+type families struct {
+	all [maxFamilies]family
+	n   int
+}
+
+func (fs *families) read(h http.Header) {
+	for name, values := range h {
+		if len(values) == 0 || !strings.Contains(name, "imit") && !strings.Contains(name, "emaining") {
+			continue
+		}
+		says, f, ok := readName(name)
+		if !ok {
+			continue
+		}
+		i := 0
+		for i < fs.n && (fs.all[i].kind != f.kind || fs.all[i].period != f.period || fs.all[i].of != f.of) {
+			i++
+		}
+		if i == maxFamilies {
+			continue
+		}
+		if i == fs.n {
+			fs.all[i] = f
+			fs.n++
+		}
+		switch says {
+		case saysLimit:
+			fs.all[i].limit = values
+		case saysRemaining:
+			fs.all[i].remaining = values
+		case saysReset:
+			fs.all[i].reset = values
+		}
+	}
+}
+
+// readName takes the name of a header apart.
+func readName(name string) (says headerSays, f family, ok bool) {
+	var counts headerCounts
+	var times time.Duration
+	f.of = name[0]
+	for rest, rate := name, false; rest != ""; {
+		word, after, _ := strings.Cut(rest, "-")
+		rest = after
+		if word == "Rate" {
+			rate = true
+			continue
+		}
+		var lower [12]byte
+		if len(word) > len(lower) {
+			return 0, f, false
+		}
+		w, known := headerWords[string(appendLower(lower[:0], word))]
+		if !known {
+			return 0, f, false
+		}
+		if rate { // two words for one
+			rate = false
+			if w.says == saysLimit {
+				continue
+			}
+		}
+		if word == "Project" || word == "Model" {
+			f.of = word[1] // as no name begins
+		}
+		says = max(says, w.says)
+		counts |= w.counts
+		if times = cmp.Or(w.times, times); w.period > 0 {
+			f.period = w.period * max(times, 1)
+		}
+	}
+	if f.kind, ok = counts.kind(); f.kind == "" && f.period > 0 {
+		f.kind = llmqueue.KindRPM
+	}
+	return says, f, ok && says != saysNothing
+}
+
+func appendLower(to []byte, s string) []byte {
+	for i := range len(s) {
+		c := s[i]
+		if c >= 'A' && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		to = append(to, c)
+	}
+	return to
+}
+
+// ParseLimits reads the rate limits that an answer's headers state: in the names of OpenAI
+// and the many who follow it, Azure OpenAI, Anthropic, Groq, Mistral, Together, Fireworks,
+// Cerebras, SambaNova, DigitalOcean, OpenRouter and Cohere, and in all versions of the IETF's
+// draft for RateLimit and RateLimit-Policy. now is when the answer arrived.
 //
 // Where the headers do not say what period a limit has, it is inferred from the
 // reset, as far as that tells: Period is zero otherwise. What cannot be is left out:
 // limits below 1 (Azure sends -1 for unknown) and resets in the past or further off
 // than 31 days. Of two limits on the same thing the tighter figures are given.
-// Anthropic's priority and fast limits are left out, they bind few calls.
+// Anthropic's priority and fast limits are left out, they bind few calls. Limits on requests
+// come first, and the shorter periods before the longer ones.
 func ParseLimits(h http.Header, now time.Time) []llmqueue.ObservedLimit {
 	now = answered(h, now)
+	var fs families
+	fs.read(h)
 	var limits []llmqueue.ObservedLimit
-	for i := range families {
-		if l, _, ok := families[i].read(h, now); ok {
-			limits = tighten(limits, l)
+	var tokens *family // Anthropic's
+	for i := range fs.n {
+		f := &fs.all[i]
+		switch {
+		case f.kind == "":
+			limits = f.bare(limits, h, now)
+		case f.of == 'A' && f.kind == llmqueue.KindTPM:
+			tokens = f
+		default:
+			limits = f.add(limits, now)
 		}
 	}
-	if l, _, ok := anthropicTokens.read(h, now); ok && ofItsOwn(l, limits) {
+	if tokens != nil {
+		for _, l := range tokens.add(nil, now) {
+			if ofItsOwn(l, limits) {
+				limits = tighten(limits, l)
+			}
+		}
+	}
+	for _, l := range draftLimits(h, now) {
 		limits = tighten(limits, l)
 	}
-	if l, ok := readBare(h, now); ok {
-		limits = tighten(limits, l)
+	slices.SortFunc(limits, func(a, b llmqueue.ObservedLimit) int {
+		return cmp.Or(cmp.Compare(period(a), period(b)), cmp.Compare(kindOrder[a.Kind], kindOrder[b.Kind]))
+	})
+	return limits
+}
+
+var kindOrder = map[llmqueue.LimitKind]int{llmqueue.KindITPM: 1, llmqueue.KindOTPM: 2, llmqueue.KindTPM: 3, llmqueue.KindTPD: 3}
+
+// nth is the value with that index, or the only one.
+func nth(values []string, i int) string {
+	if i < len(values) {
+		return values[i]
 	}
-	for _, l := range draftLimits(h) {
-		limits = tighten(limits, l)
+	return ""
+}
+
+// add reads the family's limit. A gateway may have added its own to that of the provider.
+func (f *family) add(limits []llmqueue.ObservedLimit, now time.Time) []llmqueue.ObservedLimit {
+	for i := range f.limit {
+		if l, _, ok := f.figures(i, now); ok {
+			limits = tighten(limits, l)
+		}
 	}
 	return limits
 }
 
-// read reads one family. dated tells that the reset was a time of day.
-func (f *family) read(h http.Header, now time.Time) (l llmqueue.ObservedLimit, dated, ok bool) {
-	amount, ok := integer(h.Get(f.limit))
+// figures reads the i-th of the family's limits. dated tells that the reset was a time of day.
+func (f *family) figures(i int, now time.Time) (l llmqueue.ObservedLimit, dated, ok bool) {
+	amount, ok := integer(nth(f.limit, i))
 	if !ok || amount < 1 {
 		return l, false, false
 	}
-	l = llmqueue.ObservedLimit{Kind: f.kind, Period: f.period, Amount: amount, Remaining: -1}
-	if n, ok := integer(h.Get(f.remaining)); ok && n >= 0 {
+	l = llmqueue.ObservedLimit{Kind: f.kind, Amount: amount, Remaining: -1}
+	setPeriod(&l, f.period)
+	if n, ok := integer(nth(f.remaining, i)); ok && n >= 0 {
 		l.Remaining = min(n, amount)
 	}
-	if f.reset != "" {
-		l.Reset, dated = wait(h.Get(f.reset), now)
-	}
+	l.Reset, dated = wait(nth(f.reset, i), now)
 	if l.Period == 0 && !dated {
 		setPeriod(&l, infer(l))
 	}
@@ -110,19 +289,30 @@ func ofItsOwn(l llmqueue.ObservedLimit, others []llmqueue.ObservedLimit) bool {
 	return sum == 0 || l.Amount < sum
 }
 
-// readBare reads the names without a kind, which say little: Together counts by the
+// bare reads the names without a kind, which say little: Together counts by the
 // second, and OpenRouter dates the reset (its requests are per minute, or per day
-// until midnight UTC). From anyone else they count only when the period is revealed.
-func readBare(h http.Header, now time.Time) (l llmqueue.ObservedLimit, ok bool) {
-	l, dated, ok := bare.read(h, now)
+// until midnight UTC). The IETF's older drafts give windows beside the amount. From anyone
+// else they count only when the period is revealed.
+func (f *family) bare(limits []llmqueue.ObservedLimit, h http.Header, now time.Time) []llmqueue.ObservedLimit {
+	f.kind = llmqueue.KindRPM
+	defer func() { f.kind = "" }()
+	l, dated, ok := f.figures(0, now)
 	if !ok {
-		return l, false
+		return limits
 	}
-	if h.Get("X-Tokenlimit-Limit") != "" {
-		l.Kind, l.Period = bare.kind, time.Second
-		return l, true
+	if windows := windows(f.limit); len(windows) > 0 {
+		for _, w := range windows {
+			if w.Amount == l.Amount {
+				w.Remaining, w.Reset = l.Remaining, l.Reset
+			}
+			limits = tighten(limits, w)
+		}
+		return limits
 	}
-	if dated && l.Reset > 0 {
+	switch {
+	case h.Get("X-Tokenlimit-Limit") != "":
+		l.Kind, l.Period = llmqueue.KindRPM, time.Second
+	case dated && l.Reset > 0:
 		reset := now.Add(l.Reset).UTC()
 		switch midnight := reset.Truncate(24 * time.Hour); {
 		case l.Reset <= 70*time.Second:
@@ -131,7 +321,10 @@ func readBare(h http.Header, now time.Time) (l llmqueue.ObservedLimit, ok bool) 
 			setPeriod(&l, 24*time.Hour)
 		}
 	}
-	return l, l.Period != 0
+	if l.Period == 0 {
+		return limits
+	}
+	return tighten(limits, l)
 }
 
 // infer finds a limit's period in its figures. A bucket that refills evenly is full
@@ -178,6 +371,9 @@ func tighten(limits []llmqueue.ObservedLimit, l llmqueue.ObservedLimit) []llmque
 		}
 		if l.Remaining >= 0 && (o.Remaining < 0 || l.Remaining < o.Remaining) {
 			o.Remaining, o.Reset = l.Remaining, l.Reset
+		}
+		if o.Period == 0 {
+			o.Period = l.Period
 		}
 		o.Amount = min(o.Amount, l.Amount)
 		o.Remaining = min(o.Remaining, o.Amount)

@@ -187,8 +187,8 @@ func TestParseLimits(t *testing.T) {
 			x-ratelimit-remaining-tokens: 15702
 			x-ratelimit-reset-tokens: 7.66s`,
 			[]llmqueue.ObservedLimit{
-				lim(llmqueue.KindRPD, day, 14_400, 14_370, 179560*time.Millisecond),
 				lim(llmqueue.KindTPM, time.Minute, 18_000, 15_702, 7660*time.Millisecond),
+				lim(llmqueue.KindRPD, day, 14_400, 14_370, 179560*time.Millisecond),
 			}},
 		{"mistral", `
 			x-ratelimit-limit-req-minute: 60, 60;w=60

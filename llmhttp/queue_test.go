@@ -107,7 +107,7 @@ func TestQueueDoesNotTryAgain(t *testing.T) {
 		{"a model that is not in the plan", says(429, "", geminiNever), false},
 		{"a quota", says(429, "", openAIQuota), true},
 		{"a quota, within a stream", says(200, "", "event: error\ndata: {\"type\":\"error\",\"error\":{\"code\":\"insufficient_quota\",\"message\":\"m\"}}\n\n"), true},
-		{"a spend limit", says(429, "", anthropic429), true},
+		{"a spend limit", says(429, "", `{"type":"error","error":{"type":"rate_limit_error","details":{"error_code":"enforced_spend_limit_reached"}}}`), true},
 		{"no credit", says(402, "", ""), true},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -2,37 +2,61 @@ package llmhttp
 
 import "bytes"
 
-// scanner picks the few members of interest out of JSON documents of any size as
-// their bytes come along. It copies those members, and nothing else, to a small
-// document of the same shape, which encoding/json then reads.
+// scanner reads JSON documents of any size as their bytes come along, and keeps of each the
+// few values whose places are in the tree: see places.go. When a document has ended it hands
+// them to the answer; of the rest it keeps nothing.
 //
-// It takes single documents, arrays of them, one per line, and server-sent events,
-// and finds out by the first byte which it has. Broken input gives broken findings,
-// never an error: whoever reads the body will notice.
+// It takes single documents, lists of them, one per line, server-sent events and Amazon's
+// event streams, and finds out by the first byte which it has. Broken input gives broken
+// findings, never an error: whoever reads the body will notice.
 type scanner struct {
-	findings
-	progress
+	answer
 	framing framing
 	events  events
+	frames  frames
 
-	state   state
-	nested  bool   // in one of the inner objects
-	listed  bool   // in one of the lists
-	key     []byte // what the value belongs to
-	kept    []byte
-	mark    int  // where the kept member begins
-	from    int  // where its value begins
-	telling bool // kept is worth reading
-	keep    bool // the value is copied
-	depth   int  // of containers within the value
-	quoted  bool // within a string
-	escaped bool // after a backslash
-	scalar  bool // the value is a number or a literal
+	state  state
+	depth  int // of the containers that are open and have places in the tree
+	open   [maxDepth]container
+	listed int // lists that are open outside of documents
+	doc    document
+
+	key     []byte // what the next value belongs to, in lower case
+	node    *node  // of the value that comes along; nil when nothing of it counts
+	from    int    // where it begins in doc.bytes
+	inner   int    // containers that are open within a value of no interest
+	quoted  bool   // within a string
+	escaped bool   // after a backslash
 }
 
-// maxKept bounds the memory for one answer. A usage object has some hundred bytes; a
-// member that would take more is left out.
-const maxKept = 64 << 10
+// container is an object or a list that has places in the tree.
+type container struct {
+	node *node
+	list bool
+}
+
+// document is what was kept of one. Its memory is used again.
+type document struct {
+	bytes  []byte
+	values []value
+}
+
+// value is one that was kept: where its bytes are, as they came.
+type value struct {
+	fact     fact
+	key      int // where the name begins of one that may have any, before from
+	from, to int // nothing for an object
+	object   bool
+}
+
+const (
+	maxDepth  = 12
+	maxKept   = 64 << 10 // bytes of one document
+	maxValues = 256      // of one document
+
+	// maxText is how much is kept of one value: a message may be a page.
+	maxText = 4 << 10
+)
 
 type framing uint8
 
@@ -40,7 +64,8 @@ const (
 	unknown framing = iota
 	documents
 	eventStream
-	foreign // not JSON in any framing
+	amazonFrames
+	foreign // nothing that can be understood
 )
 
 type state uint8
@@ -51,31 +76,11 @@ const (
 	inKey                 // in a member's name
 	afterKey              // before its colon
 	before                // before its value
-	inValue
-	elements // where one of a list or its end comes next
+	elements              // where one of a list or its end comes next
+	inString              // of a value that counts
+	inScalar              // a number or a literal
+	skipping              // in a value of no interest
 )
-
-// What is kept, by where it stands. Anything else, such as a model's output or the
-// arguments of a tool, may hold the same names without meaning the same.
-var (
-	topMembers   = names("usage", "usageMetadata", "error", "type", "object", "code", "param", "message", "Message", "__type", "detail", "prompt_eval_count", "eval_count", "done")
-	inner        = names("message", "response", "delta", "x_groq")
-	innerMembers = names("usage", "error", "finish_reason", "stop_reason")
-
-	// What counts of a list's elements is kept as if it were the document's own.
-	lists       = names("choices", "candidates")
-	listMembers = names("error", "finish_reason", "finishReason")
-)
-
-func names(all ...string) map[string]bool {
-	m := make(map[string]bool, len(all))
-	for _, n := range all {
-		m[n] = true
-	}
-	return m
-}
-
-const longestName = len("prompt_eval_count")
 
 func (s *scanner) write(p []byte) {
 	if s.framing == unknown {
@@ -90,8 +95,11 @@ func (s *scanner) write(p []byte) {
 			s.framing = documents
 		case ':', 'd', 'e', 'i', 'r': // a comment, data, event, id, retry
 			s.framing = eventStream
+		case 0: // of a length
+			s.framing = amazonFrames
 		default:
 			s.framing = foreign
+			s.page = p[0] == '<'
 		}
 	}
 	switch s.framing {
@@ -102,17 +110,30 @@ func (s *scanner) write(p []byte) {
 		s.json(p)
 	case eventStream:
 		s.events.write(p, s)
+	case amazonFrames:
+		s.frames.write(p, s)
 	}
 }
 
 // reset forgets a document that did not end.
-func (s *scanner) reset() { s.state, s.nested, s.listed = outside, false, false }
+func (s *scanner) reset() { s.state, s.depth = outside, 0 }
 
 // plain takes what stands outside of documents.
 func (s *scanner) plain(p []byte) {
-	if s.framing == eventStream && holdsAny(p) {
-		s.output = true
-		s.over = s.over || bytes.IndexByte(p, '[') >= 0 // [DONE], which may come in pieces
+	if s.framing == eventStream {
+		if holdsAny(p) {
+			s.output = true
+			s.over = s.over || bytes.IndexByte(p, '[') >= 0 // [DONE], which may come in pieces
+		}
+		return
+	}
+	for _, c := range p {
+		switch c {
+		case '[':
+			s.listed++
+		case ']':
+			s.listed--
+		}
 	}
 }
 
@@ -126,12 +147,20 @@ func holdsAny(p []byte) bool {
 	return false
 }
 
+func space(c byte) bool { return c == ' ' || c == '\t' || c == '\n' || c == '\r' }
+
 // json takes the next bytes of a document.
 func (s *scanner) json(p []byte) {
 	for len(p) > 0 {
 		switch s.state {
-		case inValue:
-			p = s.value(p)
+		case skipping:
+			p = s.skip(p)
+			continue
+		case inString:
+			p = s.text(p)
+			continue
+		case inScalar:
+			p = s.scalar(p)
 			continue
 		case outside:
 			i := bytes.IndexByte(p, '{')
@@ -141,53 +170,34 @@ func (s *scanner) json(p []byte) {
 			}
 			s.plain(p[:i])
 			p = p[i:]
-			s.state, s.telling, s.idle = members, false, false
-			s.kept = append(s.kept[:0], '{')
+			s.doc.bytes, s.doc.values = s.doc.bytes[:0], s.doc.values[:0]
+			s.enter(root, false)
 		case members:
 			switch p[0] {
 			case '"':
 				s.state, s.escaped, s.key = inKey, false, s.key[:0]
 			case '}':
-				switch {
-				case s.nested && s.listed:
-					s.nested, s.state = false, elements
-				case s.nested:
-					s.kept = append(s.kept, '}')
-					s.nested = false
-				default:
-					s.kept = append(s.kept, '}')
-					s.state = outside
-					s.ended()
-				}
+				s.leave()
 			}
 		case elements:
-			switch {
-			case p[0] == '{':
-				s.nested, s.state = true, members
-			case p[0] == ']':
-				s.listed, s.state = false, members
-			case p[0] == '}': // broken: no value begins so
+			switch c := p[0]; {
+			case c == ']':
+				s.leave()
+			case c == '}': // broken: no value begins so
 				s.reset()
-			case p[0] != ',' && !space(p[0]):
-				s.keep = false
-				s.enter(p[0])
+			case c != ',' && !space(c):
+				p = s.begin(p, s.open[s.depth-1].node.elements)
 				continue
 			}
 		case inKey:
-			switch {
-			case p[0] == '"' && !s.escaped:
-				s.state = afterKey
-			case len(s.key) <= longestName: // a name longer than all that count stays longer
-				s.key = append(s.key, p[0])
-			}
-			s.escaped = p[0] == '\\' && !s.escaped
+			s.name(p[0])
 		case afterKey:
 			if p[0] == ':' {
 				s.state = before
 			}
 		case before:
 			if !space(p[0]) {
-				p = s.begin(p)
+				p = s.begin(p, s.open[s.depth-1].node.member(s.key))
 				continue
 			}
 		}
@@ -195,93 +205,107 @@ func (s *scanner) json(p []byte) {
 	}
 }
 
-func space(c byte) bool { return c == ' ' || c == '\t' || c == '\n' || c == '\r' }
-
-// begin looks at the first byte of a value.
-func (s *scanner) begin(p []byte) []byte {
-	if p[0] == '{' && !s.nested && inner[string(s.key)] {
-		s.open()
-		s.kept = append(s.kept, '{')
-		s.nested, s.state = true, members
-		return p[1:]
-	}
-	if p[0] == '[' && !s.nested && lists[string(s.key)] {
-		if s.framing == eventStream && string(s.key) == "candidates" {
-			s.recognize(geminiEvents)
-		}
-		s.listed, s.state = true, elements
-		return p[1:]
-	}
-	if !s.nested && string(s.key) == "promptFeedback" {
-		s.over = true // Gemini may have blocked the prompt
-	}
-	set := topMembers
+// name takes the next byte of a member's name. One that is longer than all that count stays
+// longer.
+func (s *scanner) name(c byte) {
 	switch {
-	case s.listed:
-		set = listMembers
-	case s.nested:
-		set = innerMembers
-	}
-	s.keep = set[string(s.key)] && p[0] != 'n' // null says nothing
-	if s.keep {
-		s.open()
-		switch string(s.key) {
-		case "usage", "usageMetadata", "error", "prompt_eval_count", "eval_count":
-			s.telling = true
+	case c == '"' && !s.escaped:
+		s.state = afterKey
+	case len(s.key) <= longestName:
+		if c >= 'A' && c <= 'Z' {
+			c += 'a' - 'A'
 		}
+		s.key = append(s.key, c)
 	}
-	s.enter(p[0])
+	s.escaped = c == '\\' && !s.escaped
+}
+
+// enter opens a container that has places.
+func (s *scanner) enter(n *node, list bool) {
+	s.open[s.depth] = container{n, list}
+	s.depth++
+	s.next()
+}
+
+// leave closes the innermost container.
+func (s *scanner) leave() {
+	if s.depth--; s.depth > 0 {
+		s.next()
+		return
+	}
+	s.state = outside
+	s.ended()
+}
+
+// next goes on behind a value, or at the beginning of a container.
+func (s *scanner) next() {
+	s.state = members
+	if s.open[s.depth-1].list {
+		s.state = elements
+	}
+}
+
+// begin looks at the first byte of a value whose node is n.
+func (s *scanner) begin(p []byte, n *node) []byte {
+	if n == nil || len(s.doc.values) == maxValues {
+		return s.ignore(p)
+	}
+	switch p[0] {
+	case '{':
+		for _, f := range n.facts {
+			s.doc.values = append(s.doc.values, value{fact: f, object: true})
+		}
+		if n.members == nil {
+			return s.ignore(p)
+		}
+		s.enter(n, false)
+		return p[1:]
+	case '[':
+		for _, f := range n.facts {
+			if f.role == roleMilestone {
+				s.doc.values = append(s.doc.values, value{fact: f, object: true})
+			}
+		}
+		if n.elements == nil {
+			return s.ignore(p)
+		}
+		s.enter(n, true)
+		return p[1:]
+	}
+	if len(n.facts) == 0 || p[0] == 'n' { // null says nothing
+		return s.ignore(p)
+	}
+	s.node = n
+	if n.named {
+		s.doc.bytes = append(s.doc.bytes, s.key...)
+	}
+	s.from = len(s.doc.bytes)
+	if p[0] == '"' {
+		s.state, s.escaped = inString, false
+		s.doc.bytes = append(s.doc.bytes, '"')
+		return p[1:]
+	}
+	s.state = inScalar
 	return p
 }
 
-// enter begins a value with the byte c.
-func (s *scanner) enter(c byte) {
-	s.state, s.depth, s.quoted, s.escaped = inValue, 0, false, false
-	s.scalar = c != '{' && c != '[' && c != '"'
+// ignore begins a value of no interest.
+func (s *scanner) ignore(p []byte) []byte {
+	s.node = nil
+	switch p[0] {
+	case '{', '[':
+		s.state, s.inner, s.quoted, s.escaped = skipping, 1, false, false
+	case '"':
+		s.state, s.inner, s.quoted, s.escaped = skipping, 0, true, false
+	default:
+		s.state = inScalar
+		return p
+	}
+	return p[1:]
 }
 
-// open begins a kept member.
-func (s *scanner) open() {
-	s.mark = len(s.kept)
-	if s.kept[len(s.kept)-1] != '{' {
-		s.kept = append(s.kept, ',')
-	}
-	s.kept = append(s.kept, '"')
-	s.kept = append(s.kept, s.key...)
-	s.kept = append(s.kept, '"', ':')
-	s.from = len(s.kept)
-}
-
-// value takes the bytes of a value and returns those behind it.
-func (s *scanner) value(p []byte) []byte {
-	i, ended := s.valueEnd(p)
-	if s.keep {
-		if len(s.kept)+i > maxKept {
-			s.keep, s.kept = false, s.kept[:s.mark]
-		} else {
-			s.kept = append(s.kept, p[:i]...)
-		}
-	}
-	if ended {
-		s.state = members
-		if s.listed && !s.nested {
-			s.state = elements
-		}
-		if s.keep {
-			s.wholeMember(s.kept[s.from:])
-		}
-	}
-	return p[i:]
-}
-
-// valueEnd finds where in p the value ends, if it does.
-func (s *scanner) valueEnd(p []byte) (end int, ended bool) {
-	if s.scalar {
-		if i := bytes.IndexAny(p, ",}] \t\r\n"); i >= 0 {
-			return i, true
-		}
-		return len(p), false
-	}
+// skip passes over a value of no interest and returns what is behind it.
+func (s *scanner) skip(p []byte) []byte {
 	for i, c := range p {
 		if s.quoted {
 			switch {
@@ -290,9 +314,9 @@ func (s *scanner) valueEnd(p []byte) (end int, ended bool) {
 			case c == '\\':
 				s.escaped = true
 			case c == '"':
-				s.quoted = false
-				if s.depth == 0 {
-					return i + 1, true
+				if s.quoted = false; s.inner == 0 {
+					s.next()
+					return p[i+1:]
 				}
 			}
 			continue
@@ -301,21 +325,76 @@ func (s *scanner) valueEnd(p []byte) (end int, ended bool) {
 		case '"':
 			s.quoted = true
 		case '{', '[':
-			s.depth++
+			s.inner++
 		case '}', ']':
-			if s.depth--; s.depth <= 0 {
-				return i + 1, true
+			if s.inner--; s.inner == 0 {
+				s.next()
+				return p[i+1:]
 			}
 		}
 	}
-	return len(p), false
+	return nil
 }
 
-// ended reads what was kept of a document that is complete.
-func (s *scanner) ended() {
-	if s.telling || s.failure || s.isError {
-		s.take(s.kept)
+// text takes the bytes of a string that counts.
+func (s *scanner) text(p []byte) []byte {
+	for i, c := range p {
+		switch {
+		case s.escaped:
+			s.escaped = false
+		case c == '\\':
+			s.escaped = true
+		case c == '"':
+			s.keep(p[:i])
+			s.doc.bytes = append(s.doc.bytes, '"')
+			s.whole()
+			return p[i+1:]
+		}
 	}
+	s.keep(p)
+	return nil
+}
+
+// scalar takes the bytes of a number or a literal.
+func (s *scanner) scalar(p []byte) []byte {
+	i := bytes.IndexAny(p, ",}] \t\r\n")
+	if i < 0 {
+		i = len(p)
+	}
+	if s.node != nil {
+		s.keep(p[:i])
+	}
+	if i < len(p) {
+		s.whole()
+	}
+	return p[i:]
+}
+
+// keep appends to the value that comes along, as far as there is room.
+func (s *scanner) keep(p []byte) {
+	room := s.node.room - (len(s.doc.bytes) - s.from)
+	if room = min(room, maxKept-len(s.doc.bytes)); room > 0 {
+		s.doc.bytes = append(s.doc.bytes, p[:min(room, len(p))]...)
+	}
+}
+
+// whole ends a value.
+func (s *scanner) whole() {
+	if s.node != nil {
+		for _, f := range s.node.facts {
+			v := value{fact: f, key: s.from, from: s.from, to: len(s.doc.bytes)}
+			if s.node.named {
+				v.key -= len(s.key)
+			}
+			s.doc.values = append(s.doc.values, v)
+		}
+	}
+	s.next()
+}
+
+// ended hands on what was kept of a document that is complete.
+func (s *scanner) ended() {
+	s.answer.take(&s.doc, s.framing == eventStream)
 	if !s.idle && s.err == nil {
 		s.output = true
 	}

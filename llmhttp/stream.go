@@ -2,19 +2,12 @@ package llmhttp
 
 import (
 	"bytes"
+	"net/http"
+	"strings"
 	"time"
 
 	"github.com/llmqueue/llmqueue"
 )
-
-// progress is what is known of how far an answer has come.
-type progress struct {
-	output  bool // a part of the answer has come since this was last cleared
-	dialect dialect
-	over    bool // the dialect's last event has come, or what makes it superfluous
-	failed  bool // a reason to finish is that there was an error
-	idle    bool // the document that comes along only keeps the connection open
-}
 
 // dialect is a kind of stream whose end is known. It is recognized by what only its
 // documents hold. Of others nothing is known: how they end is fine.
@@ -28,79 +21,190 @@ const (
 	ollamaLines
 	geminiEvents
 	cohereEvents
+	converseFrames // Bedrock
+)
+
+// milestoneMembers are the members that say how far an answer has come.
+var milestoneMembers = []struct{ name, paths string }{
+	{"type", "type"},
+	{"object", "object"},
+	{"done", "done"},
+	{"finish", "choices[].finish_reason candidates[].finishreason delta.finish_reason finish_reason"},
+	{"stop", "delta.stop_reason stop_reason"},
+	{"candidates", "candidates"},
+	{"feedback", "promptfeedback"},
+	{"status", "response.status status"},
+	{"stored", "custom_id"},
+	{"background", "background"},
+	{"content", "choices output outputs data result results content delta embeddings response text"},
+}
+
+// milestone is one point of a stream.
+type milestone struct {
+	begins dialect // from it on, the stream is of this dialect
+	over   bool    // nothing that counts comes after it
+	failed bool
+	idle   bool // it only keeps the connection open
+	error  bool // the document is an error
+	stored bool // the document tells of calls that were made before
+	told   told
+}
+
+// milestones are the points by the member that names them and its value.
+var milestones = map[string]milestone{
+	"type ping":                 {idle: true},
+	"type keepalive":            {idle: true},
+	"type error":                {error: true},
+	"type message_start":        {begins: messageEvents},
+	"type message_stop":         {over: true},
+	"type response.created":     {begins: responseEvents},
+	"type response.queued":      {begins: responseEvents},
+	"type response.in_progress": {begins: responseEvents},
+	"type response.failed":      {over: true, failed: true},
+	"type response.completed":   {over: true},
+	"type response.incomplete":  {over: true},
+	"type response.cancelled":   {over: true},
+	"type response.done":        {over: true},
+	"type message-start":        {begins: cohereEvents},
+	"type message-end":          {over: true},
+
+	"object error":                   {error: true},
+	"object chat.completion.chunk":   {begins: chatChunks},
+	"object response":                {told: toldResponse},
+	"background true":                {told: toldBackground},
+	"object batch":                   {stored: true},
+	"object batch.list":              {stored: true},
+	"object fine_tuning.job":         {stored: true},
+	"object eval.run":                {stored: true},
+	"object file":                    {stored: true},
+	"object vector_store.file":       {stored: true},
+	"object vector_store.file_batch": {stored: true},
+	"type message_batch":             {stored: true},
+
+	"done false": {begins: ollamaLines},
+	"done true":  {begins: ollamaLines, over: true},
+
+	"status failed": {failed: true},
+	"status error":  {error: true},
+
+	"event messagestart": {begins: converseFrames},
+	"event messagestop":  {over: true},
+	"event metadata":     {over: true},
+}
+
+// told is what is known of a response of OpenAI's. One that runs in the background tells what it
+// used when it is read; any other did so when it was made.
+type told uint8
+
+const (
+	toldResponse told = 1 << iota
+	toldBackground
 )
 
 // recognize settles the dialect, which does not change within an answer.
-func (p *progress) recognize(d dialect) {
-	if p.dialect == unrecognized {
-		p.dialect = d
+func (a *answer) recognize(d dialect) {
+	if a.dialect == unrecognized {
+		a.dialect = d
 	}
 }
 
-// wholeMember takes note of a member that was kept and is complete.
-func (s *scanner) wholeMember(value []byte) {
-	switch string(s.key) {
-	case "finish_reason", "finishReason": // of a choice, a candidate or Cohere's delta
-		s.finish(value)
-	case "stop_reason":
-		s.over = true // Anthropic's: message_stop says nothing new
-	case "object":
-		switch string(value) {
-		case `"error"`:
-			s.telling = true // it says that the document is an error
-		case `"chat.completion.chunk"`:
-			s.recognize(chatChunks)
+// longestMilestone is how long a value may be that names one.
+const longestMilestone = 40
+
+// milestone takes note of the point that a member names. It reports whether the document is
+// an error.
+func (a *answer) milestone(member string, raw []byte) bool {
+	said := bytes.Trim(raw, `"`)
+	switch member {
+	case "finish": // of a choice, a candidate or Cohere's delta
+		if len(said) > 0 {
+			a.over = true
+			a.failed = a.failed || bytes.EqualFold(said, []byte("error"))
 		}
-	case "done":
-		s.recognize(ollamaLines)
-		s.over = s.over || string(value) != "false"
-	case "type":
-		s.wholeType(value)
+		return false
+	case "stop": // Anthropic's message_stop says nothing new
+		a.over = a.over || len(said) > 0
+		return false
+	case "stored": // a batch's results
+		a.stored = true
+		return false
+	case "feedback": // Gemini may have blocked the prompt
+		a.over = true
+		return false
 	}
+	if len(said) > longestMilestone {
+		return false
+	}
+	var name [longestMilestone + 10]byte
+	m, ok := milestones[string(append(append(append(name[:0], member...), ' '), bytes.ToLower(said)...))]
+	if !ok {
+		return false
+	}
+	if m.begins != unrecognized {
+		a.recognize(m.begins)
+	}
+	a.over = a.over || m.over
+	a.failed = a.failed || m.failed
+	a.idle = a.idle || m.idle
+	a.stored = a.stored || m.stored
+	a.told |= m.told
+	return m.error
 }
 
-func (s *scanner) finish(reason []byte) {
-	switch {
-	case len(reason) <= len(`""`):
-		return
-	case bytes.EqualFold(reason, []byte(`"error"`)):
-		s.failed = true
+// alarming reports whether the alarm with that index goes off.
+func alarming(alarm uint8, raw []byte) bool {
+	if alarms[alarm] == "success" {
+		return blank(raw)
 	}
-	s.over = true
+	return !fine(raw)
 }
 
-// wholeType takes note of a document's type.
-func (s *scanner) wholeType(value []byte) {
-	switch string(value) {
-	case `"error"`:
-		s.telling = true
-	case `"ping"`, `"keepalive"`:
-		s.idle = true
-	case `"message_start"`:
-		s.recognize(messageEvents)
-	case `"message-start"`:
-		s.recognize(cohereEvents)
-	case `"response.failed"`:
-		s.failed, s.over = true, true
-	case `"message_stop"`, `"message-end"`, `"response.completed"`, `"response.incomplete"`, `"response.cancelled"`, `"response.done"`:
-		s.over = true
-	case `"response.created"`, `"response.queued"`, `"response.in_progress"`:
-		s.recognize(responseEvents)
+// fine reports whether a value such as a status within an answer is the one of success.
+func fine(raw []byte) bool {
+	switch strings.ToLower(strings.Trim(string(raw), `"`)) {
+	case "", "0", "true", "ok", "200", "success":
+		return true
 	}
+	return false
+}
+
+// blank reports whether a value says that there is nothing.
+func blank(raw []byte) bool {
+	switch strings.ToLower(strings.Trim(string(raw), `"`)) {
+	case "", "0", "false", "none", "null":
+		return true
+	}
+	return false
 }
 
 // cutOff reports whether an answer that ended without an error ended too early: within a
 // document, or before the last event of its dialect.
 func (s *scanner) cutOff() bool {
-	return s.framing == documents && s.state != outside || s.dialect != unrecognized && !s.over
+	switch {
+	case s.framing == documents && (s.state != outside || s.listed > 0),
+		s.framing == amazonFrames && (len(s.frames.head) > 0 || s.frames.left > 0 || s.frames.tail > 0):
+		return true
+	}
+	return s.dialect != unrecognized && !s.over
 }
 
 // said is what an answer tells that has come to its end, or that its reader left: then
 // it may go on.
-func (s *scanner) said(now time.Time, left bool) llmqueue.Observation {
-	o := s.observation(now)
-	if o.Outcome == "" && (s.failed || !left && s.cutOff()) {
+func (s *scanner) said(from origin, now time.Time, left bool) llmqueue.Observation {
+	o := s.observation(from, now)
+	if o.Outcome == "" && (s.failed || s.noAnswer(from, left) || !left && s.cutOff()) {
 		o.Outcome = llmqueue.OutcomeRetryable
 	}
 	return o
+}
+
+// noAnswer reports whether what came in the place of an answer is none: a page for people, which
+// some proxy gave, or nothing although JSON or events were promised.
+func (s *scanner) noAnswer(from origin, left bool) bool {
+	if from.method != http.MethodPost {
+		return false
+	}
+	kind := from.header.Get("Content-Type")
+	return s.page && (kind == "" || strings.HasPrefix(kind, "text/html")) ||
+		!left && s.framing == unknown && (strings.HasPrefix(kind, "application/json") || strings.HasPrefix(kind, "text/event-stream"))
 }

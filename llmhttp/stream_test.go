@@ -187,6 +187,31 @@ func TestStreamsThatEnd(t *testing.T) {
 	}
 }
 
+// What comes in the place of an answer is none, though the status says that it went well.
+func TestNoAnswers(t *testing.T) {
+	served, broken := []llmqueue.Outcome{llmqueue.OutcomeServed}, []llmqueue.Outcome{llmqueue.OutcomeServed, retryable}
+	for _, c := range []struct {
+		name, headers, body string
+		want                []llmqueue.Outcome
+	}{
+		{"a page", "Content-Type: text/html; charset=utf-8", "<!DOCTYPE html><title>Sign in</title>", broken},
+		{"a page without a type", "", "\n<html></html>", broken},
+		{"a drawing", "Content-Type: image/svg+xml", "<svg/>", served},
+		{"nothing of a document", "Content-Type: application/json", " \n", broken},
+		{"nothing of a stream", "Content-Type: text/event-stream", "", broken},
+		{"nothing", "", "", served},
+		{"a text", "Content-Type: text/plain", "Hi", served},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			all := overheard(t, answers(says(200, c.headers, c.body)), func(_ context.CancelFunc, res *http.Response, err error) {
+				require.NoError(t, err)
+				require.NoError(t, drain(t, res))
+			})
+			assert.Equal(t, c.want, outcomes(all))
+		})
+	}
+}
+
 // A reader that leaves says nothing of the answer, unless an error came before.
 func TestStreamsThatAreLeft(t *testing.T) {
 	for _, c := range []struct {
@@ -331,7 +356,7 @@ func TestOutputIsToldAsItComes(t *testing.T) {
 		{"one event that takes long", "", reads{"data: {\"b64\":\"" + strings.Repeat("x", 300), "xx", "\"}\n\n"}, []int{1, 2, 3}},
 		{"a text", "", reads{"H", "i"}, []int{1, 2}},
 		{"a text that begins as an event stream does", "", reads{"derived", " from", "\n"}, []int{1, 1, 1}},
-		{"a binary stream", "", reads{"\x00\x00\x00\x4a", "\n"}, []int{1, 2}},
+		{"a binary text", "", reads{"\x00\x01", "\n\n\n\n\n\n\n\n\n\n"}, []int{0, 1}},
 		{"compressed", "Content-Encoding: br", reads{": x\n", "\n"}, []int{1, 2}},
 		{"lines of JSON", "", reads{ollamaWord, "\n", ollamaWord}, []int{1, 1, 2}},
 	} {

@@ -102,28 +102,32 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		WroteHeaders: func() { wrote.Store(int64(time.Since(begun))) },
 	})))
 	sent := begun.Add(time.Duration(wrote.Load()))
+	from := origin{host: req.URL.Hostname(), method: req.Method}
+	if res != nil {
+		from.header = res.Header
+	}
 	switch {
 	case err != nil:
 		if !canceled(ctx) {
 			t.tell(ctx, llmqueue.Observation{SentAt: sent, Outcome: llmqueue.OutcomeRetryable})
 		}
 	case res.StatusCode >= 400:
-		t.failed(ctx, sent, res)
+		t.failed(ctx, sent, from, res)
 	case res.StatusCode >= 200 && res.StatusCode < 300:
-		t.served(ctx, sent, res)
+		t.served(ctx, sent, from, res)
 	}
 	// The rest are redirects, and 101, whose body is a connection that must stay one.
 	return res, err
 }
 
-func (t *Transport) served(ctx context.Context, sent time.Time, res *http.Response) {
+func (t *Transport) served(ctx context.Context, sent time.Time, from origin, res *http.Response) {
 	t.tell(ctx, llmqueue.Observation{
 		SentAt:  sent,
 		Outcome: llmqueue.OutcomeServed,
 		Limits:  ParseLimits(res.Header, time.Now()),
 	})
 	if res.Body != nil && res.Body != http.NoBody {
-		b := &body{src: res.Body, ctx: ctx, tell: t.tell, sent: sent}
+		b := &body{src: res.Body, ctx: ctx, from: from, tell: t.tell, sent: sent}
 		if plain(res.Header) {
 			b.scan = &scanner{}
 		}
@@ -132,7 +136,7 @@ func (t *Transport) served(ctx context.Context, sent time.Time, res *http.Respon
 	t.discourage(res)
 }
 
-func (t *Transport) failed(ctx context.Context, sent time.Time, res *http.Response) {
+func (t *Transport) failed(ctx context.Context, sent time.Time, from origin, res *http.Response) {
 	var start []byte
 	if res.Body != nil && res.Body != http.NoBody {
 		// SDKs close the body of a failure unread, so what it says is lost unless it
@@ -154,7 +158,9 @@ func (t *Transport) failed(ctx context.Context, sent time.Time, res *http.Respon
 	if !plain(res.Header) {
 		start = nil
 	}
-	o := ParseError(res.StatusCode, res.Header, start[:min(len(start), maxErrorBody)], time.Now())
+	e, usage := parseFailure(start[:min(len(start), maxErrorBody)])
+	o := e.observation(res.StatusCode, from, time.Now())
+	o.Usage = usage
 	o.SentAt = sent
 	t.tell(ctx, o)
 	switch o.Outcome {

@@ -1,217 +1,191 @@
 package llmhttp
 
 import (
-	"encoding/json"
+	"net/http"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/llmqueue/llmqueue"
 )
 
 // ParseUsage reads what a call used from its answer: the body of one that came at
-// once, or of a stream of server-sent events or of lines of JSON. Zero means that it
-// does not say.
+// once, or of a stream of server-sent events, of lines of JSON or of Amazon's frames. Zero
+// means that it does not say.
 //
 // The input is everything the provider read, and cached input is a part of it. In a
 // stream the figures are running totals, so the last one counts. A stream of
 // Anthropic's that was cut before its first total of output gives nothing: what it
-// says at its beginning is not what the call used.
+// says at its beginning is not what the call used. Neither does what is read about calls that
+// were made before, such as a batch.
 func ParseUsage(body []byte) llmqueue.Usage {
 	var s scanner
 	s.write(body)
 	return s.usage()
 }
 
-// findings is what the documents of one answer said so far.
-type findings struct {
-	failure bool // every document is worth reading: the answer is a failure
-	isError bool // the document is an error: so its event is named
-	counts  counts
-	early   bool // counts holds only what Anthropic says at the beginning of a stream
-	err     *apiError
+// usageShape is one way to say what a call used. Its members are paths from the places where
+// it stands. Those of input and output are added up; of the others the first that says
+// anything counts. Adding a shape is adding a row, with a recorded answer in
+// testdata/answers.jsonl.
+type usageShape struct {
+	of            string // whose it is, for the guide
+	at            string // where it stands; a dot is the document itself
+	input, output string
+	cached        string // a part of the input
+	total         string // everything; what it has beyond input and output is output
 }
 
-// document is what the scanner keeps of one.
-type document struct {
-	Usage         *counts         `json:"usage"`
-	UsageMetadata *counts         `json:"usageMetadata"`
-	Error         json.RawMessage `json:"error"`
-
-	// These have the usage or the error of some streams.
-	Message  part `json:"message"`
-	Response part `json:"response"`
-	Delta    part `json:"delta"`
-	XGroq    part `json:"x_groq"`
-
-	Type       text `json:"type"`
-	Object     text `json:"object"`
-	Code       text `json:"code"`
-	Param      text `json:"param"`
-	AmazonType text `json:"__type"`
-	Detail     text `json:"detail"`
-
-	PromptEvalCount count `json:"prompt_eval_count"`
-	EvalCount       count `json:"eval_count"`
+// usageShapes are all that are known. When an answer has several, which say the same, the
+// first that says anything counts.
+var usageShapes = []usageShape{
+	{of: "Cohere, what it bills", at: "usage.billed_units meta.billed_units delta.usage.billed_units response.meta.billed_units",
+		input: "input_tokens", output: "output_tokens"},
+	{of: "OpenAI's chat completions and who follows them", at: "usage x_groq.usage choices[].usage delta.usage result.usage response.usage data.usage",
+		input: "prompt_tokens", output: "completion_tokens", total: "total_tokens",
+		cached: "prompt_tokens_details.cached_tokens cached_tokens cached_prompt_tokens prompt_cache_hit_tokens prompt_tokens_details.cache_read_tokens"},
+	{of: "DeepSeek without a total", at: "usage", input: "prompt_cache_hit_tokens prompt_cache_miss_tokens", cached: "prompt_cache_hit_tokens"},
+	{of: "OpenAI's responses, Anthropic, DashScope", at: "usage response.usage delta.usage message.usage",
+		input: "input_tokens cache_creation_input_tokens cache_read_input_tokens", output: "output_tokens",
+		cached: "input_tokens_details.cached_tokens input_token_details.cached_tokens cache_read_input_tokens"},
+	{of: "Cohere without a bill", at: "usage.tokens meta.tokens delta.usage.tokens response.meta.tokens",
+		input: "input_tokens", output: "output_tokens"},
+	{of: "Gemini, Vertex AI", at: "usagemetadata response.usagemetadata",
+		input: "prompttokencount tooluseprompttokencount", output: "candidatestokencount thoughtstokencount",
+		cached: "cachedcontenttokencount", total: "totaltokencount"},
+	{of: "Gemini's interactions", at: "usage interaction.usage",
+		input: "total_input_tokens total_tool_use_tokens", output: "total_output_tokens total_thought_tokens", cached: "total_cached_tokens"},
+	{of: "Bedrock's Converse", at: "usage metadata.usage",
+		input: "inputtokens cachereadinputtokens cachewriteinputtokens", output: "outputtokens", cached: "cachereadinputtokens"},
+	{of: "Bedrock's InvokeModel, in a stream", at: "amazon-bedrock-invocationmetrics",
+		input: "inputtokencount cachereadinputtokencount cachewriteinputtokencount", output: "outputtokencount", cached: "cachereadinputtokencount"},
+	{of: "Bedrock's Titan and Llama", at: ".",
+		input: "inputtexttokencount prompt_token_count", output: "results[].tokencount generation_token_count totaloutputtexttokencount"},
+	{of: "Ollama", at: ".", input: "prompt_eval_count", output: "eval_count"},
+	{of: "llama.cpp's own", at: ".", input: "tokens_evaluated", output: "tokens_predicted"},
+	{of: "Text Generation Inference", at: "details", output: "generated_tokens"},
+	{of: "Replicate", at: "metrics", input: "input_token_count", output: "output_token_count"},
+	{of: "watsonx", at: "results[]", input: "input_token_count", output: "generated_token_count"},
+	{of: "Tencent", at: "response.usage usage", input: "prompttokens", output: "completiontokens"},
 }
 
-// part is an object within a document, or a text that stands in its place.
-type part struct {
-	Usage *counts         `json:"usage"`
-	Error json.RawMessage `json:"error"`
-	Text  text            `json:"-"`
+// usageHeaders tell the same where a body does not: of Bedrock's InvokeModel, whose answers
+// are the models' own, and of Text Generation and Text Embeddings Inference.
+var usageHeaders = []struct{ input, output, cached string }{
+	{"X-Amzn-Bedrock-Input-Token-Count", "X-Amzn-Bedrock-Output-Token-Count", "X-Amzn-Bedrock-Cache-Read-Input-Token-Count"},
+	{"X-Prompt-Tokens", "X-Generated-Tokens", ""},
+	{"X-Compute-Tokens", "", ""},
 }
 
-// UnmarshalJSON takes either.
-func (p *part) UnmarshalJSON(data []byte) error {
-	if data[0] != '{' {
-		return p.Text.UnmarshalJSON(data)
-	}
-	type object part
-	return json.Unmarshal(data, (*object)(p))
-}
+// shapeFigures are the indexes of a shape's members in counts.
+type shapeFigures struct{ input, output, cached, total []uint8 }
 
-// take reads a document that the scanner kept. What does not fit its shape is left
-// out: the rest may still tell something.
-func (f *findings) take(doc []byte) {
-	var d document
-	_ = json.Unmarshal(doc, &d)
-	for _, u := range []*counts{d.Usage, d.UsageMetadata, d.Response.Usage, d.Delta.Usage, d.XGroq.Usage} {
-		if u != nil {
-			f.counts.heed(*u)
-			f.early = false
+var shapes []shapeFigures
+
+// addFigures puts the members of all shapes into the tree.
+func addFigures(n *node) {
+	index := map[string]uint8{}
+	added := map[string]bool{}
+	for row, s := range usageShapes {
+		addAll := func(names string) (is []uint8) {
+			for name := range strings.FieldsSeq(names) {
+				key := strconv.Itoa(row) + " " + name
+				i, ok := index[key]
+				if !ok {
+					i = uint8(len(index))
+					index[key] = i
+				}
+				is = append(is, i)
+				for at := range strings.FieldsSeq(s.at) {
+					path := strings.TrimPrefix(at+"."+name, "..")
+					if !added[key+" "+path] {
+						added[key+" "+path] = true
+						n.add(path, fact{role: roleFigure, n: i, top: at == "message.usage"})
+					}
+				}
+			}
+			return is
 		}
+		shapes = append(shapes, shapeFigures{addAll(s.input), addAll(s.output), addAll(s.cached), addAll(s.total)})
 	}
-	if u := d.Message.Usage; u != nil {
-		f.counts.heed(*u)
-		f.early = true
-	}
-	f.counts.heed(counts{PromptTokens: d.PromptEvalCount, CompletionTokens: d.EvalCount})
-	e := d.apiError(f.failure || f.isError)
-	if e == nil {
-		return
-	}
-	e.found = e.found || f.isError
-	if e.found || f.err == nil || !f.err.found {
-		f.err = e
+	if len(index) > maxFigures {
+		panic("llmhttp: more figures than there is room for")
 	}
 }
 
-// observation is what the end of a body tells.
-func (f *findings) observation(now time.Time) llmqueue.Observation {
-	o := llmqueue.Observation{}
-	if f.err != nil {
-		o = f.err.observation(0, nil, now)
+const maxFigures = 64
+
+// counts are the figures of an answer so far. They are running totals: those that are left
+// out, or zero, say nothing new.
+type counts [maxFigures]int64
+
+func (c *counts) sum(is []uint8) (n int64) {
+	for _, i := range is {
+		n += c[i]
 	}
-	o.Usage = f.usage()
-	return o
+	return n
 }
 
-func (f *findings) usage() llmqueue.Usage {
-	if f.early {
-		return llmqueue.Usage{}
-	}
-	return f.counts.usage()
-}
-
-// counts is a usage object of any provider.
-type counts struct {
-	// OpenAI's chat completions and those who follow it.
-	PromptTokens        count `json:"prompt_tokens"`
-	CompletionTokens    count `json:"completion_tokens"`
-	PromptTokensDetails struct {
-		CachedTokens count `json:"cached_tokens"`
-	} `json:"prompt_tokens_details"`
-	PromptCacheHitTokens count `json:"prompt_cache_hit_tokens"` // DeepSeek
-
-	// OpenAI's responses, Anthropic, Cohere.
-	InputTokens        count `json:"input_tokens"`
-	OutputTokens       count `json:"output_tokens"`
-	InputTokensDetails struct {
-		CachedTokens count `json:"cached_tokens"`
-	} `json:"input_tokens_details"`
-	CacheCreationInputTokens count `json:"cache_creation_input_tokens"`
-	CacheReadInputTokens     count `json:"cache_read_input_tokens"`
-	Tokens                   struct {
-		InputTokens  count `json:"input_tokens"`
-		OutputTokens count `json:"output_tokens"`
-	} `json:"tokens"`
-
-	// Gemini.
-	PromptTokenCount        count `json:"promptTokenCount"`
-	ToolUsePromptTokenCount count `json:"toolUsePromptTokenCount"`
-	CachedContentTokenCount count `json:"cachedContentTokenCount"`
-	CandidatesTokenCount    count `json:"candidatesTokenCount"`
-	ThoughtsTokenCount      count `json:"thoughtsTokenCount"`
-
-	// Bedrock Converse.
-	BedrockInput      count `json:"inputTokens"`
-	BedrockOutput     count `json:"outputTokens"`
-	BedrockCacheRead  count `json:"cacheReadInputTokens"`
-	BedrockCacheWrite count `json:"cacheWriteInputTokens"`
-}
-
-// figures lists every figure.
-func (c *counts) figures() []*count {
-	return []*count{
-		&c.PromptTokens, &c.CompletionTokens, &c.PromptTokensDetails.CachedTokens, &c.PromptCacheHitTokens,
-		&c.InputTokens, &c.OutputTokens, &c.InputTokensDetails.CachedTokens, &c.CacheCreationInputTokens, &c.CacheReadInputTokens,
-		&c.Tokens.InputTokens, &c.Tokens.OutputTokens,
-		&c.PromptTokenCount, &c.ToolUsePromptTokenCount, &c.CachedContentTokenCount, &c.CandidatesTokenCount, &c.ThoughtsTokenCount,
-		&c.BedrockInput, &c.BedrockOutput, &c.BedrockCacheRead, &c.BedrockCacheWrite,
-	}
-}
-
-// heed puts later figures in the place of earlier ones. They are running totals:
-// those that are left out, or zero, say nothing new.
-func (c *counts) heed(later counts) {
-	mine := c.figures()
-	for i, n := range later.figures() {
-		if *n > 0 {
-			*mine[i] = *n
-		}
-	}
-}
-
-// usage adds up what the shapes have apart. Some gateways give two shapes at once,
-// which say the same: the first that says anything counts.
-func (c *counts) usage() llmqueue.Usage {
-	// Anthropic and Bedrock count the cached input apart from the rest.
-	input := first(c.PromptTokens,
-		c.InputTokens+c.CacheCreationInputTokens+c.CacheReadInputTokens,
-		c.Tokens.InputTokens,
-		c.PromptTokenCount+c.ToolUsePromptTokenCount,
-		c.BedrockInput+c.BedrockCacheRead+c.BedrockCacheWrite)
-	return llmqueue.Usage{
-		InputTokens: input,
-		OutputTokens: first(c.CompletionTokens, c.OutputTokens, c.Tokens.OutputTokens,
-			c.CandidatesTokenCount+c.ThoughtsTokenCount, c.BedrockOutput),
-		CachedInputTokens: min(input, first(c.PromptTokensDetails.CachedTokens, c.PromptCacheHitTokens,
-			c.InputTokensDetails.CachedTokens, c.CacheReadInputTokens, c.CachedContentTokenCount, c.BedrockCacheRead)),
-	}
-}
-
-func first(all ...count) int64 {
-	for _, n := range all {
-		if n > 0 {
-			return int64(n)
+func (c *counts) first(is []uint8) int64 {
+	for _, i := range is {
+		if c[i] > 0 {
+			return c[i]
 		}
 	}
 	return 0
 }
 
-// count is a number of tokens. What cannot be one is read as zero.
-type count int64
+// usage adds up what the shapes have apart.
+func (c *counts) usage() (u llmqueue.Usage) {
+	var total int64
+	for i := range shapes {
+		s := &shapes[i]
+		input, output := c.sum(s.input), c.sum(s.output)
+		if all := c.first(s.total); all > input+output {
+			if input+output > 0 {
+				output = all - input // thoughts that neither has
+			} else {
+				total = max(total, all)
+			}
+		}
+		if u.InputTokens == 0 {
+			u.InputTokens = input
+		}
+		if u.OutputTokens == 0 {
+			u.OutputTokens = output
+		}
+		if u.CachedInputTokens == 0 {
+			u.CachedInputTokens = c.first(s.cached)
+		}
+	}
+	if u == (llmqueue.Usage{}) {
+		u.InputTokens = total // of embeddings, which say nothing else
+	}
+	u.CachedInputTokens = min(u.CachedInputTokens, u.InputTokens)
+	return u
+}
+
+// headerUsage is what the headers of an answer say that it used.
+func headerUsage(h http.Header) llmqueue.Usage {
+	for _, names := range usageHeaders {
+		input, _ := integer(h.Get(names.input))
+		output, _ := integer(h.Get(names.output))
+		if input > 0 || output > 0 {
+			cached, _ := integer(h.Get(names.cached))
+			input = max(input, 0)
+			return llmqueue.Usage{InputTokens: input, OutputTokens: max(output, 0), CachedInputTokens: min(max(cached, 0), input)}
+		}
+	}
+	return llmqueue.Usage{}
+}
 
 // maxCount bounds one figure, so that sums stay far from overflow.
 const maxCount = 1 << 40
 
-// UnmarshalJSON also takes 12.0, as Cohere writes it.
-func (c *count) UnmarshalJSON(data []byte) error {
-	*c = 0
-	s := strings.Trim(string(data), `"`)
-	if n, err := strconv.ParseFloat(s, 64); err == nil && n >= 0 && n <= maxCount {
-		*c = count(n)
+// count reads a number of tokens, also 12.0 as Cohere writes it. What cannot be one is zero.
+func count(raw []byte) int64 {
+	n, err := strconv.ParseFloat(strings.Trim(string(raw), `"`), 64)
+	if err != nil || !(n >= 0 && n <= maxCount) {
+		return 0
 	}
-	return nil
+	return int64(n)
 }

@@ -47,7 +47,7 @@ var recordings = []struct {
 	{"bedrock converse", `{"output":{"message":{"content":[{"text":"Hi"}]}},"usage":{"inputTokens":30,"outputTokens":12,"totalTokens":72,"cacheReadInputTokens":20,"cacheWriteInputTokens":10}}`, used(60, 12, 20)},
 	{"ollama", `{"model":"m","response":"Hi","done":true,"prompt_eval_count":26,"eval_count":298}`, used(26, 298, 0)},
 	{"ollama stream", "{\"message\":{\"role\":\"assistant\",\"content\":\"H\"},\"done\":false}\n{\"message\":{\"content\":\"i\"},\"done\":false}\n{\"done\":true,\"prompt_eval_count\":26,\"eval_count\":298}\n", used(26, 298, 0)},
-	{"cohere", `{"id":"x","message":{"role":"assistant","content":[]},"usage":{"billed_units":{"input_tokens":5,"output_tokens":1},"tokens":{"input_tokens":71.0,"output_tokens":22}}}`, used(71, 22, 0)},
+	{"cohere", `{"id":"x","message":{"role":"assistant","content":[]},"usage":{"billed_units":{"input_tokens":5,"output_tokens":1},"tokens":{"input_tokens":71.0,"output_tokens":22}}}`, used(5, 1, 0)},
 	{"cohere stream", "event: message-end\ndata: {\"type\":\"message-end\",\"delta\":{\"finish_reason\":\"COMPLETE\",\"usage\":{\"tokens\":{\"input_tokens\":71,\"output_tokens\":22}}}}\n\n", used(71, 22, 0)},
 	{"groq stream", "data: {\"choices\":[],\"x_groq\":{\"id\":\"req\",\"usage\":{\"prompt_tokens\":18,\"completion_tokens\":5}}}\n\ndata: [DONE]\n\n", used(18, 5, 0)},
 	{"deepseek stream with keep-alives", ": keep-alive\n\n: keep-alive\n\ndata: {\"usage\":{\"prompt_tokens\":4,\"completion_tokens\":2,\"prompt_cache_hit_tokens\":3}}\n\ndata: [DONE]\n\n", used(4, 2, 3)},
@@ -61,9 +61,9 @@ var recordings = []struct {
 	{"a name with quotes and a colon", `{"k\":{":1,"usage":{"prompt_tokens":4,"completion_tokens":2}}`, used(4, 2, 0)},
 	{"figures that cannot be", `{"usage":{"prompt_tokens":-4,"completion_tokens":1e300,"promptTokenCount":1e13,"input_tokens":"many","output_tokens":[1]}}`, used(0, 0, 0)},
 	{"cached more than there is", `{"usage":{"prompt_tokens":4,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":9}}}`, used(4, 2, 4)},
-	{"members without a value", `{"done":,"type":,"object":,"choices":[{"finish_reason":,"error":}],"usage":{"prompt_tokens":4,"completion_tokens":2},"usage":}` + "\n" + `{"done":}`, used(0, 0, 0)},
+	{"members without a value", `{"done":,"type":,"object":,"choices":[{"finish_reason":,"error":}],"usage":{"prompt_tokens":4,"completion_tokens":2},"usage":}` + "\n" + `{"done":}`, used(4, 2, 0)},
 	{"lists that end as objects do", `{"choices":[1},"candidates":[}` + "\n" + `{"usage":{"prompt_tokens":4,"completion_tokens":2}}`, used(4, 2, 0)},
-	{"usage elsewhere", `{"data":{"usage":{"prompt_tokens":4}},"choices":[{"usage":{"prompt_tokens":5}}],"error":{"usage":{"prompt_tokens":6}}}`, used(0, 0, 0)},
+	{"usage elsewhere", `{"result":{"data":{"usage":{"prompt_tokens":4}}},"choices":[{"message":{"usage":{"prompt_tokens":5}}}],"error":{"usage":{"prompt_tokens":6}}}`, used(0, 0, 0)},
 	{"usage deeper", `{"message":{"delta":{"usage":{"prompt_tokens":9}}},"usage":{"prompt_tokens":4,"completion_tokens":2}}`, used(4, 2, 0)},
 	{"html", "<html>{\"usage\":{\"prompt_tokens\":4}}", used(0, 0, 0)},
 	{"nothing", "", used(0, 0, 0)},
@@ -109,7 +109,7 @@ func TestUsageOfCallsInPieces(t *testing.T) {
 			toEOF := true
 			var read string
 			q := newQueue(t, func(ctx context.Context) (string, error) {
-				req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://x", nil)
+				req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://x", nil)
 				require.NoError(t, err)
 				res, err := client.Do(req)
 				require.NoError(t, err)
@@ -160,6 +160,36 @@ func TestUsageOfAnAttempt(t *testing.T) {
 	assert.Equal(t, used(1, 1, 0), res.Usage)
 }
 
+// What is read about calls that were made before is not booked again. A response that runs in
+// the background says what it used only when it is read.
+func TestUsageOfWhatIsRead(t *testing.T) {
+	const tokens = `"usage":{"input_tokens":4,"output_tokens":2}}`
+	for _, c := range []struct {
+		name, body string
+		want       llmqueue.Usage
+	}{
+		{"a batch", `{"id":"batch_1","object":"batch","status":"completed",` + tokens, used(0, 0, 0)},
+		{"a batch's results", `{"custom_id":"a","response":{"body":{` + tokens + `}}` + "\n" + `{"custom_id":"b",` + tokens + "\n", used(0, 0, 0)},
+		{"a response", `{"id":"r","object":"response","background":false,` + tokens, used(0, 0, 0)},
+		{"a response in the background", `{"id":"r","object":"response","background":true,` + tokens, used(4, 2, 0)},
+		{"a run", `{"id":"run_1","object":"thread.run","usage":{"prompt_tokens":4,"completion_tokens":2}}`, used(4, 2, 0)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			client := &http.Client{Transport: llmhttp.NewTransport(answers(says(200, "", c.body)))}
+			q := newQueue(t, func(ctx context.Context) (string, error) {
+				req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://provider.example/v1/what", nil)
+				require.NoError(t, err)
+				res, err := client.Do(req)
+				require.NoError(t, err)
+				return "", drain(t, res)
+			})
+			res, err := q.Submit(t.Context(), llmqueue.Request[string]{})
+			require.NoError(t, err)
+			assert.Equal(t, c.want, res.Usage)
+		})
+	}
+}
+
 // large is an answer of many megabytes with its usage at the end. The bytes stand
 // between start and end.
 func large(megabytes int, start, end string) io.Reader {
@@ -179,7 +209,7 @@ func TestLargeAnswerIsNotHeld(t *testing.T) {
 		client := &http.Client{Transport: llmhttp.NewTransport(answers(func() *http.Response { return response(200, "", large(16, c[0], c[1])) }))}
 		var allocated uint64
 		q := newQueue(t, func(ctx context.Context) (string, error) {
-			req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://x", nil)
+			req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://x", nil)
 			require.NoError(t, err)
 			res, err := client.Do(req)
 			require.NoError(t, err)

@@ -16,6 +16,10 @@ import (
 //     and the same for tokens, input-tokens and output-tokens: the resets are
 //     times, in RFC 3339, at which the limit is whole again, remaining tokens
 //     are rounded to thousands, and tokens is the most restrictive limit;
+//   - a limit of a subscription ([Unified]) is told in headers of its own:
+//     anthropic-ratelimit-unified-status (allowed or rejected), -reset (a Unix time),
+//     -representative-claim (which window it is about), and the -status, -reset and
+//     -utilization (0 to 1) of each window, such as -5h-utilization;
 //   - an overloaded server answers 529;
 //   - the part of a prompt up to its last cache_control is cached for five
 //     minutes if it has 1,024 tokens at least; when it comes again it does not
@@ -23,11 +27,20 @@ import (
 //
 // Limits are token buckets, input counts when a request arrives and output as it
 // is produced, and max_tokens does not count: all documented by Anthropic. That
-// refused requests charge nothing is not documented.
+// refused requests charge nothing is not documented. Nothing is about subscriptions:
+// their headers and errors are as seen in the wild
+// (github.com/anthropics/claude-code/issues/12829), and their windows are fixed ones
+// here, of which the first begins when the server starts.
 func Anthropic(limits ...Limit) Provider {
 	return Provider{
-		name:    "Anthropic",
-		limits:  limits,
+		name:   "Anthropic",
+		limits: limits,
+		strategy: func(l Limit) Limit {
+			if l.Kind == KindUnified {
+				return l.By(FixedWindow)
+			}
+			return l.By(TokenBucket)
+		},
 		options: []Option{WithActualUsage()},
 		dialect: func(s *Server) dialect { return anthropic{s} },
 	}
@@ -71,7 +84,8 @@ func (anthropic) status(r reason) int {
 func (anthropic) headers(h http.Header, t *ticket) {
 	h.Set("Request-Id", requestID(t.arrival))
 	h.Set("Anthropic-Organization-Id", "00000000-0000-4000-8000-000000000000")
-	isTokens := func(l Limit) bool { return l.Kind != KindRequests }
+	writeUnified(h, t)
+	isTokens := func(l Limit) bool { return l.Kind != KindRequests && l.Kind != KindUnified }
 	is := func(k Kind) func(Limit) bool { return func(l Limit) bool { return l.Kind == k } }
 	for _, k := range []struct {
 		name   string
@@ -124,6 +138,9 @@ func anthropicErrorOf(p *problem) anthropicError {
 		e.Error.Message = "Not found"
 	case rateLimited, tooLarge:
 		e.Error.Message = fmt.Sprintf("This request would exceed your organization's rate limit of %s.", anthropicName(p.refusal.limit))
+		if p.refusal.limit.Kind == KindUnified {
+			e.Error.Message = "This request would exceed your account's rate limit. Please try again later."
+		}
 	case overloaded:
 		e.Error.Message = "Overloaded"
 	case outOfQuota:

@@ -207,17 +207,23 @@ func (messageFormat) token(_ *answer, out *events, word string) {
 	out.event("content_block_delta", blockDelta{"content_block_delta", 0, textBlock{"text_delta", word}})
 }
 
-// end sends the usage: it is cumulative, and overwrites that of the start.
-func (messageFormat) end(a *answer, out *events) {
+func (f messageFormat) end(a *answer, out *events) {
+	f.stop(a, out)
+	out.event("message_stop", map[string]any{"type": "message_stop"})
+}
+
+// stop sends the usage: it is cumulative, and overwrites that of the start.
+func (messageFormat) stop(a *answer, out *events) {
 	out.event("content_block_stop", map[string]any{"type": "content_block_stop", "index": 0})
 	out.event("message_delta", map[string]any{
 		"type":  "message_delta",
 		"delta": map[string]*string{"stop_reason": stopReason(a), "stop_sequence": nil},
 		"usage": usageOf(a),
 	})
-	out.event("message_stop", map[string]any{"type": "message_stop"})
 }
 
 func (messageFormat) fail(_ *answer, out *events, p *problem) {
 	out.event("error", anthropicErrorOf(p))
 }
+
+func (messageFormat) failed(_ *answer, p *problem) any { return anthropicErrorOf(p) }

@@ -15,7 +15,7 @@ func (ch *charge) amount(k Kind) int64 {
 	switch k {
 	case KindRequests:
 		return ch.requests
-	case KindTokens:
+	case KindTokens, KindUnified:
 		return ch.input + ch.output
 	case KindInput:
 		return ch.input

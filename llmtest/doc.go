@@ -14,8 +14,8 @@
 //		option.WithHTTPClient(srv.Client()),
 //		option.WithAPIKey("any"))
 //
-// The providers are [OpenAI], [AzureOpenAI], [Anthropic], [Gemini], [Groq],
-// [Mistral] and [Ollama]. Each has its own paths, streams, headers and errors,
+// The providers are [OpenAI], [AzureOpenAI], [Anthropic], [Bedrock], [Cohere],
+// [Gemini], [Groq], [Mistral] and [Ollama]. Each has its own paths, streams, headers and errors,
 // and its own way to enforce limits, which their comments tell with where it is
 // known from. Options override it.
 //

@@ -38,11 +38,16 @@ func (s *Server) reject(w http.ResponseWriter, p *problem) {
 }
 
 func (s *Server) fail(w http.ResponseWriter, p *problem) {
-	p.at = time.Now()
-	if p.status == 0 {
+	s.complete(p)
+	s.dialect.fail(w, p)
+}
+
+// complete fills in what a problem leaves to the provider.
+func (s *Server) complete(p *problem) {
+	p.at, p.chosen = time.Now(), p.status != 0
+	if !p.chosen {
 		p.status = s.dialect.status(p.reason)
 	}
-	s.dialect.fail(w, p)
 }
 
 // maxBody is far above any prompt.
@@ -71,9 +76,12 @@ func (s *Server) generate(w http.ResponseWriter, r *http.Request, read operation
 	case t.refusal != nil && t.refusal.never:
 		p = &problem{reason: tooLarge, refusal: t.refusal}
 	case t.refusal != nil:
-		p = &problem{reason: rateLimited, refusal: t.refusal, retryAfter: t.refusal.wait}
+		p = &problem{reason: rateLimited, refusal: t.refusal}
+		if !s.config.noRetryAfter {
+			p.retryAfter = t.refusal.wait
+		}
 	case t.full:
-		p = &problem{reason: overloaded}
+		p = &problem{reason: overloaded, status: s.config.load.Status}
 	}
 	if p != nil {
 		p.model, p.number = c.model, t.arrival
@@ -117,7 +125,11 @@ func (x *exchange) write(ctx context.Context) Verdict {
 	x.timing, x.cut = x.reply.timing, x.reply.cut
 
 	fault := x.reply.fault
-	if p := fault.problem(x.call.stream); p != nil {
+	p := fault.problem(x.call.stream)
+	if p == nil && fault.says() && !x.call.stream && x.format.failed(&x.answer, x.event()) == nil {
+		p = fault.event()
+	}
+	if p != nil {
 		p.model, p.number = x.call.model, x.number
 		x.fail(x.w, p)
 		return Failed
@@ -141,20 +153,33 @@ func (x *exchange) write(ctx context.Context) Verdict {
 
 // unary sends the answer in one piece when all of it is there.
 func (x *exchange) unary(ctx context.Context) Verdict {
+	says := x.reply.fault.says()
+	if says {
+		x.reply.tokens /= 2
+	}
 	if !x.sleepUntilProduced(ctx, x.reply.tokens) {
 		return x.gone()
 	}
 	x.text = x.reply.text()
 	x.tokens = x.reply.tokens
-	data, err := json.Marshal(x.format.whole(&x.answer))
+	var body any
+	if says {
+		body = x.format.failed(&x.answer, x.event())
+	} else {
+		body = x.format.whole(&x.answer)
+	}
+	data, err := json.Marshal(body)
 	if err != nil {
 		return x.gone()
 	}
 	h := x.w.Header()
+	if f, ok := x.format.(headed); ok {
+		f.header(&x.answer, h)
+	}
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(data)))
 	x.w.WriteHeader(http.StatusOK)
-	if half := len(data) / 2; x.breaks() {
+	if half := len(data) / 2; x.breaks() && !says {
 		_, _ = x.w.Write(data[:half])
 		if v, over := x.breakOff(ctx); over {
 			return v
@@ -164,7 +189,18 @@ func (x *exchange) unary(ctx context.Context) Verdict {
 	if _, err := x.w.Write(data); err != nil {
 		return x.gone()
 	}
+	if says {
+		return Failed
+	}
 	return Completed
+}
+
+// event returns the error that a fault puts into the answer.
+func (x *exchange) event() *problem {
+	p := x.reply.fault.event()
+	p.model, p.number = x.call.model, x.number
+	x.complete(p)
+	return p
 }
 
 // stream sends the answer a token at a time.
@@ -183,13 +219,8 @@ func (x *exchange) stream(ctx context.Context) Verdict {
 	for i := range x.reply.tokens {
 		if i == x.reply.tokens/2 && x.breaks() {
 			out.flush()
-			if x.reply.fault.Kind == FaultStream {
-				p := x.reply.fault.event()
-				p.model, p.number, p.at = x.call.model, x.number, time.Now()
-				if p.status == 0 {
-					p.status = x.dialect.status(p.reason)
-				}
-				x.format.fail(&x.answer, out, p)
+			if x.reply.fault.says() {
+				x.format.fail(&x.answer, out, x.event())
 				out.flush()
 				return Failed
 			}
@@ -259,11 +290,8 @@ func (x *exchange) produced(n int64) {
 
 // breaks reports whether the body is to go wrong in its middle.
 func (x *exchange) breaks() bool {
-	switch x.reply.fault.Kind {
-	case FaultCut, FaultStall, FaultStream:
-		return true
-	}
-	return false
+	f := x.reply.fault
+	return f.Kind == FaultCut || f.Kind == FaultStall || f.says()
 }
 
 // breakOff stops the answer in its middle. It returns true unless the answer

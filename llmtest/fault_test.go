@@ -153,7 +153,7 @@ func TestErrorEventsOfTheOthers(t *testing.T) {
 		{Anthropic(), "/v1/messages", toClaude(1, `,"stream":true`), "event: error\n" + `data: {"type":"error","error":{"type":"overloaded_error","message":"Overloaded"},"request_id":"req_000000000000000000000000"}` + "\n\n"},
 		{Gemini(), geminiPath + "streamGenerateContent?alt=sse", contents(1), `data: {"error":{"code":503,"message":"The model is overloaded. Please try again later.","status":"UNAVAILABLE"}}` + "\n\n"},
 		{Gemini(), geminiPath + "streamGenerateContent", contents(1), `{"error":{"code":503,"message":"The model is overloaded. Please try again later.","status":"UNAVAILABLE"}}` + "\n]\n"},
-		{Groq(), groqChat, streamed(chat(1, 0)), `"code":"server_is_overloaded"}}` + "\n\n"},
+		{Groq(), groqChat, streamed(chat(1, 0)), `"code":"capacity_exceeded"}}` + "\n\n"},
 		{Mistral(), "/v1/chat/completions", streamed(chat(1, 0)), `data: {"object":"error","message":"Service unavailable.","type":"service_unavailable","param":null,"code":null}` + "\n\n"},
 		{Ollama(), "/api/chat", `{"model":"m","messages":[{"content":"a"}]}`, `{"error":"server busy, please try again.  maximum pending requests exceeded"}` + "\n"},
 	} {

@@ -144,6 +144,10 @@ func geminiErrorOf(p *problem) (e geminiError) {
 		e.Error.Message = "Your project has exceeded its spending cap."
 	case overloaded:
 		e.Error.Message = "The model is overloaded. Please try again later."
+		if p.chosen {
+			e.Error.Message = fmt.Sprintf("No capacity available for model %s on the server", p.model)
+			e.Error.Details = []any{errorInfo{rpc + "ErrorInfo", "MODEL_CAPACITY_EXHAUSTED", "cloudcode-pa.googleapis.com", map[string]string{"model": p.model}}}
+		}
 	case injected:
 		e.Error.Message = injectedMessage
 	}

@@ -148,6 +148,8 @@ func (f *contentFormat) fail(_ *answer, out *events, p *problem) {
 	}
 }
 
+func (f *contentFormat) failed(_ *answer, p *problem) any { return geminiErrorOf(p) }
+
 // list serves a list of models.
 func (d gemini) list(w http.ResponseWriter, _ *http.Request) {
 	type model struct {

@@ -14,6 +14,8 @@ import (
 //     headers those of the limit per minute (from secondary sources), if there
 //     are such limits;
 //   - a request larger than a limit is answered 413;
+//   - a server without capacity answers 498 capacity_exceeded, which Groq documents
+//     for its flex tier (console.groq.com/docs/flex-processing);
 //   - usage tells times too, and streams carry it in x_groq without being asked.
 //
 // Limits are token buckets unless they say otherwise (inferred from the
@@ -41,9 +43,14 @@ func (d groq) route(r *http.Request) (route, *problem) {
 	return route{}, notServed(r)
 }
 
+const statusCapacity = 498 // Groq's own
+
 func (groq) status(r reason) int {
-	if r == tooLarge {
+	switch r {
+	case tooLarge:
 		return http.StatusRequestEntityTooLarge
+	case overloaded:
+		return statusCapacity
 	}
 	return usualStatus(r)
 }
@@ -69,20 +76,27 @@ func (groq) headers(h http.Header, t *ticket) {
 
 func (groq) fail(w http.ResponseWriter, p *problem) {
 	setRetryAfter(w.Header(), p.retryAfter)
-	var e openAIError
+	writeJSON(w, p.status, groqErrorOf(p))
+}
+
+// groqErrorOf puts a problem into Groq's words: OpenAI's, but for limits and
+// capacity.
+func groqErrorOf(p *problem) openAIError {
 	switch p.reason {
 	case rateLimited:
 		l := p.refusal.limit
-		e = newOpenAIError(fmt.Sprintf("Rate limit reached for model `%s` in organization `org_llmtest` service tier `on_demand` on %v: Limit %d, Used %d, Requested %d. Please try again in %v.",
+		return newOpenAIError(fmt.Sprintf("Rate limit reached for model `%s` in organization `org_llmtest` service tier `on_demand` on %v: Limit %d, Used %d, Requested %d. Please try again in %v.",
 			p.model, groqName(l), l.Amount, p.refusal.used, p.refusal.requested, wholeMillis(p.refusal.wait)), limitType(l), "", "rate_limit_exceeded")
 	case tooLarge:
 		l := p.refusal.limit
-		e = newOpenAIError(fmt.Sprintf("Request too large for model `%s` in organization `org_llmtest` service tier `on_demand` on %v: Limit %d, Requested %d, please reduce your message size and try again.",
+		return newOpenAIError(fmt.Sprintf("Request too large for model `%s` in organization `org_llmtest` service tier `on_demand` on %v: Limit %d, Requested %d, please reduce your message size and try again.",
 			p.model, groqName(l), l.Amount, p.refusal.requested), limitType(l), "", "rate_limit_exceeded")
-	default:
-		e = openAIErrorOf(p)
+	case overloaded:
+		if p.status == statusCapacity {
+			return newOpenAIError("Flex tier capacity exceeded. Please try again later.", "flex_tier_error", "", "capacity_exceeded")
+		}
 	}
-	writeJSON(w, p.status, e)
+	return openAIErrorOf(p)
 }
 
 // groqName writes "minute" out, as Groq's messages do.

@@ -16,6 +16,7 @@ const (
 	KindInput      Kind = "input tokens"  // input tokens per period
 	KindOutput     Kind = "output tokens" // output tokens per period
 	KindConcurrent Kind = "concurrent"    // requests in progress
+	KindUnified    Kind = "unified"       // input and output tokens of a subscription per period: see Unified
 )
 
 // A Strategy is how a server enforces a limit per period.
@@ -50,8 +51,8 @@ const (
 )
 
 // A Limit is one limit that a server enforces. It is a plain value; the
-// constructors [RPM], [RPD], [TPM], [TPD], [ITPM], [OTPM] and [Concurrent] cover
-// the usual ones.
+// constructors [RPM], [RPD], [TPM], [TPD], [ITPM], [OTPM], [Unified] and
+// [Concurrent] cover the usual ones.
 type Limit struct {
 	Kind     Kind
 	Amount   int64          // at most this much per Period, or at once; 1 to 2⁵⁰
@@ -79,6 +80,13 @@ func ITPM(n int64) Limit { return Limit{Kind: KindInput, Amount: n, Period: time
 
 // OTPM limits output tokens per minute.
 func OTPM(n int64) Limit { return Limit{Kind: KindOutput, Amount: n, Period: time.Minute} }
+
+// Unified limits the input and output tokens of a subscription in each window of
+// time, such as five hours or seven days. [Anthropic] tells how such a limit stands
+// in headers of its own; other providers enforce it and say nothing about it.
+func Unified(window time.Duration, n int64) Limit {
+	return Limit{Kind: KindUnified, Amount: n, Period: window}
+}
 
 // Concurrent limits the requests in progress. OpenAI documents no such limit;
 // other providers and local servers have one.
@@ -159,7 +167,7 @@ func (l Limit) check() error {
 		return fmt.Errorf("llmtest: limit %q has amount %d: want 1 to %d", l.Kind, l.Amount, int64(maxAmount))
 	case l.Kind == KindConcurrent:
 		return nil
-	case l.Kind != KindRequests && l.Kind != KindTokens && l.Kind != KindInput && l.Kind != KindOutput:
+	case l.Kind != KindRequests && l.Kind != KindTokens && l.Kind != KindInput && l.Kind != KindOutput && l.Kind != KindUnified:
 		return fmt.Errorf("llmtest: unknown kind of limit %q", l.Kind)
 	case l.Period <= 0 || l.Period > maxPeriod:
 		return fmt.Errorf("llmtest: limit %q has period %v: want more than zero and at most %v", l.Kind, l.Period, maxPeriod)

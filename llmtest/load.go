@@ -20,14 +20,24 @@ type Load struct {
 	Knee int64
 
 	// Capacity requests may be in progress, those that wait for their turn
-	// included. One more is answered as an overloaded provider does it: 529 at
-	// Anthropic, 503 at others. Zero never is overloaded.
+	// included. One more is answered as an overloaded provider does it: 529
+	// overloaded_error at Anthropic, 498 capacity_exceeded at Groq, 503 at others.
+	// Zero never is overloaded.
 	Capacity int64
+
+	// Status of that answer, 400 to 599. Zero is the provider's, see Capacity. With
+	// 429 Bedrock says ModelNotReadyException instead of
+	// ServiceUnavailableException, and with 429 and 503 Gemini says
+	// MODEL_CAPACITY_EXHAUSTED, as both have been seen to do.
+	Status int
 }
 
 func (l Load) check() error {
 	if l.Parallel < 0 || l.Knee < 0 || l.Capacity < 0 || l.Parallel > maxParallel {
 		return fmt.Errorf("llmtest: load %+v: want nothing below zero, and at most %d in parallel", l, maxParallel)
+	}
+	if l.Status != 0 && (l.Status < 400 || l.Status > 599) {
+		return fmt.Errorf("llmtest: load has status %d: want 400 to 599", l.Status)
 	}
 	return nil
 }

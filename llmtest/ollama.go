@@ -169,6 +169,8 @@ func (f ollamaFormat) end(a *answer, out *events) { out.line(f.last(a, "")) }
 
 func (ollamaFormat) fail(_ *answer, out *events, p *problem) { out.line(ollamaErrorOf(p)) }
 
+func (ollamaFormat) failed(_ *answer, p *problem) any { return ollamaErrorOf(p) }
+
 // list serves a list of models.
 func (d ollama) list(w http.ResponseWriter, _ *http.Request) {
 	type model struct {

@@ -130,6 +130,7 @@ type choice struct {
 	Delta        *message        `json:"delta,omitempty"`
 	Logprobs     json.RawMessage `json:"logprobs,omitempty"`
 	FinishReason *string         `json:"finish_reason"`
+	Error        any             `json:"error,omitempty"` // as OpenRouter has it
 	Filter       any             `json:"content_filter_results,omitempty"`
 }
 
@@ -261,14 +262,42 @@ func (f *chatFormat) end(a *answer, out *events) {
 }
 
 // fail sends an error in place of a chunk, which the official SDKs turn into an
-// error.
+// error, or in a last chunk.
 func (f *chatFormat) fail(_ *answer, out *events, p *problem) {
+	if !p.inside {
+		out.event("", f.errorOf(p))
+		return
+	}
+	c := f.choice()
+	c.Delta, c.FinishReason, c.Error = &message{Content: new(string)}, pointer("error"), f.choiceError(p)
+	f.chunk.Choices = []choice{c}
+	out.event("", &f.chunk)
+}
+
+func (f *chatFormat) failed(a *answer, p *problem) any {
+	if !p.inside {
+		return f.errorOf(p)
+	}
+	c := f.choice()
+	c.Message, c.FinishReason, c.Error = &message{"assistant", &a.text}, pointer("error"), f.choiceError(p)
+	body := f.completion(a, "chat.completion")
+	body.Choices = []choice{c}
+	return body
+}
+
+func (f *chatFormat) errorOf(p *problem) any {
 	switch {
 	case f.azure:
-		out.event("", azureErrorOf(p))
+		return azureErrorOf(p)
 	case f.mistral:
-		out.event("", mistralErrorOf(p))
-	default:
-		out.event("", openAIErrorOf(p))
+		return mistralErrorOf(p)
+	case f.groq:
+		return groqErrorOf(p)
 	}
+	return openAIErrorOf(p)
+}
+
+// choiceError is the error of a choice: OpenRouter's code is a status.
+func (f *chatFormat) choiceError(p *problem) any {
+	return map[string]any{"code": p.status, "message": openAIErrorOf(p).Error.Message}
 }

@@ -124,6 +124,8 @@ func (f embeddingFormat) whole(a *answer) any {
 	return body
 }
 
+func (embeddingFormat) failed(_ *answer, p *problem) any { return openAIErrorOf(p) }
+
 func (f embeddingFormat) vector(in embedded) []float32 {
 	n := int64(defaultDimensions)
 	if f.request.Dimensions != nil {

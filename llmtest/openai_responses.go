@@ -238,13 +238,40 @@ func (f *responseFormat) end(a *answer, out *events) {
 	f.send(out, responseEvent{Type: "response." + status, Response: f.response(a, status)})
 }
 
-// fail sends the documented error event, whose fields stand at its top.
-func (f *responseFormat) fail(_ *answer, out *events, p *problem) {
-	e := openAIErrorOf(p).Error
-	if e.Code == nil {
-		e.Code = &e.Type
+// fail sends the documented error event, whose fields stand at its top, or
+// response.failed.
+func (f *responseFormat) fail(a *answer, out *events, p *problem) {
+	if p.inside {
+		f.send(out, responseEvent{Type: "response.failed", Response: f.failure(a, p)})
+		return
 	}
+	e := responseErrorOf(p).Error
 	out.event("error", map[string]any{
 		"type": "error", "code": e.Code, "message": e.Message, "param": e.Param, "sequence_number": f.sequence,
 	})
+}
+
+func (f *responseFormat) failed(a *answer, p *problem) any {
+	if !p.inside {
+		return openAIErrorOf(p)
+	}
+	return f.failure(a, p)
+}
+
+// failure is a response that failed.
+func (f *responseFormat) failure(a *answer, p *problem) *response {
+	e := responseErrorOf(p).Error
+	r := f.response(a, "failed")
+	r.Output = append(r.Output, f.item(a, "incomplete"))
+	r.Error = &responseError{*e.Code, e.Message}
+	return r
+}
+
+// responseErrorOf is an error that always has a code.
+func responseErrorOf(p *problem) openAIError {
+	e := openAIErrorOf(p)
+	if e.Error.Code == nil {
+		e.Error.Code = &e.Error.Type
+	}
+	return e
 }

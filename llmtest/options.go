@@ -17,6 +17,7 @@ type config struct {
 	burndown     int64
 	countRefused bool
 	failedFree   bool
+	noRetryAfter bool
 	inMemory     bool
 	address      string
 	key          string
@@ -130,7 +131,7 @@ func WithMaxTokensCharged() Option { return func(c *config) { c.charging = charg
 // WithActualUsage charges a request's input tokens when it arrives and its
 // output tokens as they are produced, streamed or not, in up to 32 instalments;
 // max_tokens does not count. Anthropic documents that it does so, and it is the
-// default of Anthropic, Gemini and Ollama. Output is charged even when it lifts
+// default of Anthropic, Cohere, Gemini and Ollama. Output is charged even when it lifts
 // a limit's use above its amount; nothing is let in then until there is room
 // again.
 func WithActualUsage() Option { return func(c *config) { c.charging = chargeActual } }
@@ -138,8 +139,10 @@ func WithActualUsage() Option { return func(c *config) { c.charging = chargeActu
 // WithBurndown charges a request's input tokens, cached ones included, and its
 // max_tokens when it arrives, and settles the charge when the answer ends: cached
 // input is given back, and each output token counts as many as burndown says.
-// Amazon Bedrock documents that it does so; secondary sources give it a burndown
-// of 5 for most Claude models, 10 for some, and 1 for others.
+// Amazon Bedrock documents that it does so
+// (docs.aws.amazon.com/bedrock/latest/userguide/quotas-token-burndown.html), and it
+// is the default of Bedrock, with 1; secondary sources give it a burndown of 5 for
+// most Claude models, 10 for some, and 1 for others.
 func WithBurndown(burndown int64) Option {
 	return func(c *config) { c.charging, c.burndown = chargeReserve, burndown }
 }
@@ -158,6 +161,11 @@ func WithRefusedFree() Option { return func(c *config) { c.countRefused = false 
 // and Azure OpenAI document that failures count, and no provider that they do
 // not.
 func WithFailedFree() Option { return func(c *config) { c.failedFree = true } }
+
+// WithoutRetryAfter leaves out of refusals how long to wait: Retry-After, and what
+// stands for it in a provider's headers and error details. Anthropic has been seen
+// to refuse a subscription so. Defaults to what the provider says.
+func WithoutRetryAfter() Option { return func(c *config) { c.noRetryAfter = true } }
 
 // WithLoad sets how the server bears many requests at once. Defaults to any
 // number of them, except for Ollama.

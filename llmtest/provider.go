@@ -7,7 +7,8 @@ import (
 
 // A Provider is whose protocol a server speaks, with the limits that it
 // enforces and the provider's ways of enforcing them: see [OpenAI],
-// [AzureOpenAI], [Anthropic], [Gemini], [Groq], [Mistral] and [Ollama].
+// [AzureOpenAI], [Anthropic], [Bedrock], [Cohere], [Gemini], [Groq], [Mistral] and
+// [Ollama].
 type Provider struct {
 	name     string
 	path     string // of the base URL that the provider's own SDKs want, such as "/v1"
@@ -66,6 +67,15 @@ type format interface {
 	token(a *answer, out *events, word string)
 	end(a *answer, out *events)
 	fail(a *answer, out *events, p *problem)
+
+	// failed returns the body of a unary answer with an error after a 200, or nil where
+	// the provider is not known to do so.
+	failed(a *answer, p *problem) any
+}
+
+// A format that is headed sets headers of its unary answers.
+type headed interface {
+	header(a *answer, h http.Header)
 }
 
 // An answer is what a format needs to know about an answer.
@@ -109,6 +119,8 @@ type problem struct {
 	retryAfter time.Duration // 0 means that the answer does not say
 	number     int           // of the request: makes ids
 	at         time.Time
+	chosen     bool // the test chose the status
+	inside     bool // the answer carries it, rather than that it stands in its place
 }
 
 // usualStatus is the status that most providers answer for a reason.

@@ -24,13 +24,18 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 
 // events writes the body of a stream. The first error stays and stops it.
 type events struct {
-	w   http.ResponseWriter
-	buf []byte
-	err error
+	w      http.ResponseWriter
+	buf    []byte
+	err    error
+	chunks bool // events go out as chunks of Amazon's event streams
 }
 
 // event sends a server-sent event; an empty name is left out.
 func (e *events) event(name string, v any) {
+	if e.chunks {
+		e.chunk(v)
+		return
+	}
 	e.buf = e.buf[:0]
 	if name != "" {
 		e.buf = append(append(append(e.buf, "event: "...), name...), '\n')

@@ -69,7 +69,40 @@ var sdks = []sdk{
 		configured: []llmqueue.Limit{llmqueue.RPM(300), llmqueue.TPM(30_000)},
 		told:       []llmqueue.Limit{llmqueue.RPM(120), llmqueue.TPM(12_000)},
 		client:     ollamaChat,
+	}, {
+		name: "go-openai", provider: llmtest.OpenAI, chargesMax: true,
+		limits: openAILimits, lowered: openAILowered, client: goOpenAI,
+	}, {
+		name: "bedrockruntime", provider: llmtest.Bedrock,
+		limits:     openAILimits,
+		lowered:    openAILowered,
+		configured: []llmqueue.Limit{llmqueue.RPM(300), llmqueue.TPM(30_000)},
+		told:       []llmqueue.Limit{llmqueue.RPM(120), llmqueue.TPM(12_000)},
+		client:     bedrockConverse,
+	}, {
+		// Requests in slices of 10 s are left out: Azure then states the slice's limit,
+		// and not that it is one.
+		name: "azopenai", provider: llmtest.AzureOpenAI, chargesMax: true,
+		limits:  []llmtest.Limit{llmtest.RPM(300).By(llmtest.FixedWindow), llmtest.TPM(30_000)},
+		lowered: []llmtest.Limit{llmtest.RPM(120).By(llmtest.FixedWindow), llmtest.TPM(12_000)},
+		client:  azureOpenAI,
+	}, {
+		name: "cohere-go", provider: llmtest.Cohere,
+		limits:     openAILimits,
+		lowered:    openAILowered,
+		configured: []llmqueue.Limit{llmqueue.RPM(300), llmqueue.TPM(30_000)},
+		told:       []llmqueue.Limit{llmqueue.RPM(120), llmqueue.TPM(12_000)},
+		client:     cohereChat,
 	},
+}
+
+// first returns the first element, or the zero value where there is none: an answer that is
+// an error has none, and its user does not look.
+func first[T any](list []T) (x T) {
+	if len(list) > 0 {
+		x = list[0]
+	}
+	return x
 }
 
 var errCutShort = errors.New("the stream ended before the answer did")
@@ -91,7 +124,7 @@ func openAIChat(_ *testing.T, client *http.Client, url string, stream bool) ask 
 			if err != nil {
 				return "", err
 			}
-			return res.Choices[0].Message.Content, nil
+			return first(res.Choices).Message.Content, nil
 		}
 		params.StreamOptions.IncludeUsage = openai.Bool(true)
 		s := c.Chat.Completions.NewStreaming(ctx, params)
@@ -105,7 +138,7 @@ func openAIChat(_ *testing.T, client *http.Client, url string, stream bool) ask 
 		if err := s.Err(); err != nil {
 			return "", err
 		}
-		return acc.Choices[0].Message.Content, nil
+		return first(acc.Choices).Message.Content, nil
 	}
 }
 
@@ -178,7 +211,7 @@ func anthropicMessages(_ *testing.T, client *http.Client, url string, stream boo
 			if err != nil {
 				return "", err
 			}
-			return m.Content[0].AsText().Text, nil
+			return first(m.Content).AsText().Text, nil
 		}
 		s := c.Messages.NewStreaming(ctx, params)
 		defer s.Close()
@@ -191,7 +224,7 @@ func anthropicMessages(_ *testing.T, client *http.Client, url string, stream boo
 		if err := s.Err(); err != nil {
 			return "", err
 		}
-		return m.Content[0].AsText().Text, nil
+		return first(m.Content).AsText().Text, nil
 	}
 }
 

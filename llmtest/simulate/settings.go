@@ -23,6 +23,8 @@ var dialects = map[string]dialect{
 	"openai":    {llmtest.OpenAI, "OPENAI_BASE_URL=%s"},
 	"azure":     {llmtest.AzureOpenAI, "AZURE_OPENAI_ENDPOINT=%s, and any deployment"},
 	"anthropic": {llmtest.Anthropic, "ANTHROPIC_BASE_URL=%s"},
+	"bedrock":   {llmtest.Bedrock, "AWS_ENDPOINT_URL_BEDROCK_RUNTIME=%s, and any region and keys"},
+	"cohere":    {llmtest.Cohere, "CO_API_URL=%s"},
 	"gemini":    {llmtest.Gemini, "GOOGLE_GEMINI_BASE_URL=%s"},
 	"groq":      {llmtest.Groq, "any OpenAI SDK with OPENAI_BASE_URL=%s"},
 	"mistral":   {llmtest.Mistral, "any OpenAI SDK with OPENAI_BASE_URL=%s"},
@@ -34,7 +36,8 @@ var strategies = map[string]llmtest.Strategy{
 }
 
 var faultKinds = []llmtest.FaultKind{
-	llmtest.FaultSlow, llmtest.FaultStall, llmtest.FaultCut, llmtest.FaultReset, llmtest.FaultStream, llmtest.FaultQuota, llmtest.FaultSpend, llmtest.FaultHeaders,
+	llmtest.FaultSlow, llmtest.FaultStall, llmtest.FaultCut, llmtest.FaultReset, llmtest.FaultStream, llmtest.FaultBody,
+	llmtest.FaultAnswer, llmtest.FaultQuota, llmtest.FaultSpend, llmtest.FaultFull, llmtest.FaultHeaders,
 }
 
 func names[V any](m map[string]V) string { return strings.Join(slices.Sorted(maps.Keys(m)), ", ") }

@@ -76,7 +76,7 @@ func TestAPeriodOfNothingIsRefused(t *testing.T) {
 
 // TestEveryProviderHasItsHint: a provider that is new here also needs a row in llmsim's test.
 func TestEveryProviderHasItsHint(t *testing.T) {
-	if len(dialects) != 7 {
+	if len(dialects) != 9 {
 		t.Errorf("%d providers: add the new one to TestServesEveryProvider of llmsim", len(dialects))
 	}
 	for name, d := range dialects {

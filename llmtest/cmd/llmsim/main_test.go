@@ -84,6 +84,8 @@ func TestServesEveryProvider(t *testing.T) {
 		"openai":    {"/chat/completions", chat, "OPENAI_BASE_URL=http://127.0.0.1:"},
 		"azure":     {"/openai/deployments/d/chat/completions", chat, "AZURE_OPENAI_ENDPOINT=http://127.0.0.1:"},
 		"anthropic": {"/v1/messages", chat, "ANTHROPIC_BASE_URL=http://127.0.0.1:"},
+		"bedrock":   {"/model/m/converse", `{"messages":[{"role":"user","content":[{"text":"Hello"}]}]}`, "AWS_ENDPOINT_URL_BEDROCK_RUNTIME=http://127.0.0.1:"},
+		"cohere":    {"/v2/chat", chat, "CO_API_URL=http://127.0.0.1:"},
 		"gemini":    {"/v1beta/models/m:generateContent", `{"contents":[{"parts":[{"text":"Hello"}]}]}`, "GOOGLE_GEMINI_BASE_URL=http://127.0.0.1:"},
 		"groq":      {"/chat/completions", chat, "/openai/v1"},
 		"mistral":   {"/chat/completions", chat, "OPENAI_BASE_URL=http://127.0.0.1:"},
@@ -121,7 +123,7 @@ func TestTheKeyIsNeverShown(t *testing.T) {
 
 func TestBadInputGetsOneLine(t *testing.T) {
 	for args, want := range map[string]string{
-		"-provider cohere":           "unknown provider \"cohere\": want one of anthropic, azure,",
+		"-provider nobody":           "unknown provider \"nobody\": want one of anthropic, azure, bedrock,",
 		"-rpm many":                  "invalid value",
 		"-rpm -5":                    "amount -5",
 		"-strategy x":                "unknown strategy",
