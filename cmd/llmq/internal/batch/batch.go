@@ -79,9 +79,16 @@ func (r *run) open() (err error) {
 		return fail(BadInput, err)
 	}
 	r.money = newMoney(r.Prices, r.Budget, r.AssumedOutput)
-	if r.file, err = results.Open(r.Output, func(rec *results.Record) {
+	if sameFile(r.Input, r.Output) {
+		return fail(BadInput, fmt.Errorf("%s is the output and the input: name another file with -o", r.Output))
+	}
+	r.file, err = results.Open(r.Output, func(rec *results.Record) {
 		r.money.spend(rec.Run.Model, rec.Run.Usage())
-	}); err != nil {
+	})
+	switch {
+	case errors.Is(err, results.ErrForeign):
+		return fail(BadInput, err)
+	case err != nil:
 		return fail(CannotWrite, err)
 	}
 	if r.file.Repaired > 0 {
@@ -105,6 +112,16 @@ func (r *run) open() (err error) {
 		llmqueue.WithObserver(r.observe),
 	)
 	return nil
+}
+
+// sameFile reports whether two names are of one file.
+func sameFile(a, b string) bool {
+	first, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	second, err := os.Stat(b)
+	return err == nil && os.SameFile(first, second)
 }
 
 // outstanding is how many requests are read ahead of their answers at most.

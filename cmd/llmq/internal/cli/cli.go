@@ -28,7 +28,7 @@ const (
 const exitCodes = `Exit codes:
   0    every request is answered
   1    the run is through, but some requests failed: see llmq retry
-  2    wrong flags, configuration or input
+  2    wrong flags, configuration or input, or the output is a file that is not llmq's
   3    the provider cannot be used: wrong key, wrong address, host not reached
   4    stopped for money: --budget-usd, --max-cost, or the provider's quota
   5    the output cannot be written, or another llmq writes it

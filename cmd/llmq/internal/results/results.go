@@ -29,6 +29,8 @@ type Record struct {
 	Response *Response `json:"response"`
 	Error    *Error    `json:"error"`
 	Run      Run       `json:"llmq"`
+
+	own bool // it was read, and has what llmq adds
 }
 
 // Response is the provider's answer.
@@ -120,14 +122,15 @@ func unpack(v uint64) (offset int64, s State, seen bool) {
 }
 
 // Open locks the output, repairs its end and reads what is recorded: each gets every
-// record without its response's body. ErrBusy is one of its errors.
+// record without its response's body. ErrBusy and ErrForeign are among its errors.
 func Open(path string, each func(*Record)) (_ *File, err error) {
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("cannot write %s: it is no regular file", path)
 	}
 	dir := Dir(path)
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-		return nil, fmt.Errorf("cannot write beside %s: %w", path, err)
+	made := os.Mkdir(dir, 0o700)
+	if made != nil && !errors.Is(made, os.ErrExist) {
+		return nil, fmt.Errorf("cannot write beside %s: %w", path, made)
 	}
 	f := &File{path: path, lock: flock.New(filepath.Join(dir, "lock")), ids: idset.New(filepath.Join(dir, "ids"))}
 	locked, err := f.lock.TryLock()
@@ -140,53 +143,22 @@ func Open(path string, each func(*Record)) (_ *File, err error) {
 	defer func() {
 		if err != nil {
 			_ = f.Close()
+			if made == nil { // a file that is not llmq's keeps no folder of it
+				_ = errors.Join(os.Remove(f.lock.Path()), os.Remove(dir))
+			}
 		}
 	}()
 	if f.f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o644); err != nil {
 		return nil, fmt.Errorf("cannot write the results: %w", err)
 	}
 	_ = os.Remove(f.temporary())
-	return f, f.read(each)
+	if err := f.read(made == nil, each); err != nil {
+		return nil, err
+	}
+	return f, nil
 }
 
 func (f *File) temporary() string { return f.path + ".new" }
-
-// read takes in the records, and cuts off what a crash left of one at the end.
-func (f *File) read(each func(*Record)) error {
-	var torn *LineError // the latest line that is none
-	end := int64(0)     // of the good lines
-	size, err := Scan(f.path, func(offset int64, line []byte, n int64, whole bool) error {
-		r, err := parse(line)
-		if err != nil || !whole {
-			if err == nil {
-				err = errors.New("it has no end")
-			}
-			if torn == nil {
-				torn = &LineError{f.path, n, err}
-			}
-			return nil // a crash's, if nothing good follows
-		}
-		if torn != nil {
-			return fmt.Errorf("%w: take the line out, and its request runs again", torn)
-		}
-		end = offset + int64(len(line)) + 1
-		if each != nil {
-			each(r)
-		}
-		return f.note(r, offset)
-	})
-	if err != nil {
-		return err
-	}
-	if torn != nil {
-		f.Repaired = size - end
-		if err := f.f.Truncate(end); err != nil {
-			return fmt.Errorf("cannot repair the end of %s: %w", f.path, err)
-		}
-	}
-	f.size = end
-	return nil
-}
 
 // note takes in a record that stands at an offset.
 func (f *File) note(r *Record, offset int64) error {
@@ -303,12 +275,16 @@ func parse(line []byte) (*Record, error) {
 			RequestID string          `json:"request_id"`
 			Body      json.RawMessage `json:"-"`
 		} `json:"response"`
+		Run *Run `json:"llmq"`
 	}
 	if err := json.Unmarshal(line, &r); err != nil {
 		return nil, err
 	}
 	if r.CustomID == "" {
 		return nil, errors.New(`it has no "custom_id"`)
+	}
+	if r.Run != nil {
+		r.Record.Run, r.own = *r.Run, true
 	}
 	if r.Response != nil {
 		r.Record.Response = &Response{Status: r.Response.Status, RequestID: r.Response.RequestID}

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// own is a line as llmq writes it.
+func own(id string) string {
+	return `{"id":"batch_req_00000000000000aa","custom_id":"` + id + `","response":{"status_code":200,"request_id":"","body":{"choices":[{"message":{"content":"x"}}]}},"error":null,"llmq":{"line":1,"model":"m","latency_ms":1,"attempts":1,"input_tokens":1,"output_tokens":1,"charged_tokens":2}}`
+}
+
+// TestAFileThatIsNotLlmqsStaysAsItIs: the wrong name behind -o costs nobody a file.
+func TestAFileThatIsNotLlmqsStaysAsItIs(t *testing.T) {
+	t.Parallel()
+	srv := serve(t, nil)
+	for name, content := range map[string]string{
+		"notes":                 "remember the milk",
+		"notes of two lines":    "remember\nthe milk\n",
+		"a table":               "id,question\n1,Why?\n",
+		"JSON over lines":       "{\n  \"custom_id\": \"a\",\n  \"response\": null\n}\n",
+		"other JSON":            `{"custom_id":"a"}` + "\n",
+		"another's results":     `{"id":"batch_req_1","custom_id":"r0","response":{"status_code":200,"body":{}},"error":null}` + "\n",
+		"zeros":                 strings.Repeat("\x00", 4096),
+		"an empty line":         "\n",
+		"a note behind results": own("r0") + "\nremember the milk",
+		"a note within results": own("r0") + "\nremember the milk\n" + own("r1") + "\n",
+		"a broken line within":  own("r0") + "\n" + `{"id":"batch_req_00000000000000ab","cust` + "\n" + own("r1") + "\n",
+		"zeros within":          own("r0") + "\n\x00\x00\n" + own("r1") + "\n",
+		"a broken line, ended":  own("r0") + "\n" + `{"id":"batch_req_00000000000000ab","cust` + "\n",
+		"the beginning of one":  `{"id":"batch_req_00000000000000ab","cust`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			write(t, dir, "in.jsonl", chats(3, 10)...)
+			path := filepath.Join(dir, "out")
+			if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			code, _, stderr := llmq(t, dir, "run", "in.jsonl", "-o", "out", "--base-url", srv.URL(), "-q")
+			oneLine(t, code, 2, stderr, "out:", "no line of results", "the file stays as it is: name another with -o")
+			if after, err := os.ReadFile(path); err != nil || string(after) != content {
+				t.Errorf("the file was changed, it had %d bytes and has %d: %v", len(content), len(after), err)
+			}
+			if _, err := os.Stat(path + ".llmq"); err == nil {
+				t.Error("a folder is left beside it")
+			}
+		})
+	}
+	t.Run("the input", func(t *testing.T) {
+		dir := t.TempDir()
+		path := write(t, dir, "in.jsonl", chats(3, 10)...)
+		before, _ := os.ReadFile(path)
+		code, _, stderr := llmq(t, dir, "run", "in.jsonl", "-o", "./in.jsonl", "--base-url", srv.URL())
+		oneLine(t, code, 2, stderr, "./in.jsonl is the output and the input: name another file with -o")
+		if after, _ := os.ReadFile(path); string(after) != string(before) {
+			t.Errorf("the input was changed, it had %d bytes and has %d", len(before), len(after))
+		}
+	})
+	if n := srv.Stats().Accepted; n > 0 {
+		t.Errorf("%d requests were sent", n)
+	}
+}
+
+// TestAResultWithoutItsLineEndIsKept, as an editor may leave it.
+func TestAResultWithoutItsLineEndIsKept(t *testing.T) {
+	t.Parallel()
+	srv, dir := serve(t, nil), t.TempDir()
+	write(t, dir, "in.jsonl", chats(3, 10)...)
+	path := filepath.Join(dir, "out.jsonl")
+	content := own("r0") + "\n" + own("r1")
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, stderr := llmq(t, dir, "run", "in.jsonl", "-o", "out.jsonl", "--base-url", srv.URL()); code != 0 {
+		t.Fatalf("exit code %d: %s", code, stderr)
+	}
+	eachOnce(t, readResults(t, dir, "out.jsonl"), 3)
+	if after, _ := os.ReadFile(path); !strings.HasPrefix(string(after), content+"\n") {
+		t.Error("what was there is changed")
+	}
+	if n := srv.Stats().Accepted; n != 1 {
+		t.Errorf("%d requests were sent, want the one that had no result", n)
+	}
+}
