@@ -150,13 +150,14 @@ func (c *Caller) Call(ctx context.Context, path string, body []byte) (Reply, err
 	if len(data) > maxAnswer {
 		return r, fmt.Errorf("the answer is longer than %d MiB", maxAnswer>>20)
 	}
-	r.Status, r.Body, r.Usage = res.StatusCode, c.asJSON(data), llmhttp.ParseUsage(data)
+	r.Status, r.Body, r.Usage = res.StatusCode, asJSON(data), llmhttp.ParseUsage(data)
 	for _, name := range []string{"X-Request-Id", "Request-Id", "Apim-Request-Id"} {
 		if r.RequestID == "" {
 			r.RequestID = c.redact(res.Header.Get(name))
 		}
 	}
 	if r.Status < 200 || r.Status > 299 {
+		r.Body = asJSON([]byte(c.redact(string(data))))
 		return r, &StatusError{r}
 	}
 	return r, nil
@@ -181,25 +182,13 @@ func (c *Caller) authorize(h http.Header) {
 }
 
 // asJSON is a body as one line of JSON: as a text when it is none.
-func (c *Caller) asJSON(data []byte) json.RawMessage {
-	if c.config.Key != "" {
-		data = bytes.ReplaceAll(data, []byte(c.config.Key), []byte(redacted))
-	}
+func asJSON(data []byte) json.RawMessage {
 	var b bytes.Buffer
 	if json.Compact(&b, data) == nil {
 		return b.Bytes()
 	}
 	text, _ := json.Marshal(strings.ToValidUTF8(string(data), "\uFFFD"))
 	return text
-}
-
-const redacted = "[key]"
-
-func (c *Caller) redact(s string) string {
-	if c.config.Key == "" {
-		return s
-	}
-	return strings.ReplaceAll(s, c.config.Key, redacted)
 }
 
 // hidden is err with no key in its text.
