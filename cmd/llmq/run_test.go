@@ -35,7 +35,7 @@ func record(t *testing.T) *recorder {
 		r.mu.Lock()
 		r.paths, r.bodies, r.heads = append(r.paths, req.URL.Path), append(r.bodies, body), append(r.heads, req.Header.Clone())
 		r.mu.Unlock()
-		_, _ = io.WriteString(w, `{"usage":{"prompt_tokens":3,"completion_tokens":2}}`)
+		_, _ = io.WriteString(w, `{"choices":[{"message":{"content":"x"}}],"output":[],"data":[{"embedding":[1]}],"usage":{"prompt_tokens":3,"completion_tokens":2}}`)
 	}))
 	t.Cleanup(r.Close)
 	return r

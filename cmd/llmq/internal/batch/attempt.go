@@ -54,6 +54,17 @@ func (r *run) process(ctx context.Context, req llmqueue.Request[*item]) (caller.
 	case caller.Unreachable(err) && ctx.Err() == nil:
 		return reply, r.unreachable(ctx, err)
 	}
+	if reply.Usage != (llmqueue.Usage{}) {
+		if err := r.journal.End(number, reply.Usage); err != nil {
+			r.stop(CannotWrite, err)
+		}
+	}
+	if none := (*caller.NoAnswerError)(nil); errors.As(err, &none) {
+		r.outage.over()
+		if !none.Said {
+			return reply, llmqueue.Retryable(&attemptError{err, reply})
+		}
+	}
 	status := (*caller.StatusError)(nil)
 	if errors.As(err, &status) {
 		r.outage.over()
@@ -212,8 +223,10 @@ func (r *run) failure(err error) (caller.Reply, *results.Error) {
 		}
 		return caller.Reply{}, problem
 	}
-	status := (*caller.StatusError)(nil)
+	status, none := (*caller.StatusError)(nil), (*caller.NoAnswerError)(nil)
 	switch {
+	case errors.As(err, &none):
+		problem.Code, problem.Message = "no_answer", none.Error()
 	case errors.As(err, &status):
 		problem.Code, problem.Message = fmt.Sprintf("http_%d", status.Status), status.Error()
 	case errors.Is(err, context.DeadlineExceeded):

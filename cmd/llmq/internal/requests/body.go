@@ -13,6 +13,7 @@ import (
 type body struct {
 	Model               *string `json:"model"`
 	Stream              *bool   `json:"stream"`
+	Background          *bool   `json:"background"`
 	MaxTokens           *int64  `json:"max_tokens"`
 	MaxCompletionTokens *int64  `json:"max_completion_tokens"`
 	MaxOutputTokens     *int64  `json:"max_output_tokens"`
@@ -51,6 +52,9 @@ func (f *Format) inspect(req *Request) error {
 	}
 	if b.Stream != nil && *b.Stream {
 		return errors.New(`"stream" is true: answers are kept whole, take it out`)
+	}
+	if b.Background != nil && *b.Background {
+		return errors.New(`"background" is true: that answer would have to be fetched later, take it out`)
 	}
 	req.Model = *b.Model
 	if req.Path == "" {
