@@ -1,10 +1,15 @@
 package main
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/llmqueue/llmqueue/llmtest"
 )
 
 // own is a line as llmq writes it.
@@ -83,5 +88,91 @@ func TestAResultWithoutItsLineEndIsKept(t *testing.T) {
 	}
 	if n := srv.Stats().Accepted; n != 1 {
 		t.Errorf("%d requests were sent, want the one that had no result", n)
+	}
+}
+
+// TestTwoRunsOnOneOutputAreRefused, by whatever name the second one knows it.
+func TestTwoRunsOnOneOutputAreRefused(t *testing.T) {
+	t.Parallel()
+	srv := serve(t, nil, llmtest.WithLatency(llmtest.Latency{FirstToken: time.Minute}))
+	dir := t.TempDir()
+	write(t, dir, "in.jsonl", chats(1, 10)...)
+	if err := os.Symlink("out.jsonl", filepath.Join(dir, "symlink.jsonl")); err != nil {
+		t.Fatal(err)
+	}
+	p := command(t, dir, nil, "run", "in.jsonl", "-o", "symlink.jsonl", "--base-url", srv.URL())
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the first run sends its request", func() bool { return srv.Stats().Accepted == 1 })
+	names := []string{"out.jsonl", "symlink.jsonl", "./out.jsonl"}
+	if runtime.GOOS != "windows" {
+		names = append(names, "hardlink.jsonl")
+		if err := os.Link(filepath.Join(dir, "out.jsonl"), filepath.Join(dir, "hardlink.jsonl")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range names {
+		p := command(t, dir, nil, "run", "in.jsonl", "-o", name, "--base-url", srv.URL())
+		if err := p.Start(); err != nil {
+			t.Fatal(err)
+		}
+		late := time.AfterFunc(20*time.Second, func() { _ = p.Process.Kill() }) // it runs
+		code := p.code()
+		late.Stop()
+		oneLine(t, code, 5, p.stderr.String(), "another llmq writes this file")
+	}
+	_ = p.Process.Kill()
+	p.code()
+}
+
+// TestAnOutputThatIsTakenAwayEndsTheRun: what has no place is not paid for, and a file that
+// stands there instead is not written.
+func TestAnOutputThatIsTakenAwayEndsTheRun(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change func(path string) error
+		want   string
+	}{
+		"removed": {os.Remove, "was removed"},
+		"replaced": {func(path string) error {
+			if err := os.WriteFile(path+".other", []byte("other\n"), 0o600); err != nil {
+				return err
+			}
+			return os.Rename(path+".other", path)
+		}, "was replaced by another file"},
+		"cut short": {func(path string) error { return os.Truncate(path, 0) }, "was cut short"},
+		"written": {func(path string) error {
+			f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+			if err != nil {
+				return err
+			}
+			_, err = f.WriteString("other\n")
+			return err
+		}, "was written by something else"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			srv := serve(t, nil, llmtest.WithLatency(llmtest.Latency{FirstToken: 20 * time.Millisecond}))
+			dir := t.TempDir()
+			write(t, dir, "in.jsonl", chats(1000, 10)...)
+			p := command(t, dir, nil, "run", "in.jsonl", "-o", "out.jsonl", "--base-url", srv.URL(), "--rpm", "100000", "--concurrency", "2", "-q")
+			if err := p.Start(); err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(dir, "out.jsonl")
+			eventually(t, "some are recorded", func() bool { data, _ := os.ReadFile(path); return bytes.Count(data, []byte("\n")) > 3 })
+			if err := c.change(path); err != nil {
+				t.Fatal(err)
+			}
+			after, _ := os.ReadFile(path)
+			oneLine(t, p.code(), 6, p.stderr.String(), "out.jsonl "+c.want+" while the run wrote it: ", "put it back and run the same command again")
+			if now, _ := os.ReadFile(path); name == "replaced" && !bytes.Equal(now, after) {
+				t.Errorf("it was written nevertheless, %d bytes: %.60q", len(now), now)
+			}
+			if n := srv.Stats().Accepted; n > 900 {
+				t.Errorf("%d requests were sent", n)
+			}
+		})
 	}
 }

@@ -174,22 +174,6 @@ func TestRetryRunsTheFailedOnesAndNoOthers(t *testing.T) {
 	}
 }
 
-func TestTwoRunsOnOneOutputAreRefused(t *testing.T) {
-	t.Parallel()
-	srv := serve(t, nil, llmtest.WithLatency(llmtest.Latency{FirstToken: time.Minute}))
-	dir := t.TempDir()
-	write(t, dir, "in.jsonl", chats(1, 10)...)
-	p := command(t, dir, nil, "run", "in.jsonl", "-o", "out.jsonl", "--base-url", srv.URL())
-	if err := p.Start(); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "the first run sends its request", func() bool { return srv.Stats().Accepted == 1 })
-	code, _, stderr := llmq(t, dir, "run", "in.jsonl", "-o", "out.jsonl", "--base-url", srv.URL())
-	oneLine(t, code, 5, stderr, "another llmq writes this file")
-	_ = p.Process.Kill()
-	p.code()
-}
-
 func TestCtrlC(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

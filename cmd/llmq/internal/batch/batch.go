@@ -214,7 +214,7 @@ func (r *run) work(interrupts <-chan os.Signal) error {
 	}
 	for res, err := range r.manager.SubmitAll(r.hard, r.feed) {
 		if err := r.conclude(res, err); err != nil {
-			r.stop(CannotWrite, err)
+			r.lose(err)
 		}
 	}
 	if r.stopping.Load() != nil {
@@ -223,7 +223,7 @@ func (r *run) work(interrupts <-chan os.Signal) error {
 		r.stop(Interrupted, err)
 	}
 	if err := r.file.Tidy(r.Ordered); err != nil {
-		r.stop(CannotWrite, err)
+		r.lose(err)
 	}
 	if s := r.stopping.Load(); s != nil {
 		return s
@@ -244,6 +244,17 @@ func (r *run) stop(reason Reason, err error) {
 			_ = r.manager.Shutdown(r.hard)
 		}()
 	})
+}
+
+// lose stops the run because the output cannot be written. When it is another file by now, no
+// answer that is still to come has a place: then the run ends at once.
+func (r *run) lose(err error) {
+	if !errors.Is(err, results.ErrChanged) {
+		r.stop(CannotWrite, err)
+		return
+	}
+	r.stop(Changed, err)
+	r.cancel()
 }
 
 // heed obeys interrupts.
@@ -278,6 +289,10 @@ func (r *run) sync(ended <-chan struct{}) {
 		case <-ended:
 			return
 		case <-tick.C:
+		}
+		if err := r.file.Check(); err != nil {
+			r.lose(err)
+			return
 		}
 		if err := errors.Join(r.file.Sync(), r.journal.Sync()); err != nil {
 			r.stop(CannotWrite, fmt.Errorf("cannot write to the disk: %w", err))

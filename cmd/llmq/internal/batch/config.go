@@ -56,6 +56,7 @@ const (
 	Unusable    Reason = "provider"
 	BadInput    Reason = "input"
 	CannotWrite Reason = "output"
+	Changed     Reason = "output_changed"
 )
 
 // Summary is how a run ended.

@@ -22,6 +22,7 @@ const (
 	exitProvider    = 3
 	exitMoney       = 4
 	exitOutput      = 5
+	exitChanged     = 6
 	exitInterrupted = 130
 )
 
@@ -32,6 +33,7 @@ const exitCodes = `Exit codes:
   3    the provider cannot be used: wrong key, wrong address, host not reached
   4    stopped for money: --budget-usd, --max-cost, or the provider's quota
   5    the output cannot be written, or another llmq writes it
+  6    the output was removed, replaced or changed while the run wrote it
   130  interrupted: run the same command again to go on`
 
 // exitError is an error with its code. Its text may be empty: all is said already.
@@ -115,6 +117,7 @@ func ended(s batch.Summary, err error) error {
 	code := map[batch.Reason]int{
 		batch.Interrupted: exitInterrupted, batch.OverBudget: exitMoney, batch.NoQuota: exitMoney,
 		batch.Unusable: exitProvider, batch.BadInput: exitUsage, batch.CannotWrite: exitOutput,
+		batch.Changed: exitChanged,
 	}[e.Reason]
 	if errors.Is(err, results.ErrBusy) {
 		code = exitOutput

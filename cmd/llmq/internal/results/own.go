@@ -57,7 +57,7 @@ func (f *File) read(fresh bool, each func(*Record)) error {
 	if err != nil {
 		return fmt.Errorf("cannot repair the end of %s: %w", f.path, err)
 	}
-	f.size = end
+	f.size.Store(end)
 	return nil
 }
 

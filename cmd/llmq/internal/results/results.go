@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -69,12 +70,6 @@ func (r *Record) Failed() bool {
 	return r.Error != nil || r.Response == nil || r.Response.Status < 200 || r.Response.Status > 299
 }
 
-// Dir is the folder of what a run keeps beside its output.
-func Dir(output string) string { return output + ".llmq" }
-
-// ErrBusy says that another run writes the file.
-var ErrBusy = errors.New("another llmq writes this file")
-
 // State is what a file holds of an id.
 type State int
 
@@ -90,12 +85,14 @@ const (
 // concurrent use.
 type File struct {
 	path  string
-	lock  *flock.Flock
-	size  int64
-	stale bool // it has records that later ones replace
+	lock  *flock.Flock // of the folder
+	size  atomic.Int64 // of what is recorded
+	stale bool         // it has records that later ones replace
 
-	mu sync.Mutex // guards f: it may be replaced while Sync uses it
-	f  *os.File
+	mu   sync.Mutex // guards these: they may be replaced while Sync and Check use them
+	f    *os.File
+	own  *flock.Flock // of the file itself; nil on Windows
+	info os.FileInfo  // of f
 
 	known sync.Mutex // guards ids, which the feeding asks while results are recorded
 	ids   *idset.Set
@@ -127,18 +124,15 @@ func Open(path string, each func(*Record)) (_ *File, err error) {
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("cannot write %s: it is no regular file", path)
 	}
+	path = resolve(path)
 	dir := Dir(path)
 	made := os.Mkdir(dir, 0o700)
 	if made != nil && !errors.Is(made, os.ErrExist) {
 		return nil, fmt.Errorf("cannot write beside %s: %w", path, made)
 	}
 	f := &File{path: path, lock: flock.New(filepath.Join(dir, "lock")), ids: idset.New(filepath.Join(dir, "ids"))}
-	locked, err := f.lock.TryLock()
-	if err != nil {
-		return nil, fmt.Errorf("cannot lock %s: %w", path, err)
-	}
-	if !locked {
-		return nil, fmt.Errorf("%s: %w: wait for it or end it", path, ErrBusy)
+	if err := tryLock(f.lock, path); err != nil {
+		return nil, err
 	}
 	defer func() {
 		if err != nil {
@@ -148,8 +142,11 @@ func Open(path string, each func(*Record)) (_ *File, err error) {
 			}
 		}
 	}()
-	if f.f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o644); err != nil {
+	if err := f.attach(os.O_CREATE); err != nil {
 		return nil, fmt.Errorf("cannot write the results: %w", err)
+	}
+	if f.own, err = lockFile(path); err != nil {
+		return nil, err
 	}
 	_ = os.Remove(f.temporary())
 	if err := f.read(made == nil, each); err != nil {
@@ -210,7 +207,7 @@ func (f *File) Has(id string) (State, error) {
 	return state, err
 }
 
-// Append writes a record, in one piece.
+// Append writes a record, in one piece. ErrChanged is one of its errors.
 func (f *File) Append(r *Record) error {
 	h := fnv.New64a()
 	_, _ = io.WriteString(h, r.CustomID)
@@ -220,15 +217,22 @@ func (f *File) Append(r *Record) error {
 		return fmt.Errorf("cannot write the results: %w", err)
 	}
 	line = append(line, '\n')
+	at := f.size.Load()
+	now, err := os.Stat(f.path)
+	if err := f.compare(at, now, err); err != nil {
+		return err
+	}
+	if now.Size() > at {
+		return fmt.Errorf("%s was written by something else while the run wrote it: %w", f.path, ErrChanged)
+	}
 	n, err := f.f.Write(line)
 	if err != nil {
 		if n > 0 {
-			_ = f.f.Truncate(f.size) // what a full disk left of it
+			_ = f.f.Truncate(at) // what a full disk left of it
 		}
 		return fmt.Errorf("cannot write the results: %w", err)
 	}
-	at := f.size
-	f.size += int64(n)
+	f.size.Store(at + int64(n))
 	return f.note(r, at)
 }
 
@@ -251,7 +255,7 @@ func (f *File) Close() error {
 		err = errors.Join(f.f.Sync(), f.f.Close())
 		f.f = nil
 	}
-	return errors.Join(err, f.ids.Close(), f.lock.Unlock())
+	return errors.Join(err, f.ids.Close(), unlock(f.own), f.lock.Unlock())
 }
 
 // LineError says what is wrong with a line of a file of results.

@@ -12,7 +12,11 @@ import (
 
 // Tidy takes out the records that later ones replaced and, if ordered, puts the rest in
 // the order of the input. The file is replaced as a whole, or stays as it is.
+// ErrChanged is one of its errors.
 func (f *File) Tidy(ordered bool) error {
+	if err := f.Check(); err != nil {
+		return err
+	}
 	if !f.stale && (!ordered || f.inOrder()) {
 		return nil
 	}
@@ -65,16 +69,26 @@ func (f *File) rewrite(ordered bool) error {
 	if err := errors.Join(err, w.Flush(), out.Sync(), out.Close()); err != nil {
 		return err
 	}
+	next, err := lockFile(f.temporary())
+	if err != nil {
+		return err
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.f.Close(); err != nil { // before, because some systems rename no open file
-		return err
+		return errors.Join(err, unlock(next))
 	}
 	renamed := os.Rename(f.temporary(), f.path)
-	if f.f, err = os.OpenFile(f.path, os.O_RDWR|os.O_APPEND, 0o644); err != nil || renamed != nil {
-		return errors.Join(renamed, err)
+	if renamed != nil {
+		err = unlock(next)
+	} else {
+		err = unlock(f.own)
+		f.own, f.stale = next, false
 	}
-	f.stale = false
+	if err := errors.Join(renamed, err, f.attach(0)); err != nil {
+		return err
+	}
+	f.size.Store(f.info.Size())
 	return nil
 }
 
