@@ -94,6 +94,16 @@ func (r *run) open() (err error) {
 	if r.file.Repaired > 0 {
 		r.Notice("%s ended in the middle of a line: %d bytes are cut off, that request runs again", r.Output, r.file.Repaired)
 	}
+	if r.Restart {
+		aside, err := r.file.SetAside()
+		if err != nil {
+			return errors.Join(fail(CannotWrite, fmt.Errorf("cannot put %s aside: %w", r.Output, err)), r.file.Close())
+		}
+		if aside != "" {
+			r.Notice("%s begins anew: what it had is in %s", r.Output, aside)
+		}
+		r.money = newMoney(r.Prices, r.Budget, r.AssumedOutput)
+	}
 	r.done.Store(r.file.Done)
 	r.failed.Store(r.file.Failed)
 	dir := results.Dir(r.Output)
@@ -156,13 +166,16 @@ func (r *run) prepare(interrupts <-chan os.Signal) error {
 		case err != nil:
 			bad = fail(CannotWrite, err)
 		case again:
-			bad = fail(BadInput, &requests.LineError{File: r.Input, Line: req.Line, Err: fmt.Errorf("the id %q stands on an earlier line, too: give each request one of its own", req.ID)})
+			bad = r.twice(req)
 		default:
 			r.total.Add(1)
-			if r.runs(state) {
+			var runs bool
+			switch runs, bad = r.runs(req, state); {
+			case bad != nil:
+			case runs:
 				bad = fail(BadInput, r.money.check(req))
 				w.add(req, r.AssumedOutput)
-			} else {
+			default:
 				r.before.Add(1)
 			}
 		}
@@ -179,28 +192,6 @@ func (r *run) prepare(interrupts <-chan os.Signal) error {
 		return fail(OverBudget, fmt.Errorf("%d requests may cost up to $%.2f, more than --max-cost %.2f: nothing was sent", w.requests, cost, r.MaxCost))
 	}
 	return nil
-}
-
-// runs reports whether a request runs of which the file holds so much.
-func (r *run) runs(s results.State) bool {
-	if r.Retry {
-		return s == results.Failed
-	}
-	return s != results.Failed && s != results.Done
-}
-
-// read reads the input.
-func (r *run) read(yield func(*requests.Request) bool) error {
-	in, err := requests.Open(r.Input, r.Stdin)
-	if err != nil {
-		return fail(BadInput, err)
-	}
-	defer in.Close()
-	name := r.Input
-	if name == "-" {
-		name = "stdin"
-	}
-	return fail(BadInput, r.Format.Read(name, in, yield))
 }
 
 // work runs what is to run.
@@ -253,7 +244,7 @@ func (r *run) lose(err error) {
 		r.stop(CannotWrite, err)
 		return
 	}
-	r.stop(Changed, err)
+	r.stop(Taken, err)
 	r.cancel()
 }
 

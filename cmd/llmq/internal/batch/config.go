@@ -20,6 +20,8 @@ type Config struct {
 	Output  string
 	Format  requests.Format
 	Retry   bool // run what failed, instead of what is missing
+	Restart bool // put an output that is there aside, and run everything
+	Changed bool // run what is recorded of another request of the same id, too
 	Ordered bool
 
 	Caller       caller.Config
@@ -56,7 +58,7 @@ const (
 	Unusable    Reason = "provider"
 	BadInput    Reason = "input"
 	CannotWrite Reason = "output"
-	Changed     Reason = "output_changed"
+	Taken       Reason = "output_changed"
 )
 
 // Summary is how a run ended.

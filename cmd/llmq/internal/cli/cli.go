@@ -117,7 +117,7 @@ func ended(s batch.Summary, err error) error {
 	code := map[batch.Reason]int{
 		batch.Interrupted: exitInterrupted, batch.OverBudget: exitMoney, batch.NoQuota: exitMoney,
 		batch.Unusable: exitProvider, batch.BadInput: exitUsage, batch.CannotWrite: exitOutput,
-		batch.Changed: exitChanged,
+		batch.Taken: exitChanged,
 	}[e.Reason]
 	if errors.Is(err, results.ErrBusy) {
 		code = exitOutput

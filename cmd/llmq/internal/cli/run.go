@@ -33,7 +33,7 @@ type runFlags struct {
 	template, model, system, endpoint    string
 	maxTokens                            int64
 	idField                              string
-	ordered, dryRun                      bool
+	ordered, dryRun, restart, changed    bool
 	pricesFile                           string
 	budget, maxCost                      float64
 	json, quiet                          bool
@@ -89,6 +89,11 @@ func (f *runFlags) register(fs *pflag.FlagSet, retry bool) {
 	fs.StringVar(&f.endpoint, "endpoint", "", "`path` of the lines that name none, such as /v1/responses (default: as the body tells)")
 	fs.StringVar(&f.idField, "id-field", "", "field that holds a line's id (default custom_id, else the line's number)")
 	fs.BoolVar(&f.ordered, "ordered", false, "put the results in the order of the input when the run ends (default: in order of completion)")
+
+	if !retry {
+		fs.BoolVar(&f.changed, "changed", false, "run those again whose request is another than the one that the output has a result of")
+		fs.BoolVar(&f.restart, "restart", false, "begin the output anew, and keep what it had in a file beside it")
+	}
 
 	fs.StringVar(&f.pricesFile, "prices", "", "YAML or JSON `file` of prices: MODEL: {input: USD, output: USD} for a million tokens")
 	fs.Float64Var(&f.budget, "budget-usd", 0, "spend at most so much on the output, earlier runs included (needs --prices)")
@@ -199,7 +204,7 @@ func (f *runFlags) shower(cmd *cobra.Command) *progress.Shower {
 // batch is what the flags come to.
 func (f *runFlags) batch(input string, retry bool) (c batch.Config, err error) {
 	c = batch.Config{
-		Input: input, Output: f.output, Retry: retry, Ordered: f.ordered,
+		Input: input, Output: f.output, Retry: retry, Ordered: f.ordered, Restart: f.restart, Changed: f.changed,
 		Margin: f.margin, Concurrency: f.concurrency, Attempts: int(f.attempts), WaitForQuota: f.waitForQuota,
 		Budget: f.budget, MaxCost: f.maxCost, AssumedOutput: f.assumedOutput,
 		Format: requests.Format{Model: f.model, System: f.system, MaxTokens: f.maxTokens, Path: f.endpoint, IDField: f.idField},
@@ -224,6 +229,8 @@ func (f *runFlags) batch(input string, retry bool) (c batch.Config, err error) {
 		return c, fmt.Errorf("--budget-usd and --max-cost need --prices: a file with what the models' tokens cost")
 	case input == "-" && f.maxCost > 0:
 		return c, fmt.Errorf("--max-cost needs a file: what comes by stdin is not known before it is sent; use --budget-usd")
+	case f.restart && f.changed:
+		return c, fmt.Errorf("--restart and --changed exclude each other: give one")
 	case input == "-" && retry:
 		return c, fmt.Errorf("retry needs the file of requests, not stdin")
 	case f.endpoint != "" && !strings.HasPrefix(f.endpoint, "/"):

@@ -58,6 +58,7 @@ type Run struct {
 	Output    int64     `json:"output_tokens"`
 	Cached    int64     `json:"cached_input_tokens,omitempty"`
 	Charged   int64     `json:"charged_tokens"` // to the limits, by the last attempt
+	Hash      Hash      `json:"request_hash,omitzero"`
 }
 
 // Usage is what the record's attempts used.
@@ -94,8 +95,9 @@ type File struct {
 	own  *flock.Flock // of the file itself; nil on Windows
 	info os.FileInfo  // of f
 
-	known sync.Mutex // guards ids, which the feeding asks while results are recorded
+	known sync.Mutex // guards these, which the feeding asks while results are recorded
 	ids   *idset.Set
+	asked *idset.Set // the hashes of the requests, by id
 
 	// Repaired is how many bytes of a line half written were cut off.
 	Repaired int64
@@ -130,7 +132,7 @@ func Open(path string, each func(*Record)) (_ *File, err error) {
 	if made != nil && !errors.Is(made, os.ErrExist) {
 		return nil, fmt.Errorf("cannot write beside %s: %w", path, made)
 	}
-	f := &File{path: path, lock: flock.New(filepath.Join(dir, "lock")), ids: idset.New(filepath.Join(dir, "ids"))}
+	f := &File{path: path, lock: flock.New(filepath.Join(dir, "lock")), ids: idset.New(filepath.Join(dir, "ids")), asked: idset.New(filepath.Join(dir, "hashes"))}
 	if err := tryLock(f.lock, path); err != nil {
 		return nil, err
 	}
@@ -161,6 +163,9 @@ func (f *File) temporary() string { return f.path + ".new" }
 func (f *File) note(r *Record, offset int64) error {
 	f.known.Lock()
 	defer f.known.Unlock()
+	if err := f.asked.Put(r.CustomID, uint64(r.Run.Hash)); err != nil {
+		return err
+	}
 	return f.ids.Update(r.CustomID, func(v uint64) uint64 {
 		_, state, seen := unpack(v)
 		switch state {
@@ -205,6 +210,15 @@ func (f *File) Has(id string) (State, error) {
 	v, _, err := f.ids.Get(id)
 	_, state, _ := unpack(v)
 	return state, err
+}
+
+// Answers reports whether what the file holds of an id is of the request with that hash, as
+// far as it tells: records of earlier versions have none.
+func (f *File) Answers(id string, h Hash) (bool, error) {
+	f.known.Lock()
+	defer f.known.Unlock()
+	v, _, err := f.asked.Get(id)
+	return v == 0 || Hash(v) == h, err
 }
 
 // Append writes a record, in one piece. ErrChanged is one of its errors.
@@ -255,7 +269,7 @@ func (f *File) Close() error {
 		err = errors.Join(f.f.Sync(), f.f.Close())
 		f.f = nil
 	}
-	return errors.Join(err, f.ids.Close(), unlock(f.own), f.lock.Unlock())
+	return errors.Join(err, f.ids.Close(), f.asked.Close(), unlock(f.own), f.lock.Unlock())
 }
 
 // LineError says what is wrong with a line of a file of results.

@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"github.com/llmqueue/llmqueue/cmd/llmq/internal/idset"
 )
 
 // Tidy takes out the records that later ones replaced and, if ordered, puts the rest in
@@ -24,6 +26,42 @@ func (f *File) Tidy(ordered bool) error {
 		return errors.Join(fmt.Errorf("cannot tidy %s up, it stays as it was: %w", f.path, err), ignoreMissing(os.Remove(f.temporary())))
 	}
 	return nil
+}
+
+// SetAside renames the file to one beside it, whose name it returns, and begins it anew: ""
+// when it is empty.
+func (f *File) SetAside() (name string, err error) {
+	if f.size.Load() == 0 {
+		return "", nil
+	}
+	for n := 1; ; n++ {
+		name = fmt.Sprintf("%s.%d", f.path, n)
+		if _, err := os.Lstat(name); errors.Is(err, os.ErrNotExist) {
+			break
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := errors.Join(f.f.Close(), unlock(f.own)); err != nil {
+		return "", err
+	}
+	if err := os.Rename(f.path, name); err != nil {
+		return "", errors.Join(err, f.attach(0))
+	}
+	if err := f.attach(os.O_CREATE); err != nil {
+		return "", err
+	}
+	if f.own, err = lockFile(f.path); err != nil {
+		return "", err
+	}
+	if err := errors.Join(f.ids.Close(), f.asked.Close()); err != nil {
+		return "", err
+	}
+	dir := Dir(f.path)
+	f.ids, f.asked = idset.New(filepath.Join(dir, "ids")), idset.New(filepath.Join(dir, "hashes"))
+	f.size.Store(0)
+	f.stale, f.Done, f.Failed = false, 0, 0
+	return name, nil
 }
 
 func ignoreMissing(err error) error {

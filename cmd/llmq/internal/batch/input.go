@@ -1,0 +1,57 @@
+package batch
+
+import (
+	"fmt"
+
+	"github.com/llmqueue/llmqueue/cmd/llmq/internal/requests"
+	"github.com/llmqueue/llmqueue/cmd/llmq/internal/results"
+)
+
+// read reads the input.
+func (r *run) read(yield func(*requests.Request) bool) error {
+	in, err := requests.Open(r.Input, r.Stdin)
+	if err != nil {
+		return fail(BadInput, err)
+	}
+	defer in.Close()
+	return fail(BadInput, r.Format.Read(r.inputName(), in, yield))
+}
+
+// inputName is what messages call the input.
+func (c *Config) inputName() string {
+	if c.Input == "-" {
+		return "stdin"
+	}
+	return c.Input
+}
+
+// runs reports whether a request runs of which the file holds so much. It is an error when
+// the file holds that of another request.
+func (r *run) runs(req *requests.Request, s results.State) (bool, error) {
+	switch {
+	case s != results.Failed && s != results.Done:
+		return !r.Retry, nil
+	case r.Retry && s == results.Failed:
+		return true, nil // corrected, perhaps
+	}
+	same, err := r.file.Answers(req.ID, results.HashOf(req.Path, req.Body))
+	if err != nil {
+		return false, fail(CannotWrite, err)
+	}
+	if !same && !r.Changed {
+		return false, r.differs(req)
+	}
+	return !same, nil
+}
+
+func (c *Config) differs(req *requests.Request) error {
+	return c.bad(req, fmt.Errorf("%s has the result of another request %q: --changed runs the requests again that have changed, --restart runs all of them into a new output", c.Output, req.ID))
+}
+
+func (c *Config) twice(req *requests.Request) error {
+	return c.bad(req, fmt.Errorf("the id %q stands on an earlier line, too: give each request one of its own", req.ID))
+}
+
+func (c *Config) bad(req *requests.Request, err error) error {
+	return fail(BadInput, &requests.LineError{File: c.inputName(), Line: req.Line, Err: err})
+}
