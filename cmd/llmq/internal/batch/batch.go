@@ -42,6 +42,7 @@ type run struct {
 	journal *journal.Journal
 	past    *journal.Past
 	caller  *caller.Caller
+	source  *requests.Source
 	manager *llmqueue.Manager[*item, caller.Reply]
 	money   *money
 	outage  outage
@@ -149,15 +150,15 @@ func (r *run) charged(model string, reserved, used llmqueue.Usage, ended bool) l
 // prepare reads the input once, if that is possible: everything that is wrong with it is
 // known before anything is sent, and what it amounts to.
 func (r *run) prepare(interrupts <-chan os.Signal) error {
-	if r.Input == "-" {
-		return nil
+	if err := r.openInput(interrupts); err != nil || r.Input == "-" {
+		return err
 	}
 	var bad error
 	w := newWorkload()
 	err := r.read(func(req *requests.Request) bool {
 		select {
 		case <-interrupts:
-			bad = fail(Interrupted, errors.New("interrupted before anything was sent"))
+			bad = fail(Interrupted, errNothingSent)
 			return false
 		default:
 		}
@@ -293,6 +294,9 @@ func (r *run) sync(ended <-chan struct{}) {
 }
 
 func (r *run) close() error {
+	if r.source != nil {
+		_ = r.source.Close() // it was only read
+	}
 	return fail(CannotWrite, errors.Join(r.journal.Close(), r.file.Close()))
 }
 

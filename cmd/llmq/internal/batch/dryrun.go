@@ -41,6 +41,10 @@ type ModelEstimate struct {
 // nothing to the output.
 func DryRun(c Config) (Estimate, error) {
 	r := &run{Config: c, money: newMoney(c.Prices, c.Budget, c.AssumedOutput)}
+	if err := r.openInput(nil); err != nil {
+		return Estimate{}, err
+	}
+	defer r.source.Close()
 	dir, err := os.MkdirTemp("", "llmq-*")
 	if err != nil {
 		return Estimate{}, fail(CannotWrite, err)

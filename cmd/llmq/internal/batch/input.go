@@ -1,20 +1,28 @@
 package batch
 
 import (
+	"errors"
 	"fmt"
+	"os"
 
 	"github.com/llmqueue/llmqueue/cmd/llmq/internal/requests"
 	"github.com/llmqueue/llmqueue/cmd/llmq/internal/results"
 )
 
-// read reads the input.
-func (r *run) read(yield func(*requests.Request) bool) error {
-	in, err := requests.Open(r.Input, r.Stdin)
-	if err != nil {
-		return fail(BadInput, err)
+// openInput opens the input. An interrupt ends the waiting for a pipe.
+func (r *run) openInput(interrupts <-chan os.Signal) (err error) {
+	r.source, err = requests.Open(r.Input, r.Stdin, interrupts)
+	if errors.Is(err, requests.ErrStopped) {
+		return fail(Interrupted, errNothingSent)
 	}
-	defer in.Close()
-	return fail(BadInput, r.Format.Read(r.inputName(), in, yield))
+	return fail(BadInput, err)
+}
+
+var errNothingSent = errors.New("interrupted before anything was sent")
+
+// read reads the input, from its beginning.
+func (r *run) read(yield func(*requests.Request) bool) error {
+	return fail(BadInput, r.Format.ReadAll(r.source, yield))
 }
 
 // inputName is what messages call the input.
