@@ -2,8 +2,8 @@ package cli
 
 import (
 	"fmt"
+	"io"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
 	"time"
@@ -119,7 +119,8 @@ that have no result in the output yet. Lines are
   {"question":"…"}                    any fields, with --template and --model
 
 Results are lines of OpenAI's Batch format, failures among them. Stop it, kill it, run
-it again: it goes on where it was. Ctrl-C once finishes what is in flight, twice ends.
+it again: it goes on where it was. Ctrl-C once finishes what is in flight, twice ends;
+a closed terminal or pipe does as the first.
 
 ` + exitCodes,
 		Example: `  llmq run requests.jsonl -o results.jsonl --base-url https://api.openai.com/v1 --rpm 500 --tpm 200000
@@ -171,22 +172,24 @@ func (f *runFlags) run(cmd *cobra.Command, input string, retry bool) error {
 		return usage("%w", err)
 	}
 	c.Stdin = cmd.InOrStdin()
-	shower := f.shower(cmd)
-	c.Notice = shower.Notice
 	if f.dryRun {
+		shower := f.shower(cmd, func(w io.Writer) io.Writer { return w })
+		c.Notice = shower.Notice
 		return f.estimate(cmd, c, shower)
 	}
-	c.Progress = shower.Show
-	interrupts := make(chan os.Signal, 2)
-	signal.Notify(interrupts, endSignals...)
-	defer signal.Stop(interrupts)
-	summary, err := batch.Run(cmd.Context(), c, interrupts)
+	in := newInterrupts()
+	defer in.stop()
+	shower := f.shower(cmd, in.watch)
+	c.Notice, c.Progress = shower.Notice, shower.Show
+	summary, err := batch.Run(cmd.Context(), c, in.C)
 	f.summarize(cmd, shower, summary, retry, err != nil)
 	return ended(summary, err)
 }
 
-func (f *runFlags) shower(cmd *cobra.Command) *progress.Shower {
+// shower shows the run, by writers that watch makes.
+func (f *runFlags) shower(cmd *cobra.Command, watch func(io.Writer) io.Writer) *progress.Shower {
 	style, every := progress.Plain, 10*time.Second
+	errs := watch(cmd.ErrOrStderr())
 	switch {
 	case f.json:
 		style = progress.JSON
@@ -194,11 +197,12 @@ func (f *runFlags) shower(cmd *cobra.Command) *progress.Shower {
 		style = progress.None
 	case isTerminal(cmd.ErrOrStderr()):
 		style, every = progress.Bar, 200*time.Millisecond
+		errs = cmd.ErrOrStderr() // the bar asks the terminal how wide it is
 	}
 	if f.every > 0 {
 		every = f.every
 	}
-	return progress.New(style, cmd.ErrOrStderr(), cmd.OutOrStdout(), every)
+	return progress.New(style, errs, watch(cmd.OutOrStdout()), every)
 }
 
 // batch is what the flags come to.
