@@ -42,12 +42,10 @@ func (f *Format) inspect(req *Request) error {
 		if f.Model == "" {
 			return errors.New(`no "model": add it to the line, or give --model`)
 		}
-		var fields map[string]json.RawMessage
-		if err := json.Unmarshal(req.Body, &fields); err != nil || fields == nil {
+		if req.Body[0] != '{' {
 			return errors.New(`"body" is no JSON object`)
 		}
-		fields["model"], _ = json.Marshal(f.Model)
-		req.Body, _ = json.Marshal(fields)
+		req.Body = withFirst(without(req.Body, "model"), "model", f.Model)
 		b.Model = &f.Model
 	}
 	if b.Stream != nil && *b.Stream {

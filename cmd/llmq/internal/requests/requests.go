@@ -197,10 +197,8 @@ func (f *Format) plain(req *Request, line []byte, fields map[string]json.RawMess
 		req.Body = slices.Clone(line)
 		return nil
 	}
-	delete(fields, field) // ours, not the provider's
-	var err error
-	req.Body, err = json.Marshal(fields)
-	return err
+	req.Body = without(line, field) // ours, not the provider's
+	return nil
 }
 
 // fill makes a request of the template.
