@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -174,5 +175,34 @@ func TestAnOutputThatIsTakenAwayEndsTheRun(t *testing.T) {
 				t.Errorf("%d requests were sent", n)
 			}
 		})
+	}
+}
+
+// TestOrderedKeepsTheFileWhatItIs: who may read it, and where a link leads.
+func TestOrderedKeepsTheFileWhatItIs(t *testing.T) {
+	t.Parallel()
+	srv := serve(t, nil, llmtest.WithLatency(llmtest.Latency{FirstToken: 5 * time.Millisecond, Spread: 2}))
+	dir := t.TempDir()
+	for _, mode := range []os.FileMode{0o600, 0o666} {
+		name := "out-" + mode.String()
+		path, link := filepath.Join(dir, name), filepath.Join(dir, "link-"+mode.String())
+		if err := errors.Join(os.WriteFile(path, []byte(own("r9")+"\n"), mode), os.Chmod(path, mode), os.Symlink(name, link)); err != nil {
+			t.Fatal(err)
+		}
+		write(t, dir, "in.jsonl", chats(10, 10)...)
+		if code, _, stderr := llmq(t, dir, "run", "in.jsonl", "-o", filepath.Base(link), "--base-url", srv.URL(), "--ordered"); code != 0 {
+			t.Fatalf("exit code %d: %s", code, stderr)
+		}
+		list := readResults(t, dir, name)
+		eachOnce(t, list, 10)
+		if list[1].Run.Line > list[9].Run.Line {
+			t.Errorf("it is not in order: %+v", list)
+		}
+		if info, err := os.Lstat(path); err != nil || info.Mode() != mode {
+			t.Errorf("the mode is %v, was %v (%v)", info.Mode(), mode, err)
+		}
+		if to, err := os.Readlink(link); err != nil || to != name {
+			t.Errorf("the link is none anymore: %q, %v", to, err)
+		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 
 	"github.com/llmqueue/llmqueue/cmd/llmq/internal/idset"
 )
@@ -87,9 +88,13 @@ func (f *File) inOrder() bool {
 }
 
 func (f *File) rewrite(ordered bool) error {
-	out, err := os.OpenFile(f.temporary(), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	mode := f.info.Mode().Perm()
+	out, err := os.OpenFile(f.temporary(), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
 	if err != nil {
 		return err
+	}
+	if err := out.Chmod(mode); err != nil && runtime.GOOS != "windows" { // what the umask took
+		return errors.Join(err, out.Close())
 	}
 	w := bufio.NewWriterSize(out, 256<<10)
 	if ordered {
