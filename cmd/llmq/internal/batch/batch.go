@@ -22,14 +22,18 @@ func Run(ctx context.Context, c Config, interrupts <-chan os.Signal) (Summary, e
 	r := &run{Config: c, begin: time.Now()}
 	r.hard, r.cancel = context.WithCancel(ctx)
 	defer r.cancel()
-	if err := r.open(); err != nil {
-		return r.summary(), err
-	}
-	err := r.prepare(interrupts)
+	err := r.open()
 	if err == nil {
-		err = r.work(interrupts)
+		if err = r.prepare(interrupts); err == nil {
+			err = r.work(interrupts)
+		}
+		err = errors.Join(err, r.close())
 	}
-	return r.summary(), errors.Join(err, r.close())
+	s := r.summary()
+	if e := (*Error)(nil); errors.As(err, &e) {
+		s.Reason = e.Reason
+	}
+	return s, err
 }
 
 // run is one run.
@@ -308,9 +312,6 @@ func (r *run) summary() Summary {
 	}
 	if r.money != nil {
 		s.Cost = r.money.spent()
-	}
-	if e := r.stopping.Load(); e != nil {
-		s.Reason = e.Reason
 	}
 	return s
 }
