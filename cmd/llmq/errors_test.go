@@ -346,33 +346,3 @@ func TestTheConfigFileSetsFlagsAndLimitsByModel(t *testing.T) {
 		}
 	}
 }
-
-// TestTheSummarySaysWhyTheRunEnded, as the exit code does.
-func TestTheSummarySaysWhyTheRunEnded(t *testing.T) {
-	t.Parallel()
-	good, failing := serve(t, nil), serve(t, nil, llmtest.WithFaultShare(1, llmtest.Fault{Status: 400}))
-	for name, c := range map[string]struct {
-		url    string
-		flags  []string
-		code   int
-		reason string
-	}{
-		"all is done":     {good.URL(), nil, 0, "finished"},
-		"some failed":     {failing.URL(), nil, 1, "finished"},
-		"a bad line":      {good.URL(), []string{"--id-field", "nothing"}, 2, "input"},
-		"another's file":  {good.URL(), []string{"-o", "in.jsonl"}, 2, "input"},
-		"a wrong address": {good.URL() + "/elsewhere", nil, 3, "provider"},
-		"too dear":        {good.URL(), []string{"--max-cost", "0.001"}, 4, "budget"},
-		"no output":       {good.URL(), []string{"-o", "nowhere/out.jsonl"}, 5, "output"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir()
-			write(t, dir, "in.jsonl", chats(3, 10)...)
-			write(t, dir, "prices.yaml", cheap)
-			code, stdout, stderr := llmq(t, dir, append([]string{"run", "in.jsonl", "-o", "out.jsonl", "--base-url", c.url, "--prices", "prices.yaml", "--json"}, c.flags...)...)
-			if want := fmt.Sprintf(`"reason":%q`, c.reason); code != c.code || !strings.Contains(stdout, want) {
-				t.Errorf("exit code %d, want %d and %s: %s%s", code, c.code, want, stdout, stderr)
-			}
-		})
-	}
-}

@@ -208,6 +208,7 @@ func (r *run) conclude(res llmqueue.Response[caller.Reply], err error) error {
 	r.ran.Add(1)
 	r.done.Store(r.file.Done)
 	r.failed.Store(r.file.Failed)
+	r.judge(it.Model, problem)
 	return nil
 }
 

@@ -51,6 +51,7 @@ type run struct {
 	money   *money
 	outage  outage
 	flight  flight
+	streaks streaks
 
 	total, before atomic.Int64 // requests read, recorded before
 	done, failed  atomic.Int64 // of the file
@@ -120,6 +121,7 @@ func (r *run) open() (err error) {
 	}
 	r.stopped = make(chan struct{})
 	r.flight.init()
+	r.streaks = streaks{}
 	r.manager = llmqueue.NewManager[*item, caller.Reply](
 		llmqueue.WithHistory(0, 0),
 		llmqueue.WithMaxOutstanding(outstanding),

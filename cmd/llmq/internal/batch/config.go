@@ -31,6 +31,7 @@ type Config struct {
 	Margin       time.Duration // negative: the default
 	Concurrency  int64
 	Attempts     int
+	MaxFailures  int64 // of one kind and model in a row, that stop the run; 0: none do
 	WaitForQuota bool
 
 	Prices prices.Table
@@ -56,6 +57,7 @@ const (
 	OverBudget  Reason = "budget"
 	NoQuota     Reason = "quota"
 	Unusable    Reason = "provider"
+	Failing     Reason = "failures"
 	BadInput    Reason = "input"
 	CannotWrite Reason = "output"
 	Taken       Reason = "output_changed"

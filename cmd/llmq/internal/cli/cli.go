@@ -30,7 +30,8 @@ const exitCodes = `Exit codes:
   0    every request is answered
   1    the run is through, but some requests failed: see llmq retry
   2    wrong flags, configuration or input, or the output is a file that is not llmq's
-  3    the provider cannot be used: wrong key, wrong address, host not reached
+  3    the provider cannot be used: wrong key, wrong address, host not reached, or
+       --max-failures in a row
   4    stopped for money: --budget-usd, --max-cost, or the provider's quota
   5    the output cannot be written, or another llmq writes it
   6    the output was removed, replaced or changed while the run wrote it
@@ -116,7 +117,7 @@ func ended(s batch.Summary, err error) error {
 	}
 	code := map[batch.Reason]int{
 		batch.Interrupted: exitInterrupted, batch.OverBudget: exitMoney, batch.NoQuota: exitMoney,
-		batch.Unusable: exitProvider, batch.BadInput: exitUsage, batch.CannotWrite: exitOutput,
+		batch.Unusable: exitProvider, batch.Failing: exitProvider, batch.BadInput: exitUsage, batch.CannotWrite: exitOutput,
 		batch.Taken: exitChanged,
 	}[e.Reason]
 	if errors.Is(err, results.ErrBusy) {

@@ -29,6 +29,7 @@ type runFlags struct {
 	amounts                              amounts
 	period, margin                       time.Duration
 	concurrency, attempts, assumedOutput int64
+	maxFailures                          int64
 	waitForQuota                         bool
 	template, model, system, endpoint    string
 	maxTokens                            int64
@@ -80,6 +81,7 @@ func (f *runFlags) register(fs *pflag.FlagSet, retry bool) {
 	fs.DurationVar(&f.margin, "margin", -1, "how much longer than its period a limit is held, as the provider counts by its own clock (default 2% of the period, at most 250ms)")
 	fs.Lookup("margin").DefValue = "0s" // not shown: the text says it
 	fs.Int64Var(&f.attempts, "attempts", 5, "attempts of a request at most, where the provider's failure may pass")
+	fs.Int64Var(&f.maxFailures, "max-failures", 100, "stop after so many failures of one kind in a row, of a model (0: never)")
 	fs.BoolVar(&f.waitForQuota, "wait-for-quota", false, "wait when the provider's quota is used up, until it is renewed, instead of stopping")
 
 	fs.StringVar(&f.template, "template", "", "make a prompt of each line's fields, such as 'Answer briefly: {{.question}}'")
@@ -209,7 +211,7 @@ func (f *runFlags) shower(cmd *cobra.Command, watch func(io.Writer) io.Writer) *
 func (f *runFlags) batch(input string, retry bool) (c batch.Config, err error) {
 	c = batch.Config{
 		Input: input, Output: f.output, Retry: retry, Ordered: f.ordered, Restart: f.restart, Changed: f.changed,
-		Margin: f.margin, Concurrency: f.concurrency, Attempts: int(f.attempts), WaitForQuota: f.waitForQuota,
+		Margin: f.margin, Concurrency: f.concurrency, Attempts: int(f.attempts), MaxFailures: f.maxFailures, WaitForQuota: f.waitForQuota,
 		Budget: f.budget, MaxCost: f.maxCost, AssumedOutput: f.assumedOutput,
 		Format: requests.Format{Model: f.model, System: f.system, MaxTokens: f.maxTokens, Path: f.endpoint, IDField: f.idField},
 		Limits: f.limitsOf, Learn: f.learns,
@@ -225,6 +227,8 @@ func (f *runFlags) batch(input string, retry bool) (c batch.Config, err error) {
 		return c, fmt.Errorf("--concurrency %d: want 1 to 100000", f.concurrency)
 	case f.attempts < 1 || f.attempts > 1000:
 		return c, fmt.Errorf("--attempts %d: want 1 to 1000", f.attempts)
+	case f.maxFailures < 0:
+		return c, fmt.Errorf("--max-failures %d: want 0 or more", f.maxFailures)
 	case f.timeout <= 0 || f.period <= 0:
 		return c, fmt.Errorf("--timeout and --period want more than 0")
 	case f.budget < 0 || f.maxCost < 0 || f.assumedOutput < 0 || f.maxTokens < 0:
