@@ -2,8 +2,12 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/llmqueue/llmqueue/llmtest"
 )
@@ -70,4 +74,36 @@ func TestARunThatOnlyFailsIsStopped(t *testing.T) {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
 	eachOnce(t, readResults(t, dir, "out.jsonl"), 500)
+}
+
+// TestWhichAnswerComesFirstDecidesNothing: one request is refused at once with 404, the
+// others are answered later. The provider can be used, so that is the request's own failure.
+func TestWhichAnswerComesFirstDecidesNothing(t *testing.T) {
+	t.Parallel()
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if strings.Contains(string(body), "Question 0:") {
+			w.WriteHeader(http.StatusNotFound)
+			_, _ = io.WriteString(w, `{"error":{"message":"No such file: file-1"}}`)
+			return
+		}
+		time.Sleep(300 * time.Millisecond) // its latency
+		_, _ = io.WriteString(w, `{"choices":[{"message":{"content":"x"}}]}`)
+	}))
+	defer srv.Close()
+	dir := t.TempDir()
+	lines := chats(8, 10)
+	for i := range lines[1:] {
+		lines[i+1] = strings.Replace(lines[i+1], `"model":"m"`, fmt.Sprintf(`"model":"m%d"`, i%2), 1)
+	}
+	write(t, dir, "in.jsonl", lines...)
+	code, _, stderr := llmq(t, dir, "run", "in.jsonl", "-o", "out.jsonl", "--base-url", srv.URL, "--rpm", "1000")
+	if code != 1 {
+		t.Errorf("exit code %d, want 1: %s", code, stderr)
+	}
+	list := readResults(t, dir, "out.jsonl")
+	eachOnce(t, list, 8)
+	if failed := failures(list); len(failed) != 1 || failed[0] != "r0" {
+		t.Errorf("failed: %v, want r0 alone", failed)
+	}
 }

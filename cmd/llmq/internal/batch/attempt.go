@@ -35,6 +35,7 @@ func (r *run) process(ctx context.Context, req llmqueue.Request[*item]) (caller.
 		return caller.Reply{}, llmqueue.Permanent(errNotRecorded)
 	}
 	r.attempts.Add(1)
+	defer r.trial.start()()
 	reply, err := r.caller.Call(ctx, it.Path, it.Body)
 	reply.Charged = r.charged(it.Model, req.Estimate, reply.Usage, reply.Usage != (llmqueue.Usage{})).Total()
 	r.money.settle(it.Model, price, reply.Usage)
@@ -43,6 +44,7 @@ func (r *run) process(ctx context.Context, req llmqueue.Request[*item]) (caller.
 	switch {
 	case err == nil:
 		r.answered.Store(true)
+		r.trial.pass()
 		r.outage.over()
 		if reply.Usage != (llmqueue.Usage{}) {
 			err = r.journal.End(number, reply.Usage)
@@ -71,7 +73,8 @@ func (r *run) process(ctx context.Context, req llmqueue.Request[*item]) (caller.
 		if status.Status == http.StatusTooManyRequests {
 			r.refused.Add(1)
 		}
-		if reason := r.hopeless(status); reason != nil {
+		reason := r.hopeless(status)
+		if reason != nil && (status.Status == http.StatusUnauthorized || !r.trial.hold(r.halting)) {
 			r.stop(Unusable, reason)
 			return reply, llmqueue.Permanent(errNotRecorded)
 		}

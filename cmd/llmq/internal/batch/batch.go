@@ -50,6 +50,7 @@ type run struct {
 	manager *llmqueue.Manager[*item, caller.Reply]
 	money   *money
 	outage  outage
+	trial   trial
 	flight  flight
 	streaks streaks
 
@@ -63,6 +64,8 @@ type run struct {
 	known         bool         // total is that of the whole input
 	stopping      atomic.Pointer[Error]
 	stopOnce      sync.Once
+	halting       context.Context // ends when the run stops
+	halt          context.CancelFunc
 	stopped       chan struct{} // closed once everything is shut down after a stop
 }
 
@@ -122,6 +125,8 @@ func (r *run) open() (err error) {
 	r.stopped = make(chan struct{})
 	r.flight.init()
 	r.streaks = streaks{}
+	r.trial.passed = make(chan struct{})
+	r.halting, r.halt = context.WithCancel(r.hard)
 	r.manager = llmqueue.NewManager[*item, caller.Reply](
 		llmqueue.WithHistory(0, 0),
 		llmqueue.WithMaxOutstanding(outstanding),
@@ -233,6 +238,7 @@ func (r *run) work(interrupts <-chan os.Signal) error {
 func (r *run) stop(reason Reason, err error) {
 	r.stopOnce.Do(func() {
 		r.stopping.Store(&Error{reason, err})
+		r.halt()
 		r.flight.stop()
 		go func() {
 			defer close(r.stopped)
