@@ -11,6 +11,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/mattn/go-runewidth"
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 
@@ -120,8 +121,10 @@ func (p *Shower) showBar(snapshot func() batch.Snapshot) (stop func()) {
 		return s
 	}
 	progress := mpb.New(mpb.WithOutput(p.err), mpb.WithWidth(100), mpb.WithRefreshRate(p.every), mpb.WithAutoRefresh())
-	extender := mpb.BarFillerFunc(func(w io.Writer, _ decor.Statistics) error {
-		_, err := io.WriteString(w, "  "+Details(latest())+"\n")
+	// A line that is wider than the terminal would take two, and the bar, which counts on
+	// one, would leave a copy of itself above with each turn.
+	extender := mpb.BarFillerFunc(func(w io.Writer, stat decor.Statistics) error {
+		_, err := io.WriteString(w, runewidth.Truncate("  "+Details(latest()), stat.AvailableWidth, "…")+"\n")
 		return err
 	})
 	bar := progress.New(max(s.Total, 1), mpb.BarStyle().Lbound("[").Filler("=").Tip(">").Padding(" ").Rbound("]"),
