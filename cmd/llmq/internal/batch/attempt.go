@@ -41,34 +41,38 @@ func (r *run) process(ctx context.Context, req llmqueue.Request[*item]) (caller.
 	r.money.settle(it.Model, price, reply.Usage)
 	r.input.Add(reply.Usage.InputTokens)
 	r.output.Add(reply.Usage.OutputTokens)
-	switch {
-	case err == nil:
-		r.answered.Store(true)
-		r.trial.pass()
-		r.outage.over()
-		if reply.Usage != (llmqueue.Usage{}) {
-			err = r.journal.End(number, reply.Usage)
-		}
-		if err != nil {
-			r.stop(CannotWrite, err)
-		}
-		return reply, nil
-	case caller.Unreachable(err) && ctx.Err() == nil:
-		return reply, r.unreachable(ctx, err)
-	}
 	if reply.Usage != (llmqueue.Usage{}) {
 		if err := r.journal.End(number, reply.Usage); err != nil {
 			r.stop(CannotWrite, err)
 		}
 	}
-	if none := (*caller.NoAnswerError)(nil); errors.As(err, &none) {
-		r.outage.over()
-		if !none.Said {
-			return reply, llmqueue.Retryable(&attemptError{err, reply})
+	if err != nil {
+		return reply, r.failedAttempt(ctx, reply, err)
+	}
+	r.answered.Store(true)
+	r.trial.pass()
+	r.outage.over()
+	r.lastError.Store(nil)
+	return reply, nil
+}
+
+// failedAttempt is the error of an attempt for its queue, which decides whether to try again.
+func (r *run) failedAttempt(ctx context.Context, reply caller.Reply, err error) error {
+	if ctx.Err() == nil {
+		text := r.reason(err)
+		r.lastError.Store(&text)
+		if caller.Unreachable(err) {
+			return r.unreachable(ctx, err)
 		}
 	}
-	status := (*caller.StatusError)(nil)
-	if errors.As(err, &status) {
+	status, none := (*caller.StatusError)(nil), (*caller.NoAnswerError)(nil)
+	switch {
+	case errors.As(err, &none):
+		r.outage.over()
+		if !none.Said {
+			return llmqueue.Retryable(&attemptError{err, reply})
+		}
+	case errors.As(err, &status):
 		r.outage.over()
 		if status.Status == http.StatusTooManyRequests {
 			r.refused.Add(1)
@@ -76,10 +80,10 @@ func (r *run) process(ctx context.Context, req llmqueue.Request[*item]) (caller.
 		reason := r.hopeless(status)
 		if reason != nil && (status.Status == http.StatusUnauthorized || !r.trial.hold(r.halting)) {
 			r.stop(Unusable, reason)
-			return reply, llmqueue.Permanent(errNotRecorded)
+			return llmqueue.Permanent(errNotRecorded)
 		}
 	}
-	return reply, &attemptError{err, reply}
+	return &attemptError{err, reply}
 }
 
 // attemptError carries what is known of a failed attempt.

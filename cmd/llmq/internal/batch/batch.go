@@ -58,10 +58,11 @@ type run struct {
 	done, failed  atomic.Int64 // of the file
 	ran, refused  atomic.Int64
 	attempts      atomic.Int64
-	input, output atomic.Int64 // tokens of this run
-	load          workload     // what is to run of the input, if known
-	answered      atomic.Bool  // the provider has served something in this run
-	known         bool         // total is that of the whole input
+	input, output atomic.Int64           // tokens of this run
+	load          workload               // what is to run of the input, if known
+	answered      atomic.Bool            // the provider has served something in this run
+	known         bool                   // total is that of the whole input
+	lastError     atomic.Pointer[string] // of the latest attempts, while all fail
 	stopping      atomic.Pointer[Error]
 	stopOnce      sync.Once
 	halting       context.Context // ends when the run stops

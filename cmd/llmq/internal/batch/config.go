@@ -97,6 +97,7 @@ type Snapshot struct {
 	Paused   string     `json:"paused,omitempty"`    // why nothing starts, if the provider said so
 	WaitsFor string     `json:"waits_for,omitempty"` // what holds the next request otherwise
 	HeldOut  string     `json:"held_out,omitempty"`  // the model whose calls fail now, and why
+	Failing  string     `json:"failing,omitempty"`   // the last error, while no call is answered
 	Stopping Reason     `json:"stopping,omitempty"`
 	Tokens   int64      `json:"tokens_per_minute"` // charged in the last minute, of all models
 }

@@ -20,6 +20,9 @@ func (r *run) snapshot() Snapshot {
 	if e := r.stopping.Load(); e != nil {
 		s.Stopping = e.Reason
 	}
+	if last := r.lastError.Load(); last != nil {
+		s.Failing = *last
+	}
 	for _, model := range r.manager.Models() {
 		q, ok := r.manager.Queue(model)
 		if !ok {

@@ -3,6 +3,7 @@
 package progress
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -197,15 +198,15 @@ func Details(s batch.Snapshot) string {
 		}
 		parts = append(parts, fmt.Sprintf("%s/%s %s", number(l.Used), number(l.Amount), name))
 	}
-	if !tokens {
+	if !tokens && s.Tokens > 0 {
 		parts = append(parts, number(s.Tokens)+" tokens/min")
 	}
 	parts = append(parts, fmt.Sprintf("%d in flight", s.Running))
 	if s.Cost > 0 {
 		parts = append(parts, fmt.Sprintf("$%.4f", s.Cost))
 	}
-	if s.HeldOut != "" {
-		parts = append(parts, "calls fail: "+plain(s.HeldOut))
+	if why := cmp.Or(s.HeldOut, s.Failing); why != "" {
+		parts = append(parts, "calls fail: "+plain(why))
 	}
 	switch wait := s.Until.Sub(s.Time); {
 	case s.Paused != "":
