@@ -40,6 +40,7 @@ func TestBadInputGetsOneLineAndSendsNothing(t *testing.T) {
 		"no model":           {[]string{`{"messages":[]}`}, nil, `in.jsonl:1: no "model"`},
 		"no request":         {[]string{`{"question":"Why?"}`}, nil, "give a --template over question"},
 		"a stream":           {[]string{`{"model":"m","messages":[],"stream":true}`}, nil, `"stream" is true`},
+		"in background":      {[]string{`{"model":"m","input":"x","background":true}`}, nil, `"background" is true`},
 		"wrong type":         {[]string{`{"model":7,"messages":[]}`}, nil, `"model" is a number`},
 		"missing field":      {[]string{`{"question":"Why?","answer":1}`}, []string{"--template", "{{.questoin}}", "--model", "m"}, `the template wants a field "questoin", there are answer, question`},
 		"broken template":    {[]string{good}, []string{"--template", "{{.question", "--model", "m"}, "--template: "},
@@ -302,7 +303,7 @@ func TestAnExhaustedQuotaStopsTheRunOrIsWaitedFor(t *testing.T) {
 				fmt.Fprintf(w, `{"type":"error","error":{"type":"invalid_request_error","message":"You have reached your specified API usage limits. You will regain access on %s UTC."}}`, renewed.Format("2006-01-02 at 15:04"))
 				return
 			}
-			fmt.Fprint(w, `{}`)
+			fmt.Fprint(w, `{"choices":[{"message":{"content":"x"}}]}`)
 		}))
 		defer srv.Close()
 		renewed = time.Now().UTC().Truncate(time.Minute).Add(time.Minute)

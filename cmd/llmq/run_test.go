@@ -35,7 +35,7 @@ func record(t *testing.T) *recorder {
 		r.mu.Lock()
 		r.paths, r.bodies, r.heads = append(r.paths, req.URL.Path), append(r.bodies, body), append(r.heads, req.Header.Clone())
 		r.mu.Unlock()
-		_, _ = io.WriteString(w, `{"usage":{"prompt_tokens":3,"completion_tokens":2}}`)
+		_, _ = io.WriteString(w, `{"choices":[{"message":{"content":"x"}}],"output":[],"data":[{"embedding":[1]}],"usage":{"prompt_tokens":3,"completion_tokens":2}}`)
 	}))
 	t.Cleanup(r.Close)
 	return r
@@ -172,76 +172,4 @@ func TestRetryRunsTheFailedOnesAndNoOthers(t *testing.T) {
 	if left := failures(list); left != nil {
 		t.Errorf("still failed: %v", left)
 	}
-}
-
-func TestTwoRunsOnOneOutputAreRefused(t *testing.T) {
-	t.Parallel()
-	srv := serve(t, nil, llmtest.WithLatency(llmtest.Latency{FirstToken: time.Minute}))
-	dir := t.TempDir()
-	write(t, dir, "in.jsonl", chats(1, 10)...)
-	p := command(t, dir, nil, "run", "in.jsonl", "-o", "out.jsonl", "--base-url", srv.URL())
-	if err := p.Start(); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "the first run sends its request", func() bool { return srv.Stats().Accepted == 1 })
-	code, _, stderr := llmq(t, dir, "run", "in.jsonl", "-o", "out.jsonl", "--base-url", srv.URL())
-	oneLine(t, code, 5, stderr, "another llmq writes this file")
-	_ = p.Process.Kill()
-	p.code()
-}
-
-func TestCtrlC(t *testing.T) {
-	t.Parallel()
-	for name, c := range map[string]struct {
-		times, recorded int
-		latency         time.Duration
-	}{
-		"once finishes what is in flight": {1, 8, 1500 * time.Millisecond},
-		"twice ends at once":              {2, 0, time.Minute},
-	} {
-		t.Run(name, func(t *testing.T) {
-			srv := serve(t, nil, llmtest.WithLatency(llmtest.Latency{FirstToken: c.latency}))
-			dir := t.TempDir()
-			write(t, dir, "in.jsonl", chats(50, 1)...)
-			p := command(t, dir, nil, "run", "in.jsonl", "-o", "out.jsonl", "--base-url", srv.URL(), "--concurrency", "8", "--limits", "given", "--rpm", "1000")
-			var out syncBuffer
-			p.Stderr = &out
-			if err := p.Start(); err != nil {
-				t.Fatal(err)
-			}
-			eventually(t, "eight requests are in flight", func() bool { return srv.Stats().Accepted == 8 })
-			_ = p.Process.Signal(os.Interrupt)
-			if c.times > 1 {
-				eventually(t, "it says that it finishes", func() bool { return strings.Contains(out.String(), "finishing what is in flight") })
-				_ = p.Process.Signal(os.Interrupt)
-			}
-			if code := p.code(); code != 130 || !strings.Contains(out.String(), "run the same command again to go on") {
-				t.Errorf("exit code %d: %s", code, out.String())
-			}
-			if got := len(readResults(t, dir, "out.jsonl")); got != c.recorded {
-				t.Errorf("%d results, want %d", got, c.recorded)
-			}
-			if got := srv.Stats().Accepted; got != 8 {
-				t.Errorf("%d requests were sent, want none after the first Ctrl-C", got-8)
-			}
-		})
-	}
-}
-
-// syncBuffer may be read while a process writes to it.
-type syncBuffer struct {
-	mu  sync.Mutex
-	buf strings.Builder
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }

@@ -35,37 +35,55 @@ func (r *run) process(ctx context.Context, req llmqueue.Request[*item]) (caller.
 		return caller.Reply{}, llmqueue.Permanent(errNotRecorded)
 	}
 	r.attempts.Add(1)
+	defer r.trial.start()()
 	reply, err := r.caller.Call(ctx, it.Path, it.Body)
 	reply.Charged = r.charged(it.Model, req.Estimate, reply.Usage, reply.Usage != (llmqueue.Usage{})).Total()
 	r.money.settle(it.Model, price, reply.Usage)
 	r.input.Add(reply.Usage.InputTokens)
 	r.output.Add(reply.Usage.OutputTokens)
-	switch {
-	case err == nil:
-		r.answered.Store(true)
-		r.outage.over()
-		if reply.Usage != (llmqueue.Usage{}) {
-			err = r.journal.End(number, reply.Usage)
-		}
-		if err != nil {
+	if reply.Usage != (llmqueue.Usage{}) {
+		if err := r.journal.End(number, reply.Usage); err != nil {
 			r.stop(CannotWrite, err)
 		}
-		return reply, nil
-	case caller.Unreachable(err) && ctx.Err() == nil:
-		return reply, r.unreachable(ctx, err)
 	}
-	status := (*caller.StatusError)(nil)
-	if errors.As(err, &status) {
+	if err != nil {
+		return reply, r.failedAttempt(ctx, reply, err)
+	}
+	r.answered.Store(true)
+	r.trial.pass()
+	r.outage.over()
+	r.lastError.Store(nil)
+	return reply, nil
+}
+
+// failedAttempt is the error of an attempt for its queue, which decides whether to try again.
+func (r *run) failedAttempt(ctx context.Context, reply caller.Reply, err error) error {
+	if ctx.Err() == nil {
+		text := r.reason(err)
+		r.lastError.Store(&text)
+		if caller.Unreachable(err) {
+			return r.unreachable(ctx, err)
+		}
+	}
+	status, none := (*caller.StatusError)(nil), (*caller.NoAnswerError)(nil)
+	switch {
+	case errors.As(err, &none):
+		r.outage.over()
+		if !none.Said {
+			return llmqueue.Retryable(&attemptError{err, reply})
+		}
+	case errors.As(err, &status):
 		r.outage.over()
 		if status.Status == http.StatusTooManyRequests {
 			r.refused.Add(1)
 		}
-		if reason := r.hopeless(status); reason != nil {
+		reason := r.hopeless(status)
+		if reason != nil && (status.Status == http.StatusUnauthorized || !r.trial.hold(r.halting)) {
 			r.stop(Unusable, reason)
-			return reply, llmqueue.Permanent(errNotRecorded)
+			return llmqueue.Permanent(errNotRecorded)
 		}
 	}
-	return reply, &attemptError{err, reply}
+	return &attemptError{err, reply}
 }
 
 // attemptError carries what is known of a failed attempt.
@@ -185,6 +203,7 @@ func (r *run) conclude(res llmqueue.Response[caller.Reply], err error) error {
 		Run: results.Run{
 			Line: it.Line, Model: it.Model, StartedAt: reply.Sent.Round(0), LatencyMS: float64(reply.Latency.Microseconds()) / 1000,
 			Attempts: res.Attempts, Input: res.Usage.InputTokens, Output: res.Usage.OutputTokens, Cached: res.Usage.CachedInputTokens, Charged: reply.Charged,
+			Hash: results.HashOf(it.Path, it.Body),
 		},
 	}
 	if reply.Status != 0 {
@@ -196,6 +215,7 @@ func (r *run) conclude(res llmqueue.Response[caller.Reply], err error) error {
 	r.ran.Add(1)
 	r.done.Store(r.file.Done)
 	r.failed.Store(r.file.Failed)
+	r.judge(it.Model, problem)
 	return nil
 }
 
@@ -212,8 +232,10 @@ func (r *run) failure(err error) (caller.Reply, *results.Error) {
 		}
 		return caller.Reply{}, problem
 	}
-	status := (*caller.StatusError)(nil)
+	status, none := (*caller.StatusError)(nil), (*caller.NoAnswerError)(nil)
 	switch {
+	case errors.As(err, &none):
+		problem.Code, problem.Message = "no_answer", none.Error()
 	case errors.As(err, &status):
 		problem.Code, problem.Message = fmt.Sprintf("http_%d", status.Status), status.Error()
 	case errors.Is(err, context.DeadlineExceeded):

@@ -22,14 +22,18 @@ func Run(ctx context.Context, c Config, interrupts <-chan os.Signal) (Summary, e
 	r := &run{Config: c, begin: time.Now()}
 	r.hard, r.cancel = context.WithCancel(ctx)
 	defer r.cancel()
-	if err := r.open(); err != nil {
-		return r.summary(), err
-	}
-	err := r.prepare(interrupts)
+	err := r.open()
 	if err == nil {
-		err = r.work(interrupts)
+		if err = r.prepare(interrupts); err == nil {
+			err = r.work(interrupts)
+		}
+		err = errors.Join(err, r.close())
 	}
-	return r.summary(), errors.Join(err, r.close())
+	s := r.summary()
+	if e := (*Error)(nil); errors.As(err, &e) {
+		s.Reason = e.Reason
+	}
+	return s, err
 }
 
 // run is one run.
@@ -42,21 +46,27 @@ type run struct {
 	journal *journal.Journal
 	past    *journal.Past
 	caller  *caller.Caller
+	source  *requests.Source
 	manager *llmqueue.Manager[*item, caller.Reply]
 	money   *money
 	outage  outage
+	trial   trial
 	flight  flight
+	streaks streaks
 
 	total, before atomic.Int64 // requests read, recorded before
 	done, failed  atomic.Int64 // of the file
 	ran, refused  atomic.Int64
 	attempts      atomic.Int64
-	input, output atomic.Int64 // tokens of this run
-	load          workload     // what is to run of the input, if known
-	answered      atomic.Bool  // the provider has served something in this run
-	known         bool         // total is that of the whole input
+	input, output atomic.Int64           // tokens of this run
+	load          workload               // what is to run of the input, if known
+	answered      atomic.Bool            // the provider has served something in this run
+	known         bool                   // total is that of the whole input
+	lastError     atomic.Pointer[string] // of the latest attempts, while all fail
 	stopping      atomic.Pointer[Error]
 	stopOnce      sync.Once
+	halting       context.Context // ends when the run stops
+	halt          context.CancelFunc
 	stopped       chan struct{} // closed once everything is shut down after a stop
 }
 
@@ -79,13 +89,30 @@ func (r *run) open() (err error) {
 		return fail(BadInput, err)
 	}
 	r.money = newMoney(r.Prices, r.Budget, r.AssumedOutput)
-	if r.file, err = results.Open(r.Output, func(rec *results.Record) {
+	if sameFile(r.Input, r.Output) {
+		return fail(BadInput, fmt.Errorf("%s is the output and the input: name another file with -o", r.Output))
+	}
+	r.file, err = results.Open(r.Output, func(rec *results.Record) {
 		r.money.spend(rec.Run.Model, rec.Run.Usage())
-	}); err != nil {
+	})
+	switch {
+	case errors.Is(err, results.ErrForeign):
+		return fail(BadInput, err)
+	case err != nil:
 		return fail(CannotWrite, err)
 	}
 	if r.file.Repaired > 0 {
 		r.Notice("%s ended in the middle of a line: %d bytes are cut off, that request runs again", r.Output, r.file.Repaired)
+	}
+	if r.Restart {
+		aside, err := r.file.SetAside()
+		if err != nil {
+			return errors.Join(fail(CannotWrite, fmt.Errorf("cannot put %s aside: %w", r.Output, err)), r.file.Close())
+		}
+		if aside != "" {
+			r.Notice("%s begins anew: what it had is in %s", r.Output, aside)
+		}
+		r.money = newMoney(r.Prices, r.Budget, r.AssumedOutput)
 	}
 	r.done.Store(r.file.Done)
 	r.failed.Store(r.file.Failed)
@@ -98,6 +125,9 @@ func (r *run) open() (err error) {
 	}
 	r.stopped = make(chan struct{})
 	r.flight.init()
+	r.streaks = streaks{}
+	r.trial.passed = make(chan struct{})
+	r.halting, r.halt = context.WithCancel(r.hard)
 	r.manager = llmqueue.NewManager[*item, caller.Reply](
 		llmqueue.WithHistory(0, 0),
 		llmqueue.WithMaxOutstanding(outstanding),
@@ -105,6 +135,16 @@ func (r *run) open() (err error) {
 		llmqueue.WithObserver(r.observe),
 	)
 	return nil
+}
+
+// sameFile reports whether two names are of one file.
+func sameFile(a, b string) bool {
+	first, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	second, err := os.Stat(b)
+	return err == nil && os.SameFile(first, second)
 }
 
 // outstanding is how many requests are read ahead of their answers at most.
@@ -122,15 +162,15 @@ func (r *run) charged(model string, reserved, used llmqueue.Usage, ended bool) l
 // prepare reads the input once, if that is possible: everything that is wrong with it is
 // known before anything is sent, and what it amounts to.
 func (r *run) prepare(interrupts <-chan os.Signal) error {
-	if r.Input == "-" {
-		return nil
+	if err := r.openInput(interrupts); err != nil || r.Input == "-" {
+		return err
 	}
 	var bad error
 	w := newWorkload()
 	err := r.read(func(req *requests.Request) bool {
 		select {
 		case <-interrupts:
-			bad = fail(Interrupted, errors.New("interrupted before anything was sent"))
+			bad = fail(Interrupted, errNothingSent)
 			return false
 		default:
 		}
@@ -139,13 +179,16 @@ func (r *run) prepare(interrupts <-chan os.Signal) error {
 		case err != nil:
 			bad = fail(CannotWrite, err)
 		case again:
-			bad = fail(BadInput, &requests.LineError{File: r.Input, Line: req.Line, Err: fmt.Errorf("the id %q stands on an earlier line, too: give each request one of its own", req.ID)})
+			bad = r.twice(req)
 		default:
 			r.total.Add(1)
-			if r.runs(state) {
+			var runs bool
+			switch runs, bad = r.runs(req, state); {
+			case bad != nil:
+			case runs:
 				bad = fail(BadInput, r.money.check(req))
 				w.add(req, r.AssumedOutput)
-			} else {
+			default:
 				r.before.Add(1)
 			}
 		}
@@ -164,28 +207,6 @@ func (r *run) prepare(interrupts <-chan os.Signal) error {
 	return nil
 }
 
-// runs reports whether a request runs of which the file holds so much.
-func (r *run) runs(s results.State) bool {
-	if r.Retry {
-		return s == results.Failed
-	}
-	return s != results.Failed && s != results.Done
-}
-
-// read reads the input.
-func (r *run) read(yield func(*requests.Request) bool) error {
-	in, err := requests.Open(r.Input, r.Stdin)
-	if err != nil {
-		return fail(BadInput, err)
-	}
-	defer in.Close()
-	name := r.Input
-	if name == "-" {
-		name = "stdin"
-	}
-	return fail(BadInput, r.Format.Read(name, in, yield))
-}
-
 // work runs what is to run.
 func (r *run) work(interrupts <-chan os.Signal) error {
 	ended := make(chan struct{})
@@ -197,7 +218,7 @@ func (r *run) work(interrupts <-chan os.Signal) error {
 	}
 	for res, err := range r.manager.SubmitAll(r.hard, r.feed) {
 		if err := r.conclude(res, err); err != nil {
-			r.stop(CannotWrite, err)
+			r.lose(err)
 		}
 	}
 	if r.stopping.Load() != nil {
@@ -206,7 +227,7 @@ func (r *run) work(interrupts <-chan os.Signal) error {
 		r.stop(Interrupted, err)
 	}
 	if err := r.file.Tidy(r.Ordered); err != nil {
-		r.stop(CannotWrite, err)
+		r.lose(err)
 	}
 	if s := r.stopping.Load(); s != nil {
 		return s
@@ -218,6 +239,7 @@ func (r *run) work(interrupts <-chan os.Signal) error {
 func (r *run) stop(reason Reason, err error) {
 	r.stopOnce.Do(func() {
 		r.stopping.Store(&Error{reason, err})
+		r.halt()
 		r.flight.stop()
 		go func() {
 			defer close(r.stopped)
@@ -227,6 +249,17 @@ func (r *run) stop(reason Reason, err error) {
 			_ = r.manager.Shutdown(r.hard)
 		}()
 	})
+}
+
+// lose stops the run because the output cannot be written. When it is another file by now, no
+// answer that is still to come has a place: then the run ends at once.
+func (r *run) lose(err error) {
+	if !errors.Is(err, results.ErrChanged) {
+		r.stop(CannotWrite, err)
+		return
+	}
+	r.stop(Taken, err)
+	r.cancel()
 }
 
 // heed obeys interrupts.
@@ -262,6 +295,10 @@ func (r *run) sync(ended <-chan struct{}) {
 			return
 		case <-tick.C:
 		}
+		if err := r.file.Check(); err != nil {
+			r.lose(err)
+			return
+		}
 		if err := errors.Join(r.file.Sync(), r.journal.Sync()); err != nil {
 			r.stop(CannotWrite, fmt.Errorf("cannot write to the disk: %w", err))
 			return
@@ -270,6 +307,9 @@ func (r *run) sync(ended <-chan struct{}) {
 }
 
 func (r *run) close() error {
+	if r.source != nil {
+		_ = r.source.Close() // it was only read
+	}
 	return fail(CannotWrite, errors.Join(r.journal.Close(), r.file.Close()))
 }
 
@@ -281,9 +321,6 @@ func (r *run) summary() Summary {
 	}
 	if r.money != nil {
 		s.Cost = r.money.spent()
-	}
-	if e := r.stopping.Load(); e != nil {
-		s.Reason = e.Reason
 	}
 	return s
 }

@@ -20,6 +20,8 @@ type Config struct {
 	Output  string
 	Format  requests.Format
 	Retry   bool // run what failed, instead of what is missing
+	Restart bool // put an output that is there aside, and run everything
+	Changed bool // run what is recorded of another request of the same id, too
 	Ordered bool
 
 	Caller       caller.Config
@@ -29,6 +31,7 @@ type Config struct {
 	Margin       time.Duration // negative: the default
 	Concurrency  int64
 	Attempts     int
+	MaxFailures  int64 // of one kind and model in a row, that stop the run; 0: none do
 	WaitForQuota bool
 
 	Prices prices.Table
@@ -54,8 +57,10 @@ const (
 	OverBudget  Reason = "budget"
 	NoQuota     Reason = "quota"
 	Unusable    Reason = "provider"
+	Failing     Reason = "failures"
 	BadInput    Reason = "input"
 	CannotWrite Reason = "output"
+	Taken       Reason = "output_changed"
 )
 
 // Summary is how a run ended.
@@ -92,6 +97,7 @@ type Snapshot struct {
 	Paused   string     `json:"paused,omitempty"`    // why nothing starts, if the provider said so
 	WaitsFor string     `json:"waits_for,omitempty"` // what holds the next request otherwise
 	HeldOut  string     `json:"held_out,omitempty"`  // the model whose calls fail now, and why
+	Failing  string     `json:"failing,omitempty"`   // the last error, while no call is answered
 	Stopping Reason     `json:"stopping,omitempty"`
 	Tokens   int64      `json:"tokens_per_minute"` // charged in the last minute, of all models
 }

@@ -41,6 +41,10 @@ type ModelEstimate struct {
 // nothing to the output.
 func DryRun(c Config) (Estimate, error) {
 	r := &run{Config: c, money: newMoney(c.Prices, c.Budget, c.AssumedOutput)}
+	if err := r.openInput(nil); err != nil {
+		return Estimate{}, err
+	}
+	defer r.source.Close()
 	dir, err := os.MkdirTemp("", "llmq-*")
 	if err != nil {
 		return Estimate{}, fail(CannotWrite, err)
@@ -48,15 +52,17 @@ func DryRun(c Config) (Estimate, error) {
 	defer os.RemoveAll(dir)
 	ids := idset.New(filepath.Join(dir, "ids"))
 	defer ids.Close()
+	asked := idset.New(filepath.Join(dir, "hashes"))
+	defer asked.Close()
 	const seen, failed, done = 1, 2, 4
 	var bad error
-	if c.Output != "" {
+	if c.Output != "" && !c.Restart {
 		err := results.Read(c.Output, func(rec *results.Record) {
 			state := uint64(done)
 			if rec.Failed() {
 				state = failed
 			}
-			bad = errors.Join(bad, ids.Put(rec.CustomID, state))
+			bad = errors.Join(bad, ids.Put(rec.CustomID, state), asked.Put(rec.CustomID, uint64(rec.Run.Hash)))
 		})
 		if err = errors.Join(err, bad); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return Estimate{}, fail(CannotWrite, err)
@@ -72,14 +78,26 @@ func DryRun(c Config) (Estimate, error) {
 			bad = fail(CannotWrite, err)
 			return false
 		case state&seen != 0:
-			bad = fail(BadInput, &requests.LineError{File: c.Input, Line: req.Line, Err: fmt.Errorf("the id %q stands on an earlier line, too: give each request one of its own", req.ID)})
+			bad = c.twice(req)
 			return false
 		}
 		if bad = fail(CannotWrite, ids.Put(req.ID, state|seen)); bad != nil {
 			return false
 		}
-		if c.Retry != (state&failed != 0) || state&done != 0 {
-			if state != 0 {
+		hash, _, err := asked.Get(req.ID)
+		if err != nil {
+			bad = fail(CannotWrite, err)
+			return false
+		}
+		recorded := state&(failed|done) != 0
+		changed := recorded && hash != 0 && results.Hash(hash) != results.HashOf(req.Path, req.Body)
+		switch {
+		case c.Retry && state&failed != 0, changed && c.Changed:
+		case changed:
+			bad = c.differs(req)
+			return false
+		case recorded || c.Retry:
+			if recorded {
 				e.Before++
 			}
 			return true

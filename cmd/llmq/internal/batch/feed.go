@@ -2,7 +2,6 @@ package batch
 
 import (
 	"errors"
-	"fmt"
 	"strconv"
 	"sync"
 
@@ -69,7 +68,11 @@ func (r *run) feed(yield func(llmqueue.Request[*item]) bool) {
 			r.stopWith(err)
 			return false
 		}
-		if !r.runs(state) {
+		switch runs, err := r.runs(req, state); {
+		case err != nil:
+			r.stopWith(err)
+			return false
+		case !runs:
 			return true
 		}
 		if err := r.register(req.Model); err != nil {
@@ -107,10 +110,10 @@ func (r *run) look(req *requests.Request) (results.State, error) {
 	case err != nil:
 		return state, fail(CannotWrite, err)
 	case again:
-		return state, fail(BadInput, &requests.LineError{File: "stdin", Line: req.Line, Err: fmt.Errorf("the id %q stands on an earlier line, too: give each request one of its own", req.ID)})
+		return state, r.twice(req)
 	}
 	r.total.Add(1)
-	if !r.runs(state) {
+	if runs, _ := r.runs(req, state); !runs {
 		r.before.Add(1)
 	}
 	return state, fail(BadInput, r.money.check(req))

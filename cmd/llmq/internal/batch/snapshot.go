@@ -20,6 +20,9 @@ func (r *run) snapshot() Snapshot {
 	if e := r.stopping.Load(); e != nil {
 		s.Stopping = e.Reason
 	}
+	if last := r.lastError.Load(); last != nil {
+		s.Failing = *last
+	}
 	for _, model := range r.manager.Models() {
 		q, ok := r.manager.Queue(model)
 		if !ok {
@@ -68,15 +71,35 @@ func tokensOf(limits []llmqueue.LimitInfo) (n int64) {
 	return in + out
 }
 
-// eta is how long the rest takes at the pace so far: 0 when there is none yet. Limits let
-// requests through in bursts, so the pace is that since the beginning.
+// eta is how long the rest takes, 0 when that is not known: until one more request would
+// start, by the queues' forecast, and in proportion for what is not in the queues yet. Where
+// they cannot tell, it is the pace since the beginning, as limits let requests through in
+// bursts.
 func (r *run) eta(now time.Time, s *Snapshot) time.Duration {
 	ran := r.ran.Load()
-	if !r.known || ran == 0 {
+	left := r.load.requests - ran
+	if !r.known || left <= 0 {
 		return 0
 	}
-	left := r.load.requests - ran
-	return time.Duration(float64(now.Sub(r.begin)) / float64(ran) * float64(max(left, 0)))
+	var wait time.Duration
+	for _, model := range r.manager.Models() {
+		n := max(r.load.models[model], 1)
+		sum := r.load.usage[model]
+		mean := llmqueue.Usage{InputTokens: sum.InputTokens / n, OutputTokens: sum.OutputTokens / n}
+		f, err := r.manager.Forecast(r.hard, llmqueue.Request[*item]{ModelID: model, Params: &item{}, Estimate: mean})
+		if err != nil || f.WaitsFor != "" && f.EstimatedStart.IsZero() {
+			wait = 0
+			break
+		}
+		wait = max(wait, f.EstimatedStart.Sub(now))
+	}
+	if wait > 0 && s.Waiting > 0 {
+		return time.Duration(float64(wait) * max(1, float64(left-int64(s.Running))/float64(s.Waiting)))
+	}
+	if ran == 0 {
+		return 0
+	}
+	return time.Duration(float64(now.Sub(r.begin)) / float64(ran) * float64(left))
 }
 
 // pauseReason is why the endpoint that is to go on first is paused.

@@ -3,6 +3,7 @@ package caller
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -54,25 +55,19 @@ type Reply struct {
 type StatusError struct{ Reply }
 
 func (e *StatusError) Error() string {
-	return fmt.Sprintf("the provider answered %d %s: %s", e.Status, http.StatusText(e.Status), e.message())
+	return fmt.Sprintf("the provider answered %d %s: %s", e.Status, http.StatusText(e.Status), message(e.Body))
 }
 
-// message is what the body says, in one line.
-func (e *StatusError) message() string {
+// message is what a failure's body says, in one line.
+func message(body json.RawMessage) string {
 	var b struct {
 		Error struct {
 			Message string `json:"message"`
 		} `json:"error"`
 		Message string `json:"message"`
 	}
-	_ = json.Unmarshal(e.Body, &b)
-	text := b.Error.Message
-	if text == "" {
-		text = b.Message
-	}
-	if text == "" {
-		text = string(e.Body)
-	}
+	_ = json.Unmarshal(body, &b)
+	text := cmp.Or(b.Error.Message, b.Message, string(body))
 	text = strings.TrimSuffix(strings.Join(strings.Fields(text), " "), ".")
 	if len(text) > 300 {
 		text = strings.ToValidUTF8(text[:300], "") + "…"
@@ -123,7 +118,8 @@ func (c *Caller) URL(path string) string {
 // maxAnswer bounds what is read of an answer.
 const maxAnswer = 64 << 20
 
-// Call sends one request. What the provider answers beside a success is a *StatusError.
+// Call sends one request. What the provider answers beside a success is a *StatusError, and
+// a success without an answer a *NoAnswerError.
 func (c *Caller) Call(ctx context.Context, path string, body []byte) (Reply, error) {
 	if c.config.Timeout > 0 {
 		var cancel context.CancelFunc
@@ -150,14 +146,19 @@ func (c *Caller) Call(ctx context.Context, path string, body []byte) (Reply, err
 	if len(data) > maxAnswer {
 		return r, fmt.Errorf("the answer is longer than %d MiB", maxAnswer>>20)
 	}
-	r.Status, r.Body, r.Usage = res.StatusCode, c.asJSON(data), llmhttp.ParseUsage(data)
+	r.Status, r.Body, r.Usage = res.StatusCode, asJSON(data), llmhttp.ParseUsage(data)
 	for _, name := range []string{"X-Request-Id", "Request-Id", "Apim-Request-Id"} {
 		if r.RequestID == "" {
 			r.RequestID = c.redact(res.Header.Get(name))
 		}
 	}
+	failed := r
+	failed.Body = asJSON([]byte(c.redact(string(data))))
 	if r.Status < 200 || r.Status > 299 {
-		return r, &StatusError{r}
+		return failed, &StatusError{failed}
+	}
+	if err := check(ctx, path, failed, data); err != nil {
+		return failed, err
 	}
 	return r, nil
 }
@@ -181,25 +182,13 @@ func (c *Caller) authorize(h http.Header) {
 }
 
 // asJSON is a body as one line of JSON: as a text when it is none.
-func (c *Caller) asJSON(data []byte) json.RawMessage {
-	if c.config.Key != "" {
-		data = bytes.ReplaceAll(data, []byte(c.config.Key), []byte(redacted))
-	}
+func asJSON(data []byte) json.RawMessage {
 	var b bytes.Buffer
 	if json.Compact(&b, data) == nil {
 		return b.Bytes()
 	}
 	text, _ := json.Marshal(strings.ToValidUTF8(string(data), "\uFFFD"))
 	return text
-}
-
-const redacted = "[key]"
-
-func (c *Caller) redact(s string) string {
-	if c.config.Key == "" {
-		return s
-	}
-	return strings.ReplaceAll(s, c.config.Key, redacted)
 }
 
 // hidden is err with no key in its text.

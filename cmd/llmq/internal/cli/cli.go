@@ -2,10 +2,12 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -22,16 +24,19 @@ const (
 	exitProvider    = 3
 	exitMoney       = 4
 	exitOutput      = 5
+	exitChanged     = 6
 	exitInterrupted = 130
 )
 
 const exitCodes = `Exit codes:
   0    every request is answered
   1    the run is through, but some requests failed: see llmq retry
-  2    wrong flags, configuration or input
-  3    the provider cannot be used: wrong key, wrong address, host not reached
+  2    wrong flags, configuration or input, or the output is a file that is not llmq's
+  3    the provider cannot be used: wrong key, wrong address, host not reached, or
+       --max-failures in a row
   4    stopped for money: --budget-usd, --max-cost, or the provider's quota
   5    the output cannot be written, or another llmq writes it
+  6    the output was removed, replaced or changed while the run wrote it
   130  interrupted: run the same command again to go on`
 
 // exitError is an error with its code. Its text may be empty: all is said already.
@@ -90,6 +95,8 @@ let through waits. Run again after a crash, it goes on where it stopped.
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	root.Version = version()
+	root.SetVersionTemplate("llmq {{.Version}}\n")
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
@@ -98,6 +105,21 @@ let through waits. Run again after a crash, it goes on where it stopped.
 	})
 	root.AddCommand(newRun(false), newRun(true), newStats(), newSimulate())
 	return root
+}
+
+// version is that of the module, as it was installed or built, and the commit it is from.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "(unknown)"
+	}
+	text := cmp.Or(info.Main.Version, "(devel)")
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && !strings.Contains(text, s.Value[:min(12, len(s.Value))]) {
+			text += " " + s.Value
+		}
+	}
+	return text + " " + info.GoVersion
 }
 
 // ended turns how a run ended into the command's error.
@@ -114,7 +136,8 @@ func ended(s batch.Summary, err error) error {
 	}
 	code := map[batch.Reason]int{
 		batch.Interrupted: exitInterrupted, batch.OverBudget: exitMoney, batch.NoQuota: exitMoney,
-		batch.Unusable: exitProvider, batch.BadInput: exitUsage, batch.CannotWrite: exitOutput,
+		batch.Unusable: exitProvider, batch.Failing: exitProvider, batch.BadInput: exitUsage, batch.CannotWrite: exitOutput,
+		batch.Taken: exitChanged,
 	}[e.Reason]
 	if errors.Is(err, results.ErrBusy) {
 		code = exitOutput

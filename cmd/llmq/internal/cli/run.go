@@ -2,8 +2,8 @@ package cli
 
 import (
 	"fmt"
+	"io"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
 	"time"
@@ -29,11 +29,12 @@ type runFlags struct {
 	amounts                              amounts
 	period, margin                       time.Duration
 	concurrency, attempts, assumedOutput int64
+	maxFailures                          int64
 	waitForQuota                         bool
 	template, model, system, endpoint    string
 	maxTokens                            int64
 	idField                              string
-	ordered, dryRun                      bool
+	ordered, dryRun, restart, changed    bool
 	pricesFile                           string
 	budget, maxCost                      float64
 	json, quiet                          bool
@@ -80,6 +81,7 @@ func (f *runFlags) register(fs *pflag.FlagSet, retry bool) {
 	fs.DurationVar(&f.margin, "margin", -1, "how much longer than its period a limit is held, as the provider counts by its own clock (default 2% of the period, at most 250ms)")
 	fs.Lookup("margin").DefValue = "0s" // not shown: the text says it
 	fs.Int64Var(&f.attempts, "attempts", 5, "attempts of a request at most, where the provider's failure may pass")
+	fs.Int64Var(&f.maxFailures, "max-failures", 100, "stop after so many failures of one kind in a row, of a model (0: never)")
 	fs.BoolVar(&f.waitForQuota, "wait-for-quota", false, "wait when the provider's quota is used up, until it is renewed, instead of stopping")
 
 	fs.StringVar(&f.template, "template", "", "make a prompt of each line's fields, such as 'Answer briefly: {{.question}}'")
@@ -89,6 +91,11 @@ func (f *runFlags) register(fs *pflag.FlagSet, retry bool) {
 	fs.StringVar(&f.endpoint, "endpoint", "", "`path` of the lines that name none, such as /v1/responses (default: as the body tells)")
 	fs.StringVar(&f.idField, "id-field", "", "field that holds a line's id (default custom_id, else the line's number)")
 	fs.BoolVar(&f.ordered, "ordered", false, "put the results in the order of the input when the run ends (default: in order of completion)")
+
+	if !retry {
+		fs.BoolVar(&f.changed, "changed", false, "run those again whose request is another than the one that the output has a result of")
+		fs.BoolVar(&f.restart, "restart", false, "begin the output anew, and keep what it had in a file beside it")
+	}
 
 	fs.StringVar(&f.pricesFile, "prices", "", "YAML or JSON `file` of prices: MODEL: {input: USD, output: USD} for a million tokens")
 	fs.Float64Var(&f.budget, "budget-usd", 0, "spend at most so much on the output, earlier runs included (needs --prices)")
@@ -114,7 +121,8 @@ that have no result in the output yet. Lines are
   {"question":"…"}                    any fields, with --template and --model
 
 Results are lines of OpenAI's Batch format, failures among them. Stop it, kill it, run
-it again: it goes on where it was. Ctrl-C once finishes what is in flight, twice ends.
+it again: it goes on where it was. Ctrl-C once finishes what is in flight, twice ends;
+a closed terminal or pipe does as the first.
 
 ` + exitCodes,
 		Example: `  llmq run requests.jsonl -o results.jsonl --base-url https://api.openai.com/v1 --rpm 500 --tpm 200000
@@ -166,22 +174,24 @@ func (f *runFlags) run(cmd *cobra.Command, input string, retry bool) error {
 		return usage("%w", err)
 	}
 	c.Stdin = cmd.InOrStdin()
-	shower := f.shower(cmd)
-	c.Notice = shower.Notice
 	if f.dryRun {
+		shower := f.shower(cmd, func(w io.Writer) io.Writer { return w })
+		c.Notice = shower.Notice
 		return f.estimate(cmd, c, shower)
 	}
-	c.Progress = shower.Show
-	interrupts := make(chan os.Signal, 2)
-	signal.Notify(interrupts, endSignals...)
-	defer signal.Stop(interrupts)
-	summary, err := batch.Run(cmd.Context(), c, interrupts)
+	in := newInterrupts()
+	defer in.stop()
+	shower := f.shower(cmd, in.watch)
+	c.Notice, c.Progress = shower.Notice, shower.Show
+	summary, err := batch.Run(cmd.Context(), c, in.C)
 	f.summarize(cmd, shower, summary, retry, err != nil)
 	return ended(summary, err)
 }
 
-func (f *runFlags) shower(cmd *cobra.Command) *progress.Shower {
+// shower shows the run, by writers that watch makes.
+func (f *runFlags) shower(cmd *cobra.Command, watch func(io.Writer) io.Writer) *progress.Shower {
 	style, every := progress.Plain, 10*time.Second
+	errs := watch(cmd.ErrOrStderr())
 	switch {
 	case f.json:
 		style = progress.JSON
@@ -189,18 +199,19 @@ func (f *runFlags) shower(cmd *cobra.Command) *progress.Shower {
 		style = progress.None
 	case isTerminal(cmd.ErrOrStderr()):
 		style, every = progress.Bar, 200*time.Millisecond
+		errs = cmd.ErrOrStderr() // the bar asks the terminal how wide it is
 	}
 	if f.every > 0 {
 		every = f.every
 	}
-	return progress.New(style, cmd.ErrOrStderr(), cmd.OutOrStdout(), every)
+	return progress.New(style, errs, watch(cmd.OutOrStdout()), every)
 }
 
 // batch is what the flags come to.
 func (f *runFlags) batch(input string, retry bool) (c batch.Config, err error) {
 	c = batch.Config{
-		Input: input, Output: f.output, Retry: retry, Ordered: f.ordered,
-		Margin: f.margin, Concurrency: f.concurrency, Attempts: int(f.attempts), WaitForQuota: f.waitForQuota,
+		Input: input, Output: f.output, Retry: retry, Ordered: f.ordered, Restart: f.restart, Changed: f.changed,
+		Margin: f.margin, Concurrency: f.concurrency, Attempts: int(f.attempts), MaxFailures: f.maxFailures, WaitForQuota: f.waitForQuota,
 		Budget: f.budget, MaxCost: f.maxCost, AssumedOutput: f.assumedOutput,
 		Format: requests.Format{Model: f.model, System: f.system, MaxTokens: f.maxTokens, Path: f.endpoint, IDField: f.idField},
 		Limits: f.limitsOf, Learn: f.learns,
@@ -216,6 +227,8 @@ func (f *runFlags) batch(input string, retry bool) (c batch.Config, err error) {
 		return c, fmt.Errorf("--concurrency %d: want 1 to 100000", f.concurrency)
 	case f.attempts < 1 || f.attempts > 1000:
 		return c, fmt.Errorf("--attempts %d: want 1 to 1000", f.attempts)
+	case f.maxFailures < 0:
+		return c, fmt.Errorf("--max-failures %d: want 0 or more", f.maxFailures)
 	case f.timeout <= 0 || f.period <= 0:
 		return c, fmt.Errorf("--timeout and --period want more than 0")
 	case f.budget < 0 || f.maxCost < 0 || f.assumedOutput < 0 || f.maxTokens < 0:
@@ -224,6 +237,8 @@ func (f *runFlags) batch(input string, retry bool) (c batch.Config, err error) {
 		return c, fmt.Errorf("--budget-usd and --max-cost need --prices: a file with what the models' tokens cost")
 	case input == "-" && f.maxCost > 0:
 		return c, fmt.Errorf("--max-cost needs a file: what comes by stdin is not known before it is sent; use --budget-usd")
+	case f.restart && f.changed:
+		return c, fmt.Errorf("--restart and --changed exclude each other: give one")
 	case input == "-" && retry:
 		return c, fmt.Errorf("retry needs the file of requests, not stdin")
 	case f.endpoint != "" && !strings.HasPrefix(f.endpoint, "/"):

@@ -3,6 +3,7 @@
 package progress
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/mattn/go-runewidth"
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 
@@ -120,8 +122,10 @@ func (p *Shower) showBar(snapshot func() batch.Snapshot) (stop func()) {
 		return s
 	}
 	progress := mpb.New(mpb.WithOutput(p.err), mpb.WithWidth(100), mpb.WithRefreshRate(p.every), mpb.WithAutoRefresh())
-	extender := mpb.BarFillerFunc(func(w io.Writer, _ decor.Statistics) error {
-		_, err := io.WriteString(w, "  "+Details(latest())+"\n")
+	// A line that is wider than the terminal would take two, and the bar, which counts on
+	// one, would leave a copy of itself above with each turn.
+	extender := mpb.BarFillerFunc(func(w io.Writer, stat decor.Statistics) error {
+		_, err := io.WriteString(w, runewidth.Truncate("  "+Details(latest()), stat.AvailableWidth, "…")+"\n")
 		return err
 	})
 	bar := progress.New(max(s.Total, 1), mpb.BarStyle().Lbound("[").Filler("=").Tip(">").Padding(" ").Rbound("]"),
@@ -194,15 +198,15 @@ func Details(s batch.Snapshot) string {
 		}
 		parts = append(parts, fmt.Sprintf("%s/%s %s", number(l.Used), number(l.Amount), name))
 	}
-	if !tokens {
+	if !tokens && s.Tokens > 0 {
 		parts = append(parts, number(s.Tokens)+" tokens/min")
 	}
 	parts = append(parts, fmt.Sprintf("%d in flight", s.Running))
 	if s.Cost > 0 {
 		parts = append(parts, fmt.Sprintf("$%.4f", s.Cost))
 	}
-	if s.HeldOut != "" {
-		parts = append(parts, "calls fail: "+plain(s.HeldOut))
+	if why := cmp.Or(s.HeldOut, s.Failing); why != "" {
+		parts = append(parts, "calls fail: "+plain(why))
 	}
 	switch wait := s.Until.Sub(s.Time); {
 	case s.Paused != "":

@@ -13,6 +13,7 @@ import (
 type body struct {
 	Model               *string `json:"model"`
 	Stream              *bool   `json:"stream"`
+	Background          *bool   `json:"background"`
 	MaxTokens           *int64  `json:"max_tokens"`
 	MaxCompletionTokens *int64  `json:"max_completion_tokens"`
 	MaxOutputTokens     *int64  `json:"max_output_tokens"`
@@ -41,16 +42,17 @@ func (f *Format) inspect(req *Request) error {
 		if f.Model == "" {
 			return errors.New(`no "model": add it to the line, or give --model`)
 		}
-		var fields map[string]json.RawMessage
-		if err := json.Unmarshal(req.Body, &fields); err != nil || fields == nil {
+		if req.Body[0] != '{' {
 			return errors.New(`"body" is no JSON object`)
 		}
-		fields["model"], _ = json.Marshal(f.Model)
-		req.Body, _ = json.Marshal(fields)
+		req.Body = withFirst(without(req.Body, "model"), "model", f.Model)
 		b.Model = &f.Model
 	}
 	if b.Stream != nil && *b.Stream {
 		return errors.New(`"stream" is true: answers are kept whole, take it out`)
+	}
+	if b.Background != nil && *b.Background {
+		return errors.New(`"background" is true: that answer would have to be fetched later, take it out`)
 	}
 	req.Model = *b.Model
 	if req.Path == "" {

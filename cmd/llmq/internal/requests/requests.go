@@ -5,12 +5,10 @@ package requests
 import (
 	"bufio"
 	"bytes"
-	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -67,39 +65,6 @@ func ParseTemplate(text string) (*template.Template, error) {
 
 // maxLine is the longest line that is read.
 const maxLine = 64 << 20
-
-// Open opens a file, or standard input if its name is "-", compressed by gzip or not.
-func Open(name string, stdin io.Reader) (io.ReadCloser, error) {
-	if name == "-" {
-		return uncompressed("stdin", io.NopCloser(stdin))
-	}
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the requests: %w", err)
-	}
-	if info, err := f.Stat(); err == nil && info.IsDir() {
-		return nil, errors.Join(fmt.Errorf("cannot read the requests: %s is a folder, name a file", name), f.Close())
-	}
-	return uncompressed(name, f)
-}
-
-func uncompressed(name string, r io.ReadCloser) (io.ReadCloser, error) {
-	buffered := bufio.NewReaderSize(r, 256<<10)
-	magic, _ := buffered.Peek(2)
-	if !bytes.Equal(magic, []byte{0x1f, 0x8b}) {
-		return readCloser{buffered, r}, nil
-	}
-	z, err := gzip.NewReader(buffered)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("%s: it begins like gzip but is not: %w", name, err), r.Close())
-	}
-	return readCloser{z, r}, nil
-}
-
-type readCloser struct {
-	io.Reader
-	io.Closer
-}
 
 // Read gives the requests of r in order, empty lines left out, until yield returns false
 // or a line is bad: that is a *LineError. name is for messages.
@@ -232,10 +197,8 @@ func (f *Format) plain(req *Request, line []byte, fields map[string]json.RawMess
 		req.Body = slices.Clone(line)
 		return nil
 	}
-	delete(fields, field) // ours, not the provider's
-	var err error
-	req.Body, err = json.Marshal(fields)
-	return err
+	req.Body = without(line, field) // ours, not the provider's
+	return nil
 }
 
 // fill makes a request of the template.

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -29,6 +30,8 @@ type Record struct {
 	Response *Response `json:"response"`
 	Error    *Error    `json:"error"`
 	Run      Run       `json:"llmq"`
+
+	own bool // it was read, and has what llmq adds
 }
 
 // Response is the provider's answer.
@@ -55,6 +58,7 @@ type Run struct {
 	Output    int64     `json:"output_tokens"`
 	Cached    int64     `json:"cached_input_tokens,omitempty"`
 	Charged   int64     `json:"charged_tokens"` // to the limits, by the last attempt
+	Hash      Hash      `json:"request_hash,omitzero"`
 }
 
 // Usage is what the record's attempts used.
@@ -66,12 +70,6 @@ func (r *Run) Usage() llmqueue.Usage {
 func (r *Record) Failed() bool {
 	return r.Error != nil || r.Response == nil || r.Response.Status < 200 || r.Response.Status > 299
 }
-
-// Dir is the folder of what a run keeps beside its output.
-func Dir(output string) string { return output + ".llmq" }
-
-// ErrBusy says that another run writes the file.
-var ErrBusy = errors.New("another llmq writes this file")
 
 // State is what a file holds of an id.
 type State int
@@ -88,15 +86,18 @@ const (
 // concurrent use.
 type File struct {
 	path  string
-	lock  *flock.Flock
-	size  int64
-	stale bool // it has records that later ones replace
+	lock  *flock.Flock // of the folder
+	size  atomic.Int64 // of what is recorded
+	stale bool         // it has records that later ones replace
 
-	mu sync.Mutex // guards f: it may be replaced while Sync uses it
-	f  *os.File
+	mu   sync.Mutex // guards these: they may be replaced while Sync and Check use them
+	f    *os.File
+	own  *flock.Flock // of the file itself; nil on Windows
+	info os.FileInfo  // of f
 
-	known sync.Mutex // guards ids, which the feeding asks while results are recorded
+	known sync.Mutex // guards these, which the feeding asks while results are recorded
 	ids   *idset.Set
+	asked *idset.Set // the hashes of the requests, by id
 
 	// Repaired is how many bytes of a line half written were cut off.
 	Repaired int64
@@ -120,78 +121,51 @@ func unpack(v uint64) (offset int64, s State, seen bool) {
 }
 
 // Open locks the output, repairs its end and reads what is recorded: each gets every
-// record without its response's body. ErrBusy is one of its errors.
+// record without its response's body. ErrBusy and ErrForeign are among its errors.
 func Open(path string, each func(*Record)) (_ *File, err error) {
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("cannot write %s: it is no regular file", path)
 	}
+	path = resolve(path)
 	dir := Dir(path)
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-		return nil, fmt.Errorf("cannot write beside %s: %w", path, err)
+	made := os.Mkdir(dir, 0o700)
+	if made != nil && !errors.Is(made, os.ErrExist) {
+		return nil, fmt.Errorf("cannot write beside %s: %w", path, made)
 	}
-	f := &File{path: path, lock: flock.New(filepath.Join(dir, "lock")), ids: idset.New(filepath.Join(dir, "ids"))}
-	locked, err := f.lock.TryLock()
-	if err != nil {
-		return nil, fmt.Errorf("cannot lock %s: %w", path, err)
-	}
-	if !locked {
-		return nil, fmt.Errorf("%s: %w: wait for it or end it", path, ErrBusy)
+	f := &File{path: path, lock: flock.New(filepath.Join(dir, "lock")), ids: idset.New(filepath.Join(dir, "ids")), asked: idset.New(filepath.Join(dir, "hashes"))}
+	if err := tryLock(f.lock, path); err != nil {
+		return nil, err
 	}
 	defer func() {
 		if err != nil {
 			_ = f.Close()
+			if made == nil { // a file that is not llmq's keeps no folder of it
+				_ = errors.Join(os.Remove(f.lock.Path()), os.Remove(dir))
+			}
 		}
 	}()
-	if f.f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o644); err != nil {
+	if err := f.attach(os.O_CREATE); err != nil {
 		return nil, fmt.Errorf("cannot write the results: %w", err)
 	}
+	if f.own, err = lockFile(path); err != nil {
+		return nil, err
+	}
 	_ = os.Remove(f.temporary())
-	return f, f.read(each)
+	if err := f.read(made == nil, each); err != nil {
+		return nil, err
+	}
+	return f, nil
 }
 
 func (f *File) temporary() string { return f.path + ".new" }
-
-// read takes in the records, and cuts off what a crash left of one at the end.
-func (f *File) read(each func(*Record)) error {
-	var torn *LineError // the latest line that is none
-	end := int64(0)     // of the good lines
-	size, err := Scan(f.path, func(offset int64, line []byte, n int64, whole bool) error {
-		r, err := parse(line)
-		if err != nil || !whole {
-			if err == nil {
-				err = errors.New("it has no end")
-			}
-			if torn == nil {
-				torn = &LineError{f.path, n, err}
-			}
-			return nil // a crash's, if nothing good follows
-		}
-		if torn != nil {
-			return fmt.Errorf("%w: take the line out, and its request runs again", torn)
-		}
-		end = offset + int64(len(line)) + 1
-		if each != nil {
-			each(r)
-		}
-		return f.note(r, offset)
-	})
-	if err != nil {
-		return err
-	}
-	if torn != nil {
-		f.Repaired = size - end
-		if err := f.f.Truncate(end); err != nil {
-			return fmt.Errorf("cannot repair the end of %s: %w", f.path, err)
-		}
-	}
-	f.size = end
-	return nil
-}
 
 // note takes in a record that stands at an offset.
 func (f *File) note(r *Record, offset int64) error {
 	f.known.Lock()
 	defer f.known.Unlock()
+	if err := f.asked.Put(r.CustomID, uint64(r.Run.Hash)); err != nil {
+		return err
+	}
 	return f.ids.Update(r.CustomID, func(v uint64) uint64 {
 		_, state, seen := unpack(v)
 		switch state {
@@ -238,7 +212,16 @@ func (f *File) Has(id string) (State, error) {
 	return state, err
 }
 
-// Append writes a record, in one piece.
+// Answers reports whether what the file holds of an id is of the request with that hash, as
+// far as it tells: records of earlier versions have none.
+func (f *File) Answers(id string, h Hash) (bool, error) {
+	f.known.Lock()
+	defer f.known.Unlock()
+	v, _, err := f.asked.Get(id)
+	return v == 0 || Hash(v) == h, err
+}
+
+// Append writes a record, in one piece. ErrChanged is one of its errors.
 func (f *File) Append(r *Record) error {
 	h := fnv.New64a()
 	_, _ = io.WriteString(h, r.CustomID)
@@ -248,15 +231,22 @@ func (f *File) Append(r *Record) error {
 		return fmt.Errorf("cannot write the results: %w", err)
 	}
 	line = append(line, '\n')
+	at := f.size.Load()
+	now, err := os.Stat(f.path)
+	if err := f.compare(at, now, err); err != nil {
+		return err
+	}
+	if now.Size() > at {
+		return fmt.Errorf("%s was written by something else while the run wrote it: %w", f.path, ErrChanged)
+	}
 	n, err := f.f.Write(line)
 	if err != nil {
 		if n > 0 {
-			_ = f.f.Truncate(f.size) // what a full disk left of it
+			_ = f.f.Truncate(at) // what a full disk left of it
 		}
 		return fmt.Errorf("cannot write the results: %w", err)
 	}
-	at := f.size
-	f.size += int64(n)
+	f.size.Store(at + int64(n))
 	return f.note(r, at)
 }
 
@@ -279,7 +269,7 @@ func (f *File) Close() error {
 		err = errors.Join(f.f.Sync(), f.f.Close())
 		f.f = nil
 	}
-	return errors.Join(err, f.ids.Close(), f.lock.Unlock())
+	return errors.Join(err, f.ids.Close(), f.asked.Close(), unlock(f.own), f.lock.Unlock())
 }
 
 // LineError says what is wrong with a line of a file of results.
@@ -303,12 +293,16 @@ func parse(line []byte) (*Record, error) {
 			RequestID string          `json:"request_id"`
 			Body      json.RawMessage `json:"-"`
 		} `json:"response"`
+		Run *Run `json:"llmq"`
 	}
 	if err := json.Unmarshal(line, &r); err != nil {
 		return nil, err
 	}
 	if r.CustomID == "" {
 		return nil, errors.New(`it has no "custom_id"`)
+	}
+	if r.Run != nil {
+		r.Record.Run, r.own = *r.Run, true
 	}
 	if r.Response != nil {
 		r.Record.Response = &Response{Status: r.Response.Status, RequestID: r.Response.RequestID}

@@ -8,11 +8,18 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
+
+	"github.com/llmqueue/llmqueue/cmd/llmq/internal/idset"
 )
 
 // Tidy takes out the records that later ones replaced and, if ordered, puts the rest in
 // the order of the input. The file is replaced as a whole, or stays as it is.
+// ErrChanged is one of its errors.
 func (f *File) Tidy(ordered bool) error {
+	if err := f.Check(); err != nil {
+		return err
+	}
 	if !f.stale && (!ordered || f.inOrder()) {
 		return nil
 	}
@@ -20,6 +27,42 @@ func (f *File) Tidy(ordered bool) error {
 		return errors.Join(fmt.Errorf("cannot tidy %s up, it stays as it was: %w", f.path, err), ignoreMissing(os.Remove(f.temporary())))
 	}
 	return nil
+}
+
+// SetAside renames the file to one beside it, whose name it returns, and begins it anew: ""
+// when it is empty.
+func (f *File) SetAside() (name string, err error) {
+	if f.size.Load() == 0 {
+		return "", nil
+	}
+	for n := 1; ; n++ {
+		name = fmt.Sprintf("%s.%d", f.path, n)
+		if _, err := os.Lstat(name); errors.Is(err, os.ErrNotExist) {
+			break
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := errors.Join(f.f.Close(), unlock(f.own)); err != nil {
+		return "", err
+	}
+	if err := os.Rename(f.path, name); err != nil {
+		return "", errors.Join(err, f.attach(0))
+	}
+	if err := f.attach(os.O_CREATE); err != nil {
+		return "", err
+	}
+	if f.own, err = lockFile(f.path); err != nil {
+		return "", err
+	}
+	if err := errors.Join(f.ids.Close(), f.asked.Close()); err != nil {
+		return "", err
+	}
+	dir := Dir(f.path)
+	f.ids, f.asked = idset.New(filepath.Join(dir, "ids")), idset.New(filepath.Join(dir, "hashes"))
+	f.size.Store(0)
+	f.stale, f.Done, f.Failed = false, 0, 0
+	return name, nil
 }
 
 func ignoreMissing(err error) error {
@@ -45,9 +88,13 @@ func (f *File) inOrder() bool {
 }
 
 func (f *File) rewrite(ordered bool) error {
-	out, err := os.OpenFile(f.temporary(), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	mode := f.info.Mode().Perm()
+	out, err := os.OpenFile(f.temporary(), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
 	if err != nil {
 		return err
+	}
+	if err := out.Chmod(mode); err != nil && runtime.GOOS != "windows" { // what the umask took
+		return errors.Join(err, out.Close())
 	}
 	w := bufio.NewWriterSize(out, 256<<10)
 	if ordered {
@@ -65,16 +112,26 @@ func (f *File) rewrite(ordered bool) error {
 	if err := errors.Join(err, w.Flush(), out.Sync(), out.Close()); err != nil {
 		return err
 	}
+	next, err := lockFile(f.temporary())
+	if err != nil {
+		return err
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.f.Close(); err != nil { // before, because some systems rename no open file
-		return err
+		return errors.Join(err, unlock(next))
 	}
 	renamed := os.Rename(f.temporary(), f.path)
-	if f.f, err = os.OpenFile(f.path, os.O_RDWR|os.O_APPEND, 0o644); err != nil || renamed != nil {
-		return errors.Join(renamed, err)
+	if renamed != nil {
+		err = unlock(next)
+	} else {
+		err = unlock(f.own)
+		f.own, f.stale = next, false
 	}
-	f.stale = false
+	if err := errors.Join(renamed, err, f.attach(0)); err != nil {
+		return err
+	}
+	f.size.Store(f.info.Size())
 	return nil
 }
 
