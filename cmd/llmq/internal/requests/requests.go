@@ -1,14 +1,13 @@
-// Package requests reads a file of requests, one a line: lines of OpenAI's Batch format,
-// plain request bodies, or any JSON objects that a template turns into prompts.
+// Package requests reads a file of requests, lines, an array or a table: lines of the
+// providers' batch formats, plain request bodies, or any fields that a template turns into
+// prompts.
 package requests
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,9 +16,9 @@ import (
 	"github.com/llmqueue/llmqueue"
 )
 
-// Request is one line.
+// Request is one line, element of an array or row of a table.
 type Request struct {
-	Line  int64 // from 1
+	Line  int64 // from 1; in an array the element's number
 	ID    string
 	Model string
 	Path  string // such as /v1/chat/completions
@@ -50,6 +49,7 @@ type Format struct {
 	MaxTokensField string
 	Path           string // for lines that name none; empty: as the body tells
 	IDField        string // the field whose value is the id; empty: custom_id
+	Input          string // one of Inputs; empty: as the name and the first byte tell
 }
 
 // ParseTemplate reads a template over the fields of a line, such as {{.question}}.
@@ -61,41 +61,6 @@ func ParseTemplate(text string) (*template.Template, error) {
 		return nil, errors.New(strings.TrimPrefix(err.Error(), "template: "))
 	}
 	return t, nil
-}
-
-// maxLine is the longest line that is read.
-const maxLine = 64 << 20
-
-// Read gives the requests of r in order, empty lines left out, until yield returns false
-// or a line is bad: that is a *LineError. name is for messages.
-func (f *Format) Read(name string, r io.Reader, yield func(*Request) bool) error {
-	lines := bufio.NewScanner(r)
-	lines.Buffer(make([]byte, 64<<10), maxLine)
-	var n int64
-	for lines.Scan() {
-		n++
-		line := lines.Bytes()
-		if n == 1 {
-			line = bytes.TrimPrefix(line, []byte("\xef\xbb\xbf"))
-		}
-		if line = bytes.TrimSpace(line); len(line) == 0 {
-			continue
-		}
-		req, err := f.parse(line, n)
-		if err != nil {
-			return &LineError{name, n, err}
-		}
-		if !yield(req) {
-			return nil
-		}
-	}
-	switch err := lines.Err(); {
-	case errors.Is(err, bufio.ErrTooLong):
-		return &LineError{name, n + 1, fmt.Errorf("longer than %d MiB: is it one JSON object a line?", maxLine>>20)}
-	case err != nil:
-		return &LineError{name, n + 1, fmt.Errorf("cannot be read: %w", err)}
-	}
-	return nil
 }
 
 func (f *Format) parse(line []byte, n int64) (*Request, error) {
