@@ -65,7 +65,7 @@ func (f *runFlags) register(fs *pflag.FlagSet, retry bool) {
 	fs.StringVar(&f.baseURL, "base-url", os.Getenv("OPENAI_BASE_URL"), "the provider's `URL`, such as https://api.openai.com/v1 (default $OPENAI_BASE_URL)")
 	fs.StringVar(&f.keyEnv, "key-env", "", "`name` of the environment variable that holds the key (default by the host: OPENAI_API_KEY, …, else LLMQ_API_KEY)")
 	fs.StringVar(&f.keyFile, "key-file", "", "`file` that holds the key")
-	fs.StringVar(&f.auth, "auth", "", "how the key is sent: bearer, api-key or x-api-key (default by the host)")
+	fs.StringVar(&f.auth, "auth", "", "how the key is sent: bearer, api-key, x-api-key or x-goog-api-key (default by the host)")
 	fs.StringArrayVar(&f.headers, "header", nil, "another `'Name: value'` to send, without keys; may be repeated")
 	fs.DurationVar(&f.timeout, "timeout", 10*time.Minute, "how long one attempt may take")
 
@@ -118,6 +118,8 @@ func newRun(retry bool) *cobra.Command {
 zstd; - reads stdin), and runs those that have no result in the output yet. Lines are
 
   {"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"…",…}}
+  {"custom_id":"a","params":{…}}      of an Anthropic batch
+  {"key":"a","request":{…}}           of a Gemini batch, with --model
   {"model":"…","messages":[…]}        or a body for /v1/responses or /v1/embeddings
   {"question":"…"}                    any fields, or a row of a CSV or TSV file, with
                                       --template and --model
@@ -146,7 +148,7 @@ others; their new results replace the old ones. It takes the flags of llmq run.
 	}
 	f.register(cmd.Flags(), retry)
 	for name, values := range map[string][]string{
-		"auth": {"bearer", "api-key", "x-api-key"}, "limits": {"auto", "given"},
+		"auth": auths, "limits": {"auto", "given"},
 		"input-format": requests.Inputs,
 		"accounting":   {"auto", "openai", "azure", "anthropic", "gemini", "groq", "mistral", "bedrock", "bedrock-claude", "estimate"},
 		"endpoint":     {"/v1/chat/completions", "/v1/responses", "/v1/embeddings"},
@@ -255,8 +257,8 @@ func (f *runFlags) batch(input string, retry bool) (c batch.Config, err error) {
 		return c, fmt.Errorf("--template needs --model")
 	case !slices.Contains([]string{"", "auto", "given"}, f.limits):
 		return c, fmt.Errorf("--limits %q: want auto or given", f.limits)
-	case !slices.Contains([]string{"", "bearer", "api-key", "x-api-key"}, f.auth):
-		return c, fmt.Errorf("--auth %q: want bearer, api-key or x-api-key", f.auth)
+	case f.auth != "" && !slices.Contains(auths, f.auth):
+		return c, fmt.Errorf("--auth %q: want %s", f.auth, strings.Join(auths, ", "))
 	}
 	if f.template != "" {
 		if c.Format.Template, err = requests.ParseTemplate(f.template); err != nil {

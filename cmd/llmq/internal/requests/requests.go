@@ -78,7 +78,8 @@ func (f *Format) parse(line []byte, n int64) (*Request, error) {
 	if fields == nil {
 		return nil, errors.New("not a JSON object: write one object a line")
 	}
-	id, err := f.id(fields, n)
+	form := f.formOf(fields)
+	id, err := f.id(fields, form, n)
 	if err != nil {
 		return nil, err
 	}
@@ -86,8 +87,8 @@ func (f *Format) parse(line []byte, n int64) (*Request, error) {
 	switch {
 	case f.Template != nil:
 		err = f.fill(req, line, fields)
-	case fields["body"] != nil:
-		err = f.batch(req, fields)
+	case form != nil:
+		err = f.batch(req, form, fields)
 	default:
 		err = f.plain(req, line, fields)
 	}
@@ -98,18 +99,21 @@ func (f *Format) parse(line []byte, n int64) (*Request, error) {
 }
 
 // id is the value of the id's field, or names the line.
-func (f *Format) id(fields map[string]json.RawMessage, n int64) (string, error) {
-	name := f.IDField
-	if name == "" {
-		name = "custom_id"
+func (f *Format) id(fields map[string]json.RawMessage, form *form, n int64) (string, error) {
+	name := "custom_id"
+	switch {
+	case f.IDField != "":
+		name = f.IDField
+	case form != nil:
+		name = form.id
 	}
 	raw, ok := fields[name]
 	if !ok {
 		if f.IDField != "" {
 			return "", fmt.Errorf("no field %q for the id, there are %s", name, names(fields))
 		}
-		if fields["body"] != nil && f.Template == nil {
-			return "", errors.New(`no "custom_id" beside "body": give each request one of its own`)
+		if form != nil {
+			return "", fmt.Errorf("no %q beside %q: give each request one of its own", form.id, form.body)
 		}
 		return "line-" + strconv.FormatInt(n, 10), nil
 	}
@@ -126,32 +130,8 @@ func (f *Format) id(fields map[string]json.RawMessage, n int64) (string, error) 
 	return "", fmt.Errorf("%q is %.40s: want a text of 1 to 512 bytes, or a number", name, raw)
 }
 
-// batchFields are those of a line of OpenAI's Batch format.
-var batchFields = []string{"body", "custom_id", "method", "url"}
-
-func (f *Format) batch(req *Request, fields map[string]json.RawMessage) error {
-	for name := range fields {
-		if !slices.Contains(batchFields, name) && name != f.IDField {
-			return fmt.Errorf("unknown field %q beside \"body\": a line of the Batch format has %s", name, strings.Join(batchFields, ", "))
-		}
-	}
-	var method string
-	if raw := fields["method"]; raw != nil {
-		if json.Unmarshal(raw, &method) != nil || method != "POST" {
-			return fmt.Errorf("\"method\" is %.40s: only \"POST\" is known", raw)
-		}
-	}
-	if raw := fields["url"]; raw != nil {
-		if json.Unmarshal(raw, &req.Path) != nil || !strings.HasPrefix(req.Path, "/") || strings.ContainsAny(req.Path, "?#") || strings.Contains(req.Path, "..") {
-			return fmt.Errorf("\"url\" is %.80s: want a path such as \"/v1/chat/completions\"", raw)
-		}
-	}
-	req.Body = slices.Clone([]byte(fields["body"]))
-	return nil
-}
-
 func (f *Format) plain(req *Request, line []byte, fields map[string]json.RawMessage) error {
-	if fields["messages"] == nil && fields["input"] == nil && fields["prompt"] == nil {
+	if !isPlain(fields) {
 		return fmt.Errorf(`no request: want "messages" or "input", or "custom_id" and "body", or give a --template over %s`, names(fields))
 	}
 	field := f.IDField
