@@ -41,6 +41,9 @@ type ModelEstimate struct {
 // nothing to the output.
 func DryRun(c Config) (Estimate, error) {
 	r := &run{Config: c, money: newMoney(c.Prices, c.Budget, c.AssumedOutput)}
+	if c.Output != "" && sameFile(c.Input, c.Output) {
+		return Estimate{}, c.overInput()
+	}
 	if err := r.openInput(nil); err != nil {
 		return Estimate{}, err
 	}
@@ -57,14 +60,17 @@ func DryRun(c Config) (Estimate, error) {
 	const seen, failed, done = 1, 2, 4
 	var bad error
 	if c.Output != "" && !c.Restart {
-		err := results.Read(c.Output, func(rec *results.Record) {
+		err := results.Inspect(c.Output, func(rec *results.Record) {
 			state := uint64(done)
 			if rec.Failed() {
 				state = failed
 			}
 			bad = errors.Join(bad, ids.Put(rec.CustomID, state), asked.Put(rec.CustomID, uint64(rec.Run.Hash)))
 		})
-		if err = errors.Join(err, bad); err != nil && !errors.Is(err, os.ErrNotExist) {
+		switch err = errors.Join(err, bad); {
+		case errors.Is(err, results.ErrForeign):
+			return Estimate{}, fail(BadInput, err)
+		case err != nil && !errors.Is(err, os.ErrNotExist):
 			return Estimate{}, fail(CannotWrite, err)
 		}
 	}

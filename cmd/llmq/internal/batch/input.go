@@ -63,3 +63,17 @@ func (c *Config) twice(req *requests.Request) error {
 func (c *Config) bad(req *requests.Request, err error) error {
 	return fail(BadInput, &requests.LineError{File: c.inputName(), Line: req.Line, Err: err})
 }
+
+func (c *Config) overInput() error {
+	return fail(BadInput, fmt.Errorf("%s is the output and the input: name another file with -o", c.Output))
+}
+
+// sameFile reports whether two names are of one file.
+func sameFile(a, b string) bool {
+	first, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	second, err := os.Stat(b)
+	return err == nil && os.SameFile(first, second)
+}
