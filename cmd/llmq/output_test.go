@@ -194,6 +194,7 @@ func TestOrderedKeepsTheFileWhatItIs(t *testing.T) {
 			t.Fatal(err)
 		}
 		write(t, dir, "in.jsonl", chats(10, 10)...)
+		write(t, dir, name+".new", "somebody's")
 		if code, _, stderr := llmq(t, dir, "run", "in.jsonl", "-o", filepath.Base(link), "--base-url", srv.URL(), "--ordered"); code != 0 {
 			t.Fatalf("exit code %d: %s", code, stderr)
 		}
@@ -204,6 +205,9 @@ func TestOrderedKeepsTheFileWhatItIs(t *testing.T) {
 		}
 		if info, err := os.Lstat(path); err != nil || info.Mode() != mode {
 			t.Errorf("the mode is %v, was %v (%v)", info.Mode(), mode, err)
+		}
+		if data, err := os.ReadFile(path + ".new"); string(data) != "somebody's\n" {
+			t.Errorf("a file beside it is changed: %q, %v", data, err)
 		}
 		if to, err := os.Readlink(link); err != nil || to != name {
 			t.Errorf("the link is none anymore: %q, %v", to, err)

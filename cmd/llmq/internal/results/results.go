@@ -157,7 +157,9 @@ func Open(path string, each func(*Record)) (_ *File, err error) {
 	return f, nil
 }
 
-func (f *File) temporary() string { return f.path + ".new" }
+// temporary is the file that replaces the output: in the folder, as a name beside the output
+// may be somebody's.
+func (f *File) temporary() string { return filepath.Join(Dir(f.path), "new") }
 
 // note takes in a record that stands at an offset.
 func (f *File) note(r *Record, offset int64) error {
