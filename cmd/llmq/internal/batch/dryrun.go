@@ -55,8 +55,6 @@ func DryRun(c Config) (Estimate, error) {
 	defer os.RemoveAll(dir)
 	ids := idset.New(filepath.Join(dir, "ids"))
 	defer ids.Close()
-	asked := idset.New(filepath.Join(dir, "hashes"))
-	defer asked.Close()
 	const seen, failed, done = 1, 2, 4
 	var bad error
 	if c.Output != "" && !c.Restart {
@@ -65,7 +63,7 @@ func DryRun(c Config) (Estimate, error) {
 			if rec.Failed() {
 				state = failed
 			}
-			bad = errors.Join(bad, ids.Put(rec.CustomID, state), asked.Put(rec.CustomID, uint64(rec.Run.Hash)))
+			bad = errors.Join(bad, ids.UpdateTag(rec.CustomID, uint64(rec.Run.Hash), func(uint64) uint64 { return state }))
 		})
 		switch err = errors.Join(err, bad); {
 		case errors.Is(err, results.ErrForeign):
@@ -90,7 +88,7 @@ func DryRun(c Config) (Estimate, error) {
 		if bad = fail(CannotWrite, ids.Put(req.ID, state|seen)); bad != nil {
 			return false
 		}
-		hash, _, err := asked.Get(req.ID)
+		hash, err := ids.Tag(req.ID)
 		if err != nil {
 			bad = fail(CannotWrite, err)
 			return false

@@ -41,6 +41,8 @@ func (r *run) runs(req *requests.Request, s results.State) (bool, error) {
 		return !r.Retry, nil
 	case r.Retry && s == results.Failed:
 		return true, nil // corrected, perhaps
+	case r.known && !r.Changed:
+		return false, nil // prepare has compared them
 	}
 	same, err := r.file.Answers(req.ID, results.HashOf(req.Path, req.Body))
 	if err != nil {
