@@ -184,7 +184,7 @@ var providers = []provider{
 		name: "Anthropic", source: "docs.anthropic.com/en/api/errors, platform.claude.com/docs/en/api/rate-limits",
 		hosts: "anthropic.com", headers: "Anthropic-Organization-Id",
 		distinct: []rule{
-			{says: sentence(`reached your specified api usage limits`, `credit balance is too low`, `(?:out of|draw from your) extra usage`), means: exhausted},
+			{says: sentence(`reached your specified api usage limits`, `credit balance is too low`, `(?:out of|draw from(?: your)?) extra usage`), means: exhausted},
 		},
 	},
 	{
