@@ -23,7 +23,7 @@ import (
 //
 // A quota, a credit or a spend limit is exhausted only on proof: by the code of a provider
 // that means it so, or in its words. A 429 that merely speaks of a quota, or says no wait, is
-// rate limited. An error that a gateway quotes within its own counts as well: a 400 or 500
+// rate limited. An error that a gateway quotes within its own counts as well: a 400, 500 or 502
 // gives way to the status that the gateway was given, or that the words it was given have
 // elsewhere. The delay is that of [ParseDelay], but until its renewal, if known, for an
 // exhausted quota.
@@ -110,11 +110,14 @@ func (e *apiError) statusOfWords() int {
 	return 0
 }
 
-// told is a status, or the one that a gateway was given and made a 400 or a 500 of. What it
+// told is a status, or the one that a gateway was given and made a 400, a 500 or a 502 of. What it
 // quotes may have words alone, as Anthropic's errors do.
 func (e *apiError) told(status int) int {
-	if up := e.upstream; up != nil && (status == 0 || status == http.StatusBadRequest || status == http.StatusInternalServerError) {
-		return cmp.Or(up.told(up.status), up.statusOfWords(), status)
+	if up := e.upstream; up != nil {
+		switch status {
+		case 0, http.StatusBadRequest, http.StatusInternalServerError, http.StatusBadGateway:
+			return cmp.Or(up.told(up.status), up.statusOfWords(), status)
+		}
 	}
 	return status
 }
