@@ -91,7 +91,7 @@ var providers = []provider{
 			{words: "modelcapacityexhausted", means: overloaded},
 			{says: sentence(`doesn't have a free quota tier`), means: elsewhere},
 			{status: "429 402", says: spent, unless: sentence(`exceeded your current quota`), means: exhausted},
-			{status: "429", words: "quotaexhausted", means: exhausted},
+			{status: "429", words: "quotaexhausted insufficient*balance", means: exhausted},
 			{says: sentence(`\blimit: 0(?:[^\d.]|\.\D|\.?$)`), status: "429", means: elsewhere}, // the account has no part in that model
 			{test: func(f *evidence) bool { return f.e.never() }, status: "429", means: elsewhere},
 			{test: func(f *evidence) bool { return f.e.perDay() }, status: "429", means: exhausted},

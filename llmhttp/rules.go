@@ -240,10 +240,10 @@ const resource = `(?:files?|previous[_ ]?responses?|responses?|conversations?|th
 
 // The words that mean the same from whoever says them.
 const (
-	exhaustedWords = `insufficient*quota preconsume*quota* organizationusagelimitexceeded billinghardlimitreached billingnotactive billingerror insufficientbalance*
-		insufficientcredit* creditbalance* insufficientfunds* notenoughcredits outofcredits nocredits credit*exhausted creditlimitexceeded exceededbudget budgetexceeded*
+	exhaustedWords = `insufficient*quota preconsume*quota* organizationusagelimitexceeded billinghardlimitreached billingnotactive billingerror insufficient*balance*
+		insufficient*credit* creditbalance* insufficientfunds* notenoughcredits outofcredits nocredits credit*exhausted creditlimitexceeded exceededbudget budgetexceeded*
 		exceededcurrentquotaerror usagelimitreached usagelimitexceeded monthlylimitexceeded weeklylimitexceeded paymentrequired *resourcepackexhausted
-		*tpdexceeded *rpdexceeded quota*daily* notenoughbalance insufficientaccountbalance balancenotenough *spendlimitexceeded *spendlimitreached *overdue*
+		*tpdexceeded *rpdexceeded quota*daily* notenoughbalance balancenotenough *spendlimitexceeded *spendlimitreached *overdue*
 		*arrear* *quotaexhausted`
 	ownWords = `contextlength* contextwindow* contextsize* exceedcontext* prompttoolong prompttoolarge inputtoolong inputtoolarge requesttoolarge requesttoolong
 		stringabovemaxlength *contentfilter* *contentpolicy* *contentmoderation* *contentblocked* *policyviolation *sensitivecontent* datainspectionfailed
