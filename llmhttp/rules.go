@@ -98,8 +98,8 @@ var statuses = []struct {
 // request; billing; capacity.
 var commonRules = append(distinctRules(), []rule{
 	{test: largerThanLimit, means: fatal},
-	{status: "402", test: (*evidence).hinted, means: limited},                         // OpenRouter: credits that come back by themselves
-	{status: "402 403", says: sentence(`rate.?limit`), unless: spent, means: limited}, // GitHub and plans of Anthropic's
+	{status: "402", test: (*evidence).hinted, means: limited}, // OpenRouter: credits that come back by themselves
+	{status: "402 403", says: sentence(`rate.?limit(?:ed|s? (?:\w+ )?(?:exceeded|reached|hit)\b)`, `\bexceed[^.]*rate.?limit`), unless: spent, means: limited}, // GitHub and plans of Anthropic's
 	{says: sentence(`can only afford (?:0|-\d+)\b`), means: exhausted},
 	{says: sentence(`can only afford \d`, `fewer max_tokens`, `long context requests?\b.*extra usage|extra usage is required for long context`), means: fatal},
 	{words: "insufficient*quota creditlimit quotaexceeded quota* insufficientbalance", says: throttled, unless: sentence(`balance|recharge|per (?:day|week|month)|daily|weekly|monthly`), means: limited},
@@ -213,7 +213,7 @@ var (
 	// Want of room.
 	lacking = sentence(`\boverload\w*`, `\b(?:no|lacks?|insufficient|out of|not enough|at|over|limited|exceeds?) (?:\w+ ){0,2}capacity|capacity (?:\w+ ){0,3}(?:exceeded|exhausted|unavailable|reached)`,
 		`\b(?:server|engine|model|service)s? (?:is |are )?(?:currently |too |temporarily )?(?:too )?busy|\bbusy\b[^.]*try`, `model (?:\S+ )?(?:is )?(?:currently |still )?loading|(?:^|['"])loading model`, `high (?:levels? of )?(?:demand|load|traffic)|heavy (?:load|traffic)`,
-		`no available channel|\bworkers?\b[^.]*\blimit|service (?:is )?(?:currently |temporarily )unavailable|no (?:healthy|available) (?:upstream|workers?|instances?|replicas?|accounts?)`, `(?:maximum pending|queue is full|queue full|too many pending)`, `服务器?繁忙|负载(?:过高|已?饱和|已满)|访问量过大|过载`)
+		`no available channel|\bworkers? (?:\w+ ){0,3}limit reached|service (?:is )?(?:currently |temporarily )unavailable|no (?:healthy|available) (?:upstream|workers?|instances?|replicas?|accounts?)|no (?:workers?|instances?|replicas?|slots?) available`, `(?:maximum pending|queue is full|queue full|too many pending)`, `服务器?繁忙|负载(?:过高|已?饱和|已满)|访问量过大|过载`)
 
 	cold = sentence(`\bdegraded\b[^.]*cannot be invoked`, `\bmodel (?:\S+ )?is cold\b`, `not ready (?:for|to serve) inference`, `(?:warming|spinning|starting) up`, `currently loading`)
 
