@@ -203,7 +203,7 @@ func (r *run) conclude(res llmqueue.Response[caller.Reply], err error) error {
 		Run: results.Run{
 			Line: it.Line, Model: it.Model, StartedAt: reply.Sent.Round(0), LatencyMS: float64(reply.Latency.Microseconds()) / 1000,
 			Attempts: res.Attempts, Input: res.Usage.InputTokens, Output: res.Usage.OutputTokens, Cached: res.Usage.CachedInputTokens, Charged: reply.Charged,
-			Hash: results.HashOf(it.Path, it.Body),
+			Hash: results.HashOf(it.Path, it.Body), Kept: it.Kept,
 		},
 	}
 	if reply.Status != 0 {

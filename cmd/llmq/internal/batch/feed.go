@@ -32,7 +32,7 @@ func (f *flight) init() {
 func (f *flight) take(id string, it *item) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	n := int64(len(it.Body))
+	n := it.Size()
 	for f.bytes > 0 && f.bytes+n > maxFlight && !f.stopped {
 		f.room.Wait()
 	}
@@ -47,7 +47,7 @@ func (f *flight) land(id string) *item {
 	defer f.mu.Unlock()
 	it := f.items[id]
 	delete(f.items, id)
-	f.bytes -= int64(len(it.Body))
+	f.bytes -= it.Size()
 	f.room.Signal()
 	return it
 }

@@ -40,6 +40,8 @@ type runFlags struct {
 	json, quiet                          bool
 	every                                time.Duration
 
+	body bodyFlags
+
 	models map[string]modelConfig // by the config file
 }
 
@@ -88,6 +90,7 @@ func (f *runFlags) register(fs *pflag.FlagSet, retry bool) {
 	fs.StringVar(&f.model, "model", "", "model of the lines that name none")
 	fs.StringVar(&f.system, "system", "", "with --template: the system's message")
 	fs.Int64Var(&f.maxTokens, "max-tokens", 0, "with --template: bound of an answer (0: none)")
+	f.body.register(fs)
 	fs.StringVar(&f.endpoint, "endpoint", "", "`path` of the lines that name none, such as /v1/responses (default: as the body tells)")
 	fs.StringVar(&f.idField, "id-field", "", "field that holds a line's id (default custom_id, else the line's number)")
 	fs.BoolVar(&f.ordered, "ordered", false, "put the results in the order of the input when the run ends (default: in order of completion)")
@@ -256,6 +259,9 @@ func (f *runFlags) batch(input string, retry bool) (c batch.Config, err error) {
 		if c.Format.Template, err = requests.ParseTemplate(f.template); err != nil {
 			return c, fmt.Errorf("--template: %w", err)
 		}
+	}
+	if err := f.body.apply(&c.Format); err != nil {
+		return c, err
 	}
 	if f.pricesFile != "" {
 		if c.Prices, err = prices.Read(f.pricesFile); err != nil {

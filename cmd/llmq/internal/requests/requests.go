@@ -24,6 +24,7 @@ type Request struct {
 	Model string
 	Path  string // such as /v1/chat/completions
 	Body  []byte
+	Kept  map[string]json.RawMessage // fields of the line, for its result
 	// Estimate is what it may use: its text by llmqueue.EstimateTokens, and what it
 	// bounds its answer to, 0 when it does not.
 	Estimate llmqueue.Usage
@@ -50,6 +51,9 @@ type Format struct {
 	MaxTokensField string
 	Path           string // for lines that name none; empty: as the body tells
 	IDField        string // the field whose value is the id; empty: custom_id
+	// Set are members that a template's bodies have besides.
+	Set  map[string]json.RawMessage
+	Keep []string // fields of a line that its result carries; each line has to have them
 }
 
 // ParseTemplate reads a template over the fields of a line, such as {{.question}}.
@@ -118,6 +122,9 @@ func (f *Format) parse(line []byte, n int64) (*Request, error) {
 		return nil, err
 	}
 	req := &Request{Line: n, ID: id}
+	if req.Kept, err = f.keep(fields); err != nil {
+		return nil, err
+	}
 	switch {
 	case f.Template != nil:
 		err = f.fill(req, line, fields)
@@ -166,7 +173,7 @@ var batchFields = []string{"body", "custom_id", "method", "url"}
 
 func (f *Format) batch(req *Request, fields map[string]json.RawMessage) error {
 	for name := range fields {
-		if !slices.Contains(batchFields, name) && name != f.IDField {
+		if !slices.Contains(batchFields, name) && name != f.IDField && !slices.Contains(f.Keep, name) {
 			return fmt.Errorf("unknown field %q beside \"body\": a line of the Batch format has %s", name, strings.Join(batchFields, ", "))
 		}
 	}
@@ -241,6 +248,9 @@ func (f *Format) fill(req *Request, line []byte, fields map[string]json.RawMessa
 		if f.MaxTokens > 0 {
 			body[f.MaxTokensField] = f.MaxTokens
 		}
+	}
+	for name, value := range f.Set {
+		body[name] = value
 	}
 	var err error
 	req.Body, err = json.Marshal(body)

@@ -59,6 +59,8 @@ type Run struct {
 	Cached    int64     `json:"cached_input_tokens,omitempty"`
 	Charged   int64     `json:"charged_tokens"` // to the limits, by the last attempt
 	Hash      Hash      `json:"request_hash,omitzero"`
+
+	Kept map[string]json.RawMessage `json:"kept,omitempty"` // fields of the line, by --keep
 }
 
 // Usage is what the record's attempts used.
