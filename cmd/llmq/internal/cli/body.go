@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -30,10 +31,8 @@ func (f *bodyFlags) register(fs *pflag.FlagSet) {
 // apply sets what the flags come to.
 func (f *bodyFlags) apply(to *requests.Format) error {
 	to.Keep = f.keep
-	for _, name := range f.keep {
-		if name == "" {
-			return errors.New("--keep has an empty name: want fields such as label,metadata")
-		}
+	if slices.Contains(f.keep, "") {
+		return errors.New("--keep has an empty name: want fields such as label,metadata")
 	}
 	if len(f.set)+len(f.setJSON) == 0 && f.tools == "" {
 		return nil
