@@ -23,7 +23,8 @@ func (r *run) process(ctx context.Context, req llmqueue.Request[*item]) (caller.
 	if r.stopping.Load() != nil {
 		return caller.Reply{}, llmqueue.Permanent(errNotRecorded)
 	}
-	price, ok := r.money.reserve(it.Request)
+	asks := it.asks()
+	price, ok := r.money.reserve(asks)
 	if !ok {
 		r.stop(OverBudget, fmt.Errorf("the budget of $%.2f is used up: $%.4f are spent, run again with a larger --budget-usd to go on", r.Budget, r.money.spent()))
 		return caller.Reply{}, llmqueue.Permanent(errNotRecorded)
@@ -36,7 +37,7 @@ func (r *run) process(ctx context.Context, req llmqueue.Request[*item]) (caller.
 	}
 	r.attempts.Add(1)
 	defer r.trial.start()()
-	reply, err := r.caller.Call(ctx, it.Path, it.Body)
+	reply, err := r.caller.Call(ctx, asks.Path, asks.Body)
 	reply.Charged = r.charged(it.Model, req.Estimate, reply.Usage, reply.Usage != (llmqueue.Usage{})).Total()
 	r.money.settle(it.Model, price, reply.Usage)
 	r.input.Add(reply.Usage.InputTokens)
@@ -53,6 +54,7 @@ func (r *run) process(ctx context.Context, req llmqueue.Request[*item]) (caller.
 	r.trial.pass()
 	r.outage.over()
 	r.lastError.Store(nil)
+	r.fits(&reply, asks.Path)
 	return reply, nil
 }
 
@@ -185,6 +187,11 @@ func (r *run) awaitHost(began time.Time, cause error) {
 
 // conclude records how a request ended, unless the run's end ended it.
 func (r *run) conclude(res llmqueue.Response[caller.Reply], err error) error {
+	r.recording.Lock()
+	defer r.recording.Unlock()
+	if err == nil && r.reask(r.flight.of(res.RequestID), res) {
+		return nil
+	}
 	it := r.flight.land(res.RequestID)
 	switch {
 	case err == nil:
@@ -194,7 +201,8 @@ func (r *run) conclude(res llmqueue.Response[caller.Reply], err error) error {
 		r.stop(NoQuota, fmt.Errorf("the provider's quota is used up: %s: run again when it is renewed (--wait-for-quota waits for that)", r.reason(err)))
 		return nil
 	}
-	reply, problem := res.Result, (*results.Error)(nil)
+	it.sums(res)
+	reply, problem := res.Result, r.mismatch(res.Result)
 	if err != nil {
 		reply, problem = r.failure(err)
 	}
@@ -202,7 +210,7 @@ func (r *run) conclude(res llmqueue.Response[caller.Reply], err error) error {
 		CustomID: it.ID, Error: problem,
 		Run: results.Run{
 			Line: it.Line, Model: it.Model, StartedAt: reply.Sent.Round(0), LatencyMS: float64(reply.Latency.Microseconds()) / 1000,
-			Attempts: res.Attempts, Input: res.Usage.InputTokens, Output: res.Usage.OutputTokens, Cached: res.Usage.CachedInputTokens, Charged: reply.Charged,
+			Attempts: it.attempts, Input: it.used.InputTokens, Output: it.used.OutputTokens, Cached: it.used.CachedInputTokens, Charged: reply.Charged,
 			Hash: results.HashOf(it.Path, it.Body), Kept: it.Kept,
 		},
 	}

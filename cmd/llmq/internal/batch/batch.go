@@ -58,6 +58,8 @@ type run struct {
 	done, failed  atomic.Int64 // of the file
 	ran, refused  atomic.Int64
 	attempts      atomic.Int64
+	reasked       atomic.Int64
+	mismatched    atomic.Int64
 	input, output atomic.Int64           // tokens of this run
 	load          workload               // what is to run of the input, if known
 	answered      atomic.Bool            // the provider has served something in this run
@@ -67,12 +69,27 @@ type run struct {
 	stopOnce      sync.Once
 	halting       context.Context // ends when the run stops
 	halt          context.CancelFunc
-	stopped       chan struct{} // closed once everything is shut down after a stop
+	stopped       chan struct{}  // closed once everything is shut down after a stop
+	asking        sync.WaitGroup // requests that are asked once more
+	recording     sync.Mutex     // of how requests ended
 }
 
 // item is what a queue carries.
 type item struct {
 	*requests.Request
+	sent *requests.Request // what is asked instead, once more; nil: the request
+
+	reasks   int
+	attempts int            // before
+	used     llmqueue.Usage // before
+}
+
+// asks is what is sent.
+func (it *item) asks() *requests.Request {
+	if it.sent != nil {
+		return it.sent
+	}
+	return it.Request
 }
 
 // fail is an *Error unless err is nil.
@@ -221,6 +238,7 @@ func (r *run) work(interrupts <-chan os.Signal) error {
 			r.lose(err)
 		}
 	}
+	r.asking.Wait()
 	if r.stopping.Load() != nil {
 		<-r.stopped
 	} else if err := r.manager.Shutdown(r.hard); err != nil {
@@ -317,7 +335,7 @@ func (r *run) summary() Summary {
 	s := Summary{
 		Reason: Finished, Total: r.total.Load(), Before: r.before.Load(), Ran: r.ran.Load(),
 		Done: r.done.Load(), Failed: r.failed.Load(), Refused: r.refused.Load(), Attempts: r.attempts.Load(),
-		Input: r.input.Load(), Output: r.output.Load(), Elapsed: time.Since(r.begin),
+		Input: r.input.Load(), Output: r.output.Load(), Reasked: r.reasked.Load(), Mismatched: r.mismatched.Load(), Elapsed: time.Since(r.begin),
 	}
 	if r.money != nil {
 		s.Cost = r.money.spent()

@@ -11,6 +11,7 @@ import (
 	"github.com/llmqueue/llmqueue/cmd/llmq/internal/caller"
 	"github.com/llmqueue/llmqueue/cmd/llmq/internal/prices"
 	"github.com/llmqueue/llmqueue/cmd/llmq/internal/requests"
+	"github.com/llmqueue/llmqueue/cmd/llmq/internal/schema"
 )
 
 // Config says what to run and how.
@@ -23,6 +24,9 @@ type Config struct {
 	Restart bool // put an output that is there aside, and run everything
 	Changed bool // run what is recorded of another request of the same id, too
 	Ordered bool
+
+	Schema *schema.Schema // that answers have to fit; nil: none
+	Reask  int            // how often a request is asked once more whose answer does not fit
 
 	Caller       caller.Config
 	Limits       func(model string) []llmqueue.Limit // without concurrency; empty: to be learned
@@ -65,18 +69,22 @@ const (
 
 // Summary is how a run ended.
 type Summary struct {
-	Reason   Reason        `json:"reason"`
-	Total    int64         `json:"total"`    // requests of the input, as far as it was read
-	Before   int64         `json:"before"`   // recorded by earlier runs
-	Ran      int64         `json:"ran"`      // recorded by this one
-	Done     int64         `json:"done"`     // of the file, in the end
-	Failed   int64         `json:"failed"`   // of the file, in the end
-	Refused  int64         `json:"refused"`  // answers 429 that this run met
-	Attempts int64         `json:"attempts"` // that this run made
-	Input    int64         `json:"input_tokens"`
-	Output   int64         `json:"output_tokens"`
-	Cost     float64       `json:"cost_usd"` // of the file, all runs together; 0 without prices
-	Elapsed  time.Duration `json:"elapsed_ns"`
+	Reason   Reason `json:"reason"`
+	Total    int64  `json:"total"`    // requests of the input, as far as it was read
+	Before   int64  `json:"before"`   // recorded by earlier runs
+	Ran      int64  `json:"ran"`      // recorded by this one
+	Done     int64  `json:"done"`     // of the file, in the end
+	Failed   int64  `json:"failed"`   // of the file, in the end
+	Refused  int64  `json:"refused"`  // answers 429 that this run met
+	Attempts int64  `json:"attempts"` // that this run made
+	Input    int64  `json:"input_tokens"`
+	Output   int64  `json:"output_tokens"`
+
+	Reasked    int64 `json:"reasked"`    // requests asked once more for the schema, each time counted
+	Mismatched int64 `json:"mismatched"` // of those that this run recorded, failed by the schema
+
+	Cost    float64       `json:"cost_usd"` // of the file, all runs together; 0 without prices
+	Elapsed time.Duration `json:"elapsed_ns"`
 }
 
 // Snapshot is how a run stands.

@@ -41,6 +41,13 @@ func (f *flight) take(id string, it *item) bool {
 	return !f.stopped
 }
 
+// of is what take took.
+func (f *flight) of(id string) *item {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.items[id]
+}
+
 // land gives up what take took.
 func (f *flight) land(id string) *item {
 	f.mu.Lock()
@@ -79,7 +86,7 @@ func (r *run) feed(yield func(llmqueue.Request[*item]) bool) {
 			r.stopWith(fail(BadInput, err))
 			return false
 		}
-		id, it := strconv.FormatInt(req.Line, 10), &item{req}
+		id, it := strconv.FormatInt(req.Line, 10), &item{Request: req}
 		if !r.flight.take(id, it) {
 			return false
 		}

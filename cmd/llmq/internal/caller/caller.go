@@ -48,7 +48,8 @@ type Reply struct {
 	Usage     llmqueue.Usage
 	Sent      time.Time
 	Latency   time.Duration
-	Charged   int64 // tokens that the limits were charged; the caller of Call fills it in
+	Lacks     string // what it lacks to fit the schema; whoever checks it fills it in
+	Charged   int64  // tokens that the limits were charged; the caller of Call fills it in
 }
 
 // StatusError is an answer that is no success.

@@ -40,7 +40,8 @@ type runFlags struct {
 	json, quiet                          bool
 	every                                time.Duration
 
-	body bodyFlags
+	body   bodyFlags
+	schema schemaFlags
 
 	models map[string]modelConfig // by the config file
 }
@@ -93,6 +94,7 @@ func (f *runFlags) register(fs *pflag.FlagSet, retry bool) {
 	f.body.register(fs)
 	fs.StringVar(&f.endpoint, "endpoint", "", "`path` of the lines that name none, such as /v1/responses (default: as the body tells)")
 	fs.StringVar(&f.idField, "id-field", "", "field that holds a line's id (default custom_id, else the line's number)")
+	f.schema.register(fs)
 	fs.BoolVar(&f.ordered, "ordered", false, "put the results in the order of the input when the run ends (default: in order of completion)")
 
 	if !retry {
@@ -261,6 +263,9 @@ func (f *runFlags) batch(input string, retry bool) (c batch.Config, err error) {
 		}
 	}
 	if err := f.body.apply(&c.Format); err != nil {
+		return c, err
+	}
+	if err := f.schema.apply(&c); err != nil {
 		return c, err
 	}
 	if f.pricesFile != "" {

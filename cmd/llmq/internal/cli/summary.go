@@ -28,6 +28,7 @@ func (f *runFlags) summarize(cmd *cobra.Command, shower *progress.Shower, s batc
 	if s.Cost > 0 {
 		text += fmt.Sprintf("; $%.4f in all", s.Cost)
 	}
+	text += fitting(s)
 	text += fmt.Sprintf("; %d refused by the provider", s.Refused)
 	fmt.Fprintln(cmd.ErrOrStderr(), "llmq:", text)
 	if s.Failed > 0 && s.Reason == batch.Finished {

@@ -31,3 +31,9 @@ func (r *Request) Size() int64 {
 	}
 	return int64(n)
 }
+
+// Replace is an object, which has to be valid, with another value of a member, or with that
+// member besides. All else stays byte for byte.
+func Replace(object []byte, name string, value json.RawMessage) []byte {
+	return withFirst(without(object, name), name, value)
+}
