@@ -1,10 +1,12 @@
 package batch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -49,6 +51,7 @@ type run struct {
 	source  *requests.Source
 	manager *llmqueue.Manager[*item, caller.Reply]
 	money   *money
+	only    *only
 	outage  outage
 	trial   trial
 	flight  flight
@@ -109,14 +112,19 @@ func (r *run) open() (err error) {
 	if sameFile(r.Input, r.Output) {
 		return fail(BadInput, fmt.Errorf("%s is the output and the input: name another file with -o", r.Output))
 	}
+	r.only = newOnly(r.Only, results.Dir(r.Output))
+	var noted error
 	r.file, err = results.Open(r.Output, func(rec *results.Record) {
 		r.money.spend(rec.Run.Model, rec.Run.Usage())
+		noted = cmp.Or(noted, r.only.note(rec))
 	})
 	switch {
 	case errors.Is(err, results.ErrForeign):
 		return fail(BadInput, err)
 	case err != nil:
 		return fail(CannotWrite, err)
+	case noted != nil:
+		return errors.Join(fail(CannotWrite, noted), r.file.Close())
 	}
 	if r.file.Repaired > 0 {
 		r.Notice("%s ended in the middle of a line: %d bytes are cut off, that request runs again", r.Output, r.file.Repaired)
@@ -218,6 +226,9 @@ func (r *run) prepare(interrupts <-chan os.Signal) error {
 		return err
 	}
 	r.known, r.load = true, *w
+	if r.only != nil && w.requests == 0 && r.file.Failed > 0 {
+		r.Notice("no failure in %s is %s: there are %s", r.Output, strings.Join(r.Only, " or "), r.only.others())
+	}
 	if cost := r.money.of(w.usage); r.MaxCost > 0 && cost > r.MaxCost {
 		return fail(OverBudget, fmt.Errorf("%d requests may cost up to $%.2f, more than --max-cost %.2f: nothing was sent", w.requests, cost, r.MaxCost))
 	}
@@ -328,7 +339,7 @@ func (r *run) close() error {
 	if r.source != nil {
 		_ = r.source.Close() // it was only read
 	}
-	return fail(CannotWrite, errors.Join(r.journal.Close(), r.file.Close()))
+	return fail(CannotWrite, errors.Join(r.journal.Close(), r.only.close(), r.file.Close()))
 }
 
 func (r *run) summary() Summary {

@@ -20,9 +20,10 @@ type Config struct {
 	Stdin   io.Reader
 	Output  string
 	Format  requests.Format
-	Retry   bool // run what failed, instead of what is missing
-	Restart bool // put an output that is there aside, and run everything
-	Changed bool // run what is recorded of another request of the same id, too
+	Retry   bool     // run what failed, instead of what is missing
+	Only    []string // with Retry: the codes of the failures that run again; none: all
+	Restart bool     // put an output that is there aside, and run everything
+	Changed bool     // run what is recorded of another request of the same id, too
 	Ordered bool
 
 	Schema *schema.Schema // that answers have to fit; nil: none

@@ -54,6 +54,8 @@ func DryRun(c Config) (Estimate, error) {
 	defer ids.Close()
 	asked := idset.New(filepath.Join(dir, "hashes"))
 	defer asked.Close()
+	only := newOnly(c.Only, dir)
+	defer only.close()
 	const seen, failed, done = 1, 2, 4
 	var bad error
 	if c.Output != "" && !c.Restart {
@@ -62,7 +64,7 @@ func DryRun(c Config) (Estimate, error) {
 			if rec.Failed() {
 				state = failed
 			}
-			bad = errors.Join(bad, ids.Put(rec.CustomID, state), asked.Put(rec.CustomID, uint64(rec.Run.Hash)))
+			bad = errors.Join(bad, only.note(rec), ids.Put(rec.CustomID, state), asked.Put(rec.CustomID, uint64(rec.Run.Hash)))
 		})
 		if err = errors.Join(err, bad); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return Estimate{}, fail(CannotWrite, err)
@@ -91,7 +93,15 @@ func DryRun(c Config) (Estimate, error) {
 		}
 		recorded := state&(failed|done) != 0
 		changed := recorded && hash != 0 && results.Hash(hash) != results.HashOf(req.Path, req.Body)
+		chosen, err := only.chooses(req.ID)
+		if err != nil {
+			bad = fail(CannotWrite, err)
+			return false
+		}
 		switch {
+		case c.Retry && state&failed != 0 && !chosen:
+			e.Before++
+			return true
 		case c.Retry && state&failed != 0, changed && c.Changed:
 		case changed:
 			bad = c.differs(req)

@@ -45,8 +45,9 @@ func (r *run) runs(req *requests.Request, s results.State) (bool, error) {
 	switch {
 	case s != results.Failed && s != results.Done:
 		return !r.Retry, nil
-	case r.Retry && s == results.Failed:
-		return true, nil // corrected, perhaps
+	case r.Retry && s == results.Failed: // corrected, perhaps
+		chosen, err := r.only.chooses(req.ID)
+		return chosen, fail(CannotWrite, err)
 	}
 	same, err := r.file.Answers(req.ID, results.HashOf(req.Path, req.Body))
 	if err != nil {

@@ -34,6 +34,7 @@ type runFlags struct {
 	template, model, system, endpoint    string
 	maxTokens                            int64
 	idField                              string
+	only                                 []string
 	ordered, dryRun, restart, changed    bool
 	pricesFile                           string
 	budget, maxCost                      float64
@@ -97,7 +98,9 @@ func (f *runFlags) register(fs *pflag.FlagSet, retry bool) {
 	f.schema.register(fs)
 	fs.BoolVar(&f.ordered, "ordered", false, "put the results in the order of the input when the run ends (default: in order of completion)")
 
-	if !retry {
+	if retry {
+		fs.StringSliceVar(&f.only, "only", nil, "retry only failures of these `codes`, such as timeout or http_500; http_5xx is all from http_500 to http_599")
+	} else {
 		fs.BoolVar(&f.changed, "changed", false, "run those again whose request is another than the one that the output has a result of")
 		fs.BoolVar(&f.restart, "restart", false, "begin the output anew, and keep what it had in a file beside it")
 	}
@@ -144,7 +147,8 @@ a closed terminal or pipe does as the first.
 others; their new results replace the old ones. It takes the flags of llmq run.
 
 ` + exitCodes
-		cmd.Example = `  llmq retry requests.jsonl -o results.jsonl --base-url https://api.openai.com/v1 --rpm 500 --tpm 200000`
+		cmd.Example = `  llmq retry requests.jsonl -o results.jsonl --base-url https://api.openai.com/v1 --rpm 500 --tpm 200000
+  llmq retry requests.jsonl -o results.jsonl --base-url https://api.openai.com/v1 --only timeout,http_5xx`
 	}
 	f.register(cmd.Flags(), retry)
 	for name, values := range map[string][]string{
@@ -215,7 +219,7 @@ func (f *runFlags) shower(cmd *cobra.Command, watch func(io.Writer) io.Writer) *
 // batch is what the flags come to.
 func (f *runFlags) batch(input string, retry bool) (c batch.Config, err error) {
 	c = batch.Config{
-		Input: input, Output: f.output, Retry: retry, Ordered: f.ordered, Restart: f.restart, Changed: f.changed,
+		Input: input, Output: f.output, Retry: retry, Only: f.only, Ordered: f.ordered, Restart: f.restart, Changed: f.changed,
 		Margin: f.margin, Concurrency: f.concurrency, Attempts: int(f.attempts), MaxFailures: f.maxFailures, WaitForQuota: f.waitForQuota,
 		Budget: f.budget, MaxCost: f.maxCost, AssumedOutput: f.assumedOutput,
 		Format: requests.Format{Model: f.model, System: f.system, MaxTokens: f.maxTokens, Path: f.endpoint, IDField: f.idField},
