@@ -5,6 +5,8 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,8 +30,9 @@ type Config struct {
 	// Auth is how the key is sent: "bearer", "api-key" or "x-api-key".
 	Auth        string
 	Header      http.Header
-	Timeout     time.Duration // of one attempt
-	Connections int           // that are kept
+	Timeout     time.Duration  // of one attempt
+	Connections int            // that are kept
+	CAs         *x509.CertPool // that certify the host; nil: the system's
 }
 
 // Caller calls a provider. Safe for concurrent use.
@@ -95,6 +98,9 @@ func New(c Config) (*Caller, error) {
 	base.Path = strings.TrimRight(base.Path, "/")
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConnsPerHost, transport.MaxIdleConns = c.Connections, 0
+	if c.CAs != nil {
+		transport.TLSClientConfig = &tls.Config{RootCAs: c.CAs}
+	}
 	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse } // the key goes nowhere else
 	return &Caller{
 		config: c, base: base,

@@ -24,6 +24,7 @@ type runFlags struct {
 	output, config                       string
 	baseURL, keyEnv, keyFile, auth       string
 	headers                              []string
+	caFile                               string
 	timeout                              time.Duration
 	limits, accounting, dayResets        string
 	amounts                              amounts
@@ -71,6 +72,7 @@ func (f *runFlags) register(fs *pflag.FlagSet, retry bool) {
 	fs.StringVar(&f.keyFile, "key-file", "", "`file` that holds the key")
 	fs.StringVar(&f.auth, "auth", "", "how the key is sent: bearer, api-key or x-api-key (default by the host)")
 	fs.StringArrayVar(&f.headers, "header", nil, "another `'Name: value'` to send, without keys; may be repeated")
+	fs.StringVar(&f.caFile, "ca-file", "", "PEM `file` of certificates of authorities that the host's may be of, beside the system's")
 	fs.DurationVar(&f.timeout, "timeout", 10*time.Minute, "how long one attempt may take")
 
 	f.amounts = amounts{}
@@ -290,6 +292,9 @@ func (f *runFlags) batch(input string, retry bool) (c batch.Config, err error) {
 		c.Caller.Auth = p.auth
 	}
 	if c.Caller.Header, err = readHeader(f.headers); err != nil {
+		return c, err
+	}
+	if c.Caller.CAs, err = readCAs(f.caFile); err != nil {
 		return c, err
 	}
 	if !f.dryRun {
