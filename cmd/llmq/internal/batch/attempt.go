@@ -1,6 +1,7 @@
 package batch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,8 +18,15 @@ import (
 // errNotRecorded is of requests that ended with the run: they run again the next time.
 var errNotRecorded = errors.New("not recorded")
 
-// process is one attempt.
-func (r *run) process(ctx context.Context, req llmqueue.Request[*item]) (caller.Reply, error) {
+// processor makes the attempts of a model at an endpoint.
+func (r *run) processor(e *endpoint, model string) llmqueue.Processor[*item, caller.Reply] {
+	return func(ctx context.Context, req llmqueue.Request[*item]) (caller.Reply, error) {
+		return r.attempt(ctx, e, model, req)
+	}
+}
+
+// attempt is one attempt.
+func (r *run) attempt(ctx context.Context, e *endpoint, model string, req llmqueue.Request[*item]) (caller.Reply, error) {
 	it := req.Params
 	if r.stopping.Load() != nil {
 		return caller.Reply{}, llmqueue.Permanent(errNotRecorded)
@@ -29,17 +37,17 @@ func (r *run) process(ctx context.Context, req llmqueue.Request[*item]) (caller.
 		r.stop(OverBudget, fmt.Errorf("the budget of $%.2f is used up: $%.4f are spent, run again with a larger --budget-usd to go on", r.Budget, r.money.spent()))
 		return caller.Reply{}, llmqueue.Permanent(errNotRecorded)
 	}
-	number, err := r.journal.Start(it.Model, req.Estimate)
+	number, err := r.journal.Start(e.key(model), req.Estimate)
 	if err != nil {
-		r.money.settle(it.Model, price, llmqueue.Usage{})
+		r.money.settle(model, price, llmqueue.Usage{})
 		r.stop(CannotWrite, err)
 		return caller.Reply{}, llmqueue.Permanent(errNotRecorded)
 	}
 	r.attempts.Add(1)
 	defer r.trial.start()()
-	reply, err := r.caller.Call(ctx, asks.Path, asks.Body)
-	reply.Charged = r.charged(it.Model, req.Estimate, reply.Usage, reply.Usage != (llmqueue.Usage{})).Total()
-	r.money.settle(it.Model, price, reply.Usage)
+	reply, err := e.Call(ctx, asks.Path, asks.Body)
+	reply.Charged = r.charged(e.key(model), req.Estimate, reply.Usage, reply.Usage != (llmqueue.Usage{})).Total()
+	r.money.settle(model, price, reply.Usage)
 	r.input.Add(reply.Usage.InputTokens)
 	r.output.Add(reply.Usage.OutputTokens)
 	if reply.Usage != (llmqueue.Usage{}) {
@@ -48,23 +56,24 @@ func (r *run) process(ctx context.Context, req llmqueue.Request[*item]) (caller.
 		}
 	}
 	if err != nil {
-		return reply, r.failedAttempt(ctx, reply, err)
+		return reply, r.failedAttempt(ctx, e, model, reply, err)
 	}
 	r.answered.Store(true)
 	r.trial.pass()
 	r.outage.over()
+	e.down.Store(false)
 	r.lastError.Store(nil)
 	r.fits(&reply, asks.Path)
 	return reply, nil
 }
 
 // failedAttempt is the error of an attempt for its queue, which decides whether to try again.
-func (r *run) failedAttempt(ctx context.Context, reply caller.Reply, err error) error {
+func (r *run) failedAttempt(ctx context.Context, e *endpoint, model string, reply caller.Reply, err error) error {
 	if ctx.Err() == nil {
 		text := r.reason(err)
 		r.lastError.Store(&text)
 		if caller.Unreachable(err) {
-			return r.unreachable(ctx, err)
+			return r.unreachable(ctx, e, err)
 		}
 	}
 	status, none := (*caller.StatusError)(nil), (*caller.NoAnswerError)(nil)
@@ -79,8 +88,11 @@ func (r *run) failedAttempt(ctx context.Context, reply caller.Reply, err error) 
 		if status.Status == http.StatusTooManyRequests {
 			r.refused.Add(1)
 		}
-		reason := r.hopeless(status)
+		reason := r.hopeless(e, status)
 		if reason != nil && (status.Status == http.StatusUnauthorized || !r.trial.hold(r.halting)) {
+			if r.refuses(e, model, reason) {
+				return llmqueue.Elsewhere(&attemptError{err, reply})
+			}
 			r.stop(Unusable, reason)
 			return llmqueue.Permanent(errNotRecorded)
 		}
@@ -97,18 +109,22 @@ type attemptError struct {
 func (e *attemptError) Unwrap() error { return e.error }
 
 // hopeless says why an answer means that no request will be served, or nil.
-func (r *run) hopeless(e *caller.StatusError) error {
+func (r *run) hopeless(at *endpoint, e *caller.StatusError) error {
+	c := &at.Endpoint.Caller
+	flag := cmp.Or(c.Flag, "--base-url")
 	switch first := !r.answered.Load(); {
-	case e.Status == http.StatusUnauthorized && r.Config.Caller.Key == "":
-		return fmt.Errorf("%w: the provider wants a key: set %s, or name another variable with --key-env, or a file with --key-file", e, r.Config.Caller.KeyFrom)
+	case e.Status == http.StatusUnauthorized && c.Key == "" && at.first:
+		return fmt.Errorf("%w: the provider wants a key: set %s, or name another variable with --key-env, or a file with --key-file", e, c.KeyFrom)
+	case e.Status == http.StatusUnauthorized && c.Key == "":
+		return fmt.Errorf("%w: the provider wants a key: set %s, or name another variable behind the =", e, c.KeyFrom)
 	case e.Status == http.StatusUnauthorized:
-		return fmt.Errorf("%w: check the key in %s, and --base-url", e, r.Config.Caller.KeyFrom)
+		return fmt.Errorf("%w: check the key in %s, and %s", e, c.KeyFrom, flag)
 	case first && e.Status == http.StatusForbidden:
 		return fmt.Errorf("%w: check what the key may do", e)
 	case first && (e.Status == http.StatusNotFound || e.Status == http.StatusMethodNotAllowed):
-		return fmt.Errorf("%w: check --base-url, and the model's name", e)
+		return fmt.Errorf("%w: check %s, and the model's name", e, flag)
 	case first && e.Status >= 300 && e.Status < 400:
-		return fmt.Errorf("%w: check --base-url, it leads elsewhere", e)
+		return fmt.Errorf("%w: check %s, it leads elsewhere", e, flag)
 	}
 	return nil
 }
@@ -133,7 +149,10 @@ const patience = 5 * time.Second
 
 // unreachable waits until the provider's host answers again, so that a lost network costs
 // no request its attempts. The error is for the request, which takes its turn again.
-func (r *run) unreachable(ctx context.Context, err error) error {
+func (r *run) unreachable(ctx context.Context, e *endpoint, err error) error {
+	if r.lost(e, err) {
+		return llmqueue.Elsewhere(err)
+	}
 	o := &r.outage
 	o.mu.Lock()
 	if o.back == nil {
@@ -175,7 +194,7 @@ func (r *run) awaitHost(began time.Time, cause error) {
 		case <-r.hard.Done():
 			return
 		}
-		if r.stopping.Load() != nil || r.caller.Probe(r.hard) == nil {
+		if r.stopping.Load() != nil || r.probe(r.hard) {
 			return
 		}
 		if !r.answered.Load() && time.Since(began) > patience {

@@ -47,12 +47,16 @@ type run struct {
 	file    *results.File
 	journal *journal.Journal
 	past    *journal.Past
-	caller  *caller.Caller
+	caller  *caller.Caller // of the first endpoint
 	source  *requests.Source
 	manager *llmqueue.Manager[*item, caller.Reply]
 	money   *money
 	only    *only
 	outage  outage
+
+	endpoints []*endpoint
+	refusals  refusals
+
 	trial   trial
 	flight  flight
 	streaks streaks
@@ -105,8 +109,8 @@ func fail(reason Reason, err error) error {
 
 // open opens the output and reads what earlier runs left.
 func (r *run) open() (err error) {
-	if r.caller, err = caller.New(r.Config.Caller); err != nil {
-		return fail(BadInput, err)
+	if err := r.openEndpoints(); err != nil {
+		return err
 	}
 	r.money = newMoney(r.Prices, r.Budget, r.AssumedOutput)
 	if sameFile(r.Input, r.Output) {
@@ -178,7 +182,7 @@ const outstanding = 4096
 // charged is what an attempt takes of the limits, for WithPriorUsage: what it used, or
 // what it reserved when that is not known or the provider gives nothing back.
 func (r *run) charged(model string, reserved, used llmqueue.Usage, ended bool) llmqueue.Usage {
-	if !ended || r.Accounting(model).NoRefund && used.Total() <= reserved.Total() {
+	if !ended || r.accountingOf(model).NoRefund && used.Total() <= reserved.Total() {
 		return reserved
 	}
 	return used

@@ -30,6 +30,7 @@ type Config struct {
 	Reask  int            // how often a request is asked once more whose answer does not fit
 
 	Caller       caller.Config
+	Endpoints    []Endpoint                          // beside that of Caller
 	Limits       func(model string) []llmqueue.Limit // without concurrency; empty: to be learned
 	Learn        func(model string) bool             // the provider's answers may raise limits, too
 	Accounting   func(model string) accounting.Policy

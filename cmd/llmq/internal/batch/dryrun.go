@@ -151,7 +151,11 @@ const assumedLatency = 2 * time.Second
 // atLeast is how long so many requests of a model take under its limits, and which limit
 // holds them longest: the queue's own plan of requests of mean size.
 func (r *run) atLeast(model string, n int64, sum llmqueue.Usage) (time.Duration, string, error) {
-	limits := r.Limits(model)
+	limits := slices.Clone(r.Limits(model))
+	endpoints := int64(len(r.Endpoints) + 1)
+	for i := range limits {
+		limits[i].Amount *= endpoints
+	}
 	if len(limits) == 0 || n == 0 {
 		return 0, "", nil
 	}
@@ -163,7 +167,7 @@ func (r *run) atLeast(model string, n int64, sum llmqueue.Usage) (time.Duration,
 				return
 			}
 		}
-	}, llmqueue.WithLimits(append(limits, llmqueue.Concurrent(r.Concurrency))...), llmqueue.WithMargin(r.Margin), llmqueue.WithAccounting(r.Accounting(model)))
+	}, llmqueue.WithLimits(append(limits, llmqueue.Concurrent(endpoints*r.Concurrency))...), llmqueue.WithMargin(r.Margin), llmqueue.WithAccounting(r.Accounting(model)))
 	if err != nil {
 		return 0, "", fmt.Errorf("model %s: %w", model, err)
 	}

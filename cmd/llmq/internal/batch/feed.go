@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/llmqueue/llmqueue"
+	"github.com/llmqueue/llmqueue/cmd/llmq/internal/journal"
 	"github.com/llmqueue/llmqueue/cmd/llmq/internal/requests"
 	"github.com/llmqueue/llmqueue/cmd/llmq/internal/results"
 )
@@ -140,26 +141,16 @@ func (r *run) register(model string) error {
 	if _, ok := r.manager.Queue(model); ok {
 		return nil
 	}
-	limits := r.Limits(model)
-	opts := []llmqueue.Option{llmqueue.WithAccounting(r.Accounting(model)), llmqueue.WithMargin(r.Margin), llmqueue.WithPriorUsage(r.past.Starts(model))}
-	if r.Learn(model) {
-		opts = append(opts, llmqueue.WithLearnedLimits())
-		if changes := r.past.Limits(model); len(limits) == 0 && len(changes) > 0 {
-			// Those that the provider stated last time: with them the journal counts,
-			// and its next answer corrects what has changed.
-			for _, l := range changes[len(changes)-1].Limits {
-				if l.Kind != llmqueue.KindConcurrent {
-					limits = append(limits, l)
-				}
-			}
-		}
-	}
-	limits = append(limits, llmqueue.Concurrent(r.Concurrency))
-	opts = append(opts, llmqueue.WithLimits(limits...))
+	first := r.endpoints[0]
+	opts, limits := r.options(first, model)
 	if r.WaitForQuota {
 		opts = append(opts, llmqueue.WithWaitForQuota())
 	}
-	if _, err := r.manager.Register(model, r.process, opts...); err != nil {
+	q, err := r.manager.Register(model, r.processor(first, model), opts...)
+	if err == nil {
+		err = r.addEndpoints(q, model)
+	}
+	if err != nil {
 		if errors.Is(err, llmqueue.ErrQueueClosed) {
 			return nil // the run stops
 		}
@@ -172,7 +163,11 @@ func (r *run) register(model string) error {
 func (r *run) observe(e llmqueue.Event) {
 	switch e.Type {
 	case llmqueue.EventLimitLearned, llmqueue.EventLimitsChanged:
-		if err := r.journal.Limits(e.ModelID, e.Limits); err != nil {
+		key := e.ModelID
+		if e.Endpoint != "" && e.Endpoint != e.ModelID {
+			key += journal.At + e.Endpoint
+		}
+		if err := r.journal.Limits(key, e.Limits); err != nil {
 			r.stop(CannotWrite, err)
 		}
 	case llmqueue.EventNoLimits:

@@ -25,8 +25,10 @@ import (
 // Config says whom to call and how.
 type Config struct {
 	BaseURL string
-	Key     string // never printed
-	KeyFrom string // where it comes from, or should, for messages
+	Flag    string   // that the base URL is of, for messages; "": --base-url
+	Key     string   // never printed
+	Hidden  []string // other keys that are never printed
+	KeyFrom string   // where it comes from, or should, for messages
 	// Auth is how the key is sent: "bearer", "api-key" or "x-api-key".
 	Auth        string
 	Header      http.Header
@@ -81,14 +83,15 @@ func message(body json.RawMessage) string {
 
 // New checks the configuration.
 func New(c Config) (*Caller, error) {
+	flag := cmp.Or(c.Flag, "--base-url")
 	base, err := url.Parse(c.BaseURL)
 	switch {
 	case c.BaseURL == "":
-		return nil, errors.New("no --base-url: name the provider's, such as https://api.openai.com/v1")
+		return nil, fmt.Errorf("no %s: name the provider's, such as https://api.openai.com/v1", flag)
 	case err != nil, base.Scheme != "http" && base.Scheme != "https", base.Host == "":
-		return nil, errors.New("--base-url is no http or https address, give one such as https://api.openai.com/v1")
+		return nil, fmt.Errorf("%s is no http or https address, give one such as https://api.openai.com/v1", flag)
 	case base.User != nil || base.RawQuery != "" || base.Fragment != "":
-		return nil, errors.New("--base-url has a user, a query or a fragment: leave it out, keys belong into the environment or a file")
+		return nil, fmt.Errorf("%s has a user, a query or a fragment: leave it out, keys belong into the environment or a file", flag)
 	}
 	for _, r := range c.Key {
 		if r <= ' ' || r > '~' {

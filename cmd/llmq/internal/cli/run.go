@@ -45,6 +45,8 @@ type runFlags struct {
 	body   bodyFlags
 	schema schemaFlags
 
+	endpoints endpointFlags
+
 	models map[string]modelConfig // by the config file
 }
 
@@ -69,6 +71,7 @@ func (f *runFlags) register(fs *pflag.FlagSet, retry bool) {
 	fs.StringVar(&f.config, "config", "", "YAML or JSON `file` with any of these flags by name, and limits by model")
 	fs.StringVar(&f.baseURL, "base-url", os.Getenv("OPENAI_BASE_URL"), "the provider's `URL`, such as https://api.openai.com/v1 (default $OPENAI_BASE_URL)")
 	fs.StringVar(&f.keyEnv, "key-env", "", "`name` of the environment variable that holds the key (default by the host: OPENAI_API_KEY, …, else LLMQ_API_KEY)")
+	f.endpoints.register(fs)
 	fs.StringVar(&f.keyFile, "key-file", "", "`file` that holds the key")
 	fs.StringVar(&f.auth, "auth", "", "how the key is sent: bearer, api-key or x-api-key (default by the host)")
 	fs.StringArrayVar(&f.headers, "header", nil, "another `'Name: value'` to send, without keys; may be repeated")
@@ -298,7 +301,9 @@ func (f *runFlags) batch(input string, retry bool) (c batch.Config, err error) {
 		return c, err
 	}
 	if !f.dryRun {
-		c.Caller.Key, c.Caller.KeyFrom, err = readKey(p, f.keyEnv, f.keyFile)
+		if c.Caller.Key, c.Caller.KeyFrom, err = readKey(p, f.keyEnv, f.keyFile); err != nil {
+			return c, err
+		}
 	}
-	return c, err
+	return c, f.addEndpoints(&c)
 }

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/llmqueue/llmqueue"
@@ -246,10 +247,22 @@ func (r *Report) Over(n int, period time.Duration, past *journal.Past) (points [
 	return points, list
 }
 
-// limitAt is the amount of a kind that was in force for a period, or NaN.
+// limitAt is the amount of a kind that was in force for a period at all endpoints, or NaN.
 func limitAt(past *journal.Past, model string, at time.Time, period time.Duration, kind llmqueue.LimitKind) float64 {
+	sum := amountAt(past, model, at, period, kind)
+	for _, key := range past.Models() {
+		if strings.HasPrefix(key, model+journal.At) { // another endpoint
+			if more := amountAt(past, key, at, period, kind); !math.IsNaN(more) {
+				sum += more
+			}
+		}
+	}
+	return sum
+}
+
+func amountAt(past *journal.Past, key string, at time.Time, period time.Duration, kind llmqueue.LimitKind) float64 {
 	amount := math.NaN()
-	for _, c := range past.Limits(model) {
+	for _, c := range past.Limits(key) {
 		if c.At.After(at.Add(time.Second)) {
 			break
 		}
