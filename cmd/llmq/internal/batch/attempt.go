@@ -31,7 +31,7 @@ func (r *run) attempt(ctx context.Context, e *endpoint, model string, req llmque
 	if r.stopping.Load() != nil {
 		return caller.Reply{}, llmqueue.Permanent(errNotRecorded)
 	}
-	asks := it.asks()
+	asks := it.asksOf(model)
 	price, ok := r.money.reserve(asks)
 	if !ok {
 		r.stop(OverBudget, fmt.Errorf("the budget of $%.2f is used up: $%.4f are spent, run again with a larger --budget-usd to go on", r.Budget, r.money.spent()))
@@ -225,10 +225,14 @@ func (r *run) conclude(res llmqueue.Response[caller.Reply], err error) error {
 	if err != nil {
 		reply, problem = r.failure(err)
 	}
+	model, instead := it.Model, ""
+	if err == nil && res.ModelID != it.Model {
+		model, instead = res.ModelID, it.Model
+	}
 	rec := &results.Record{
 		CustomID: it.ID, Error: problem,
 		Run: results.Run{
-			Line: it.Line, Model: it.Model, StartedAt: reply.Sent.Round(0), LatencyMS: float64(reply.Latency.Microseconds()) / 1000,
+			Line: it.Line, Model: model, Instead: instead, StartedAt: reply.Sent.Round(0), LatencyMS: float64(reply.Latency.Microseconds()) / 1000,
 			Attempts: it.attempts, Input: it.used.InputTokens, Output: it.used.OutputTokens, Cached: it.used.CachedInputTokens, Charged: reply.Charged,
 			Hash: results.HashOf(it.Path, it.Body), Kept: it.Kept,
 		},

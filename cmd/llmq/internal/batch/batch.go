@@ -113,6 +113,9 @@ func (r *run) open() (err error) {
 		return err
 	}
 	r.money = newMoney(r.Prices, r.Budget, r.AssumedOutput)
+	if err := r.checkFallbacks(); err != nil {
+		return err
+	}
 	if sameFile(r.Input, r.Output) {
 		return fail(BadInput, fmt.Errorf("%s is the output and the input: name another file with -o", r.Output))
 	}

@@ -31,6 +31,7 @@ type Config struct {
 
 	Caller       caller.Config
 	Endpoints    []Endpoint                          // beside that of Caller
+	Fallback     []string                            // models that take over, in this order, what a model cannot serve
 	Limits       func(model string) []llmqueue.Limit // without concurrency; empty: to be learned
 	Learn        func(model string) bool             // the provider's answers may raise limits, too
 	Accounting   func(model string) accounting.Policy

@@ -41,6 +41,9 @@ type ModelEstimate struct {
 // nothing to the output.
 func DryRun(c Config) (Estimate, error) {
 	r := &run{Config: c, money: newMoney(c.Prices, c.Budget, c.AssumedOutput)}
+	if err := r.checkFallbacks(); err != nil {
+		return Estimate{}, err
+	}
 	if err := r.openInput(nil); err != nil {
 		return Estimate{}, err
 	}

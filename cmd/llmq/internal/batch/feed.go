@@ -146,6 +146,14 @@ func (r *run) register(model string) error {
 	if r.WaitForQuota {
 		opts = append(opts, llmqueue.WithWaitForQuota())
 	}
+	if others := r.fallbacks(model); len(others) > 0 {
+		for _, other := range others {
+			if err := r.register(other); err != nil {
+				return err
+			}
+		}
+		opts = append(opts, llmqueue.WithFallback(others...))
+	}
 	q, err := r.manager.Register(model, r.processor(first, model), opts...)
 	if err == nil {
 		err = r.addEndpoints(q, model)

@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -11,17 +12,24 @@ import (
 	"github.com/llmqueue/llmqueue/cmd/llmq/internal/caller"
 )
 
-// endpointFlags name other ways to the models.
+// endpointFlags name other ways to the models, and other models.
 type endpointFlags struct {
-	add []string
+	add, fallback []string
 }
 
 func (f *endpointFlags) register(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&f.add, "add-endpoint", nil, "another `URL[=NAME]` that serves the models, under limits of its own: NAME is the environment variable with its key (default by the host, as of --base-url); may be repeated")
+	fs.StringArrayVar(&f.fallback, "fallback", nil, "`model` that takes over what a request's own cannot serve in time; may be repeated, in order")
 }
 
 // addEndpoints sets the endpoints beside the first.
 func (f *runFlags) addEndpoints(c *batch.Config) (err error) {
+	c.Fallback = f.endpoints.fallback
+	for i, model := range c.Fallback {
+		if model == "" || slices.Contains(c.Fallback[:i], model) {
+			return fmt.Errorf("--fallback %q: want the name of a model, each once", model)
+		}
+	}
 	names := map[string]bool{}
 	for _, item := range f.endpoints.add {
 		url, env := item, ""

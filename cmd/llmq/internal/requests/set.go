@@ -37,3 +37,9 @@ func (r *Request) Size() int64 {
 func Replace(object []byte, name string, value json.RawMessage) []byte {
 	return withFirst(without(object, name), name, value)
 }
+
+// WithModel is a body, which has to be valid, for another model.
+func WithModel(body []byte, model string) []byte {
+	raw, _ := json.Marshal(model)
+	return Replace(body, "model", raw)
+}

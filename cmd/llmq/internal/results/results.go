@@ -51,8 +51,9 @@ type Error struct {
 type Run struct {
 	Line      int64     `json:"line"` // of the input
 	Model     string    `json:"model"`
-	StartedAt time.Time `json:"started_at,omitzero"` // the last attempt
-	LatencyMS float64   `json:"latency_ms"`          // of the last attempt
+	Instead   string    `json:"instead_of,omitempty"` // the model of the request, when a fallback answered
+	StartedAt time.Time `json:"started_at,omitzero"`  // the last attempt
+	LatencyMS float64   `json:"latency_ms"`           // of the last attempt
 	Attempts  int       `json:"attempts"`
 	Input     int64     `json:"input_tokens"` // of all attempts, as is known
 	Output    int64     `json:"output_tokens"`
