@@ -138,6 +138,8 @@ type result struct {
 		Attempts int   `json:"attempts"`
 		Input    int64 `json:"input_tokens"`
 		Output   int64 `json:"output_tokens"`
+
+		FromCache bool `json:"from_cache"`
 	} `json:"llmq"`
 }
 

@@ -64,6 +64,7 @@ func (r *run) attempt(ctx context.Context, e *endpoint, model string, req llmque
 	e.down.Store(false)
 	r.lastError.Store(nil)
 	r.fits(&reply, asks.Path)
+	r.toCache(it, model, reply)
 	return reply, nil
 }
 

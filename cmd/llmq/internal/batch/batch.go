@@ -66,6 +66,8 @@ type run struct {
 	ran, refused  atomic.Int64
 	attempts      atomic.Int64
 	reasked       atomic.Int64
+	hits          atomic.Int64 // of the cache
+	cacheFull     atomic.Bool  // or cannot be written for another reason
 	mismatched    atomic.Int64
 	input, output atomic.Int64           // tokens of this run
 	load          workload               // what is to run of the input, if known
@@ -155,6 +157,9 @@ func (r *run) open() (err error) {
 	if err != nil {
 		return errors.Join(fail(CannotWrite, err), r.file.Close())
 	}
+	if err := r.openCache(); err != nil {
+		return errors.Join(err, r.journal.Close(), r.file.Close())
+	}
 	r.stopped = make(chan struct{})
 	r.flight.init()
 	r.streaks = streaks{}
@@ -219,7 +224,11 @@ func (r *run) prepare(interrupts <-chan os.Signal) error {
 			case bad != nil:
 			case runs:
 				bad = fail(BadInput, r.money.check(req))
-				w.add(req, r.AssumedOutput)
+				if _, ok := r.cached(req); ok {
+					w.hits++
+				} else {
+					w.add(req, r.AssumedOutput)
+				}
 			default:
 				r.before.Add(1)
 			}
@@ -233,7 +242,7 @@ func (r *run) prepare(interrupts <-chan os.Signal) error {
 		return err
 	}
 	r.known, r.load = true, *w
-	if r.only != nil && w.requests == 0 && r.file.Failed > 0 {
+	if r.only != nil && w.requests+w.hits == 0 && r.file.Failed > 0 {
 		r.Notice("no failure in %s is %s: there are %s", r.Output, strings.Join(r.Only, " or "), r.only.others())
 	}
 	if cost := r.money.of(w.usage); r.MaxCost > 0 && cost > r.MaxCost {
@@ -353,7 +362,7 @@ func (r *run) summary() Summary {
 	s := Summary{
 		Reason: Finished, Total: r.total.Load(), Before: r.before.Load(), Ran: r.ran.Load(),
 		Done: r.done.Load(), Failed: r.failed.Load(), Refused: r.refused.Load(), Attempts: r.attempts.Load(),
-		Input: r.input.Load(), Output: r.output.Load(), Reasked: r.reasked.Load(), Mismatched: r.mismatched.Load(), Elapsed: time.Since(r.begin),
+		Input: r.input.Load(), Output: r.output.Load(), Hits: r.hits.Load(), Reasked: r.reasked.Load(), Mismatched: r.mismatched.Load(), Elapsed: time.Since(r.begin),
 	}
 	if r.money != nil {
 		s.Cost = r.money.spent()

@@ -8,6 +8,7 @@ import (
 
 	"github.com/llmqueue/llmqueue"
 	"github.com/llmqueue/llmqueue/accounting"
+	"github.com/llmqueue/llmqueue/cmd/llmq/internal/cache"
 	"github.com/llmqueue/llmqueue/cmd/llmq/internal/caller"
 	"github.com/llmqueue/llmqueue/cmd/llmq/internal/prices"
 	"github.com/llmqueue/llmqueue/cmd/llmq/internal/requests"
@@ -28,6 +29,8 @@ type Config struct {
 
 	Schema *schema.Schema // that answers have to fit; nil: none
 	Reask  int            // how often a request is asked once more whose answer does not fit
+
+	Cache *cache.Cache // nil: none
 
 	Caller       caller.Config
 	Endpoints    []Endpoint                          // beside that of Caller
@@ -83,6 +86,7 @@ type Summary struct {
 	Input    int64  `json:"input_tokens"`
 	Output   int64  `json:"output_tokens"`
 
+	Hits       int64 `json:"cache_hits"` // answers that this run took from the cache, besides those that ran
 	Reasked    int64 `json:"reasked"`    // requests asked once more for the schema, each time counted
 	Mismatched int64 `json:"mismatched"` // of those that this run recorded, failed by the schema
 
@@ -97,6 +101,7 @@ type Snapshot struct {
 	Before   int64      `json:"before"`
 	Done     int64      `json:"done"`   // of the file
 	Failed   int64      `json:"failed"` // of the file
+	Hits     int64      `json:"cache_hits"`
 	Running  int        `json:"running"`
 	Waiting  int        `json:"waiting"`
 	Input    int64      `json:"input_tokens"`

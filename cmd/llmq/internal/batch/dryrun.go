@@ -20,6 +20,7 @@ import (
 type Estimate struct {
 	Requests int64           `json:"requests"` // that would run
 	Before   int64           `json:"before"`   // that have a result
+	Hits     int64           `json:"cache_hits"`
 	Cost     float64         `json:"cost_usd"` // at most, but for answers without a bound; 0 without prices
 	Models   []ModelEstimate `json:"models"`
 }
@@ -117,6 +118,10 @@ func DryRun(c Config) (Estimate, error) {
 		}
 		if bad = fail(BadInput, r.money.check(req)); bad != nil {
 			return false
+		}
+		if _, ok := c.cached(req); ok {
+			e.Hits++
+			return true
 		}
 		w.add(req, c.AssumedOutput)
 		if req.Estimate == req.Guess(c.AssumedOutput) {

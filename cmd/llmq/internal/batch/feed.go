@@ -83,6 +83,9 @@ func (r *run) feed(yield func(llmqueue.Request[*item]) bool) {
 		case !runs:
 			return true
 		}
+		if r.fromCache(req) {
+			return r.stopping.Load() == nil
+		}
 		if err := r.register(req.Model); err != nil {
 			r.stopWith(fail(BadInput, err))
 			return false

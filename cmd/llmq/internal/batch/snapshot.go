@@ -11,7 +11,7 @@ import (
 func (r *run) snapshot() Snapshot {
 	now := time.Now()
 	s := Snapshot{
-		Time: now, Before: r.before.Load(), Done: r.done.Load(), Failed: r.failed.Load(),
+		Time: now, Before: r.before.Load(), Done: r.done.Load(), Failed: r.failed.Load(), Hits: r.hits.Load(),
 		Input: r.input.Load(), Output: r.output.Load(), Cost: r.money.spent(),
 	}
 	if r.known {

@@ -46,6 +46,7 @@ type runFlags struct {
 	schema schemaFlags
 
 	endpoints endpointFlags
+	cache     cacheFlags
 
 	models map[string]modelConfig // by the config file
 }
@@ -101,6 +102,7 @@ func (f *runFlags) register(fs *pflag.FlagSet, retry bool) {
 	fs.StringVar(&f.endpoint, "endpoint", "", "`path` of the lines that name none, such as /v1/responses (default: as the body tells)")
 	fs.StringVar(&f.idField, "id-field", "", "field that holds a line's id (default custom_id, else the line's number)")
 	f.schema.register(fs)
+	f.cache.register(fs)
 	fs.BoolVar(&f.ordered, "ordered", false, "put the results in the order of the input when the run ends (default: in order of completion)")
 
 	if retry {
@@ -274,6 +276,7 @@ func (f *runFlags) batch(input string, retry bool) (c batch.Config, err error) {
 	if err := f.body.apply(&c.Format); err != nil {
 		return c, err
 	}
+	f.cache.apply(&c)
 	if err := f.schema.apply(&c); err != nil {
 		return c, err
 	}

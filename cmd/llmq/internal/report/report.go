@@ -22,7 +22,8 @@ type Report struct {
 	Answered int64     `json:"answered"`
 	Failed   int64     `json:"failed"`
 	Attempts int64     `json:"attempts"`
-	Latency  Latency   `json:"latency"` // of the answers
+	Hits     int64     `json:"cache_hits"` // answers from the cache, which have no latency
+	Latency  Latency   `json:"latency"`    // of the answers
 	Models   []Model   `json:"models"`
 	Failures []Failure `json:"failures"`
 	Cost     float64   `json:"cost_usd"` // 0 without prices
@@ -119,6 +120,10 @@ func (r *Report) add(rec *results.Record) {
 		r.fail(rec)
 	} else {
 		r.Answered++
+		if rec.Run.FromCache {
+			r.Hits++
+			return
+		}
 		r.spans.add(rec.Run.LatencyMS)
 		m.spans.add(rec.Run.LatencyMS)
 	}

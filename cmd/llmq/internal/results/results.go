@@ -58,7 +58,8 @@ type Run struct {
 	Input     int64     `json:"input_tokens"` // of all attempts, as is known
 	Output    int64     `json:"output_tokens"`
 	Cached    int64     `json:"cached_input_tokens,omitempty"`
-	Charged   int64     `json:"charged_tokens"` // to the limits, by the last attempt
+	Charged   int64     `json:"charged_tokens"`       // to the limits, by the last attempt
+	FromCache bool      `json:"from_cache,omitempty"` // the answer was there: nothing was sent
 	Hash      Hash      `json:"request_hash,omitzero"`
 
 	Kept map[string]json.RawMessage `json:"kept,omitempty"` // fields of the line, by --keep
