@@ -45,6 +45,9 @@ func DryRun(c Config) (Estimate, error) {
 	if err := r.checkFallbacks(); err != nil {
 		return Estimate{}, err
 	}
+	if c.Output != "" && sameFile(c.Input, c.Output) {
+		return Estimate{}, c.overInput()
+	}
 	if err := r.openInput(nil); err != nil {
 		return Estimate{}, err
 	}
@@ -56,21 +59,22 @@ func DryRun(c Config) (Estimate, error) {
 	defer os.RemoveAll(dir)
 	ids := idset.New(filepath.Join(dir, "ids"))
 	defer ids.Close()
-	asked := idset.New(filepath.Join(dir, "hashes"))
-	defer asked.Close()
 	only := newOnly(c.Only, dir)
 	defer only.close()
 	const seen, failed, done = 1, 2, 4
 	var bad error
 	if c.Output != "" && !c.Restart {
-		err := results.Read(c.Output, func(rec *results.Record) {
+		err := results.Inspect(c.Output, func(rec *results.Record) {
 			state := uint64(done)
 			if rec.Failed() {
 				state = failed
 			}
-			bad = errors.Join(bad, only.note(rec), ids.Put(rec.CustomID, state), asked.Put(rec.CustomID, uint64(rec.Run.Hash)))
+			bad = errors.Join(bad, only.note(rec), ids.UpdateTag(rec.CustomID, uint64(rec.Run.Hash), func(uint64) uint64 { return state }))
 		})
-		if err = errors.Join(err, bad); err != nil && !errors.Is(err, os.ErrNotExist) {
+		switch err = errors.Join(err, bad); {
+		case errors.Is(err, results.ErrForeign):
+			return Estimate{}, fail(BadInput, err)
+		case err != nil && !errors.Is(err, os.ErrNotExist):
 			return Estimate{}, fail(CannotWrite, err)
 		}
 	}
@@ -90,7 +94,7 @@ func DryRun(c Config) (Estimate, error) {
 		if bad = fail(CannotWrite, ids.Put(req.ID, state|seen)); bad != nil {
 			return false
 		}
-		hash, _, err := asked.Get(req.ID)
+		hash, err := ids.Tag(req.ID)
 		if err != nil {
 			bad = fail(CannotWrite, err)
 			return false
