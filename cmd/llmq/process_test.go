@@ -143,6 +143,10 @@ type result struct {
 	Run   struct {
 		Line     int64 `json:"line"`
 		Attempts int   `json:"attempts"`
+		Input    int64 `json:"input_tokens"`
+		Output   int64 `json:"output_tokens"`
+
+		FromCache bool `json:"from_cache"`
 	} `json:"llmq"`
 }
 

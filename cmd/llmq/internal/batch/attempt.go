@@ -1,6 +1,7 @@
 package batch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,28 +18,36 @@ import (
 // errNotRecorded is of requests that ended with the run: they run again the next time.
 var errNotRecorded = errors.New("not recorded")
 
-// process is one attempt.
-func (r *run) process(ctx context.Context, req llmqueue.Request[*item]) (caller.Reply, error) {
+// processor makes the attempts of a model at an endpoint.
+func (r *run) processor(e *endpoint, model string) llmqueue.Processor[*item, caller.Reply] {
+	return func(ctx context.Context, req llmqueue.Request[*item]) (caller.Reply, error) {
+		return r.attempt(ctx, e, model, req)
+	}
+}
+
+// attempt is one attempt.
+func (r *run) attempt(ctx context.Context, e *endpoint, model string, req llmqueue.Request[*item]) (caller.Reply, error) {
 	it := req.Params
 	if r.stopping.Load() != nil {
 		return caller.Reply{}, llmqueue.Permanent(errNotRecorded)
 	}
-	price, ok := r.money.reserve(it.Request)
+	asks := it.asksOf(model)
+	price, ok := r.money.reserve(asks)
 	if !ok {
 		r.stop(OverBudget, fmt.Errorf("the budget of $%.2f is used up: $%.4f are spent, run again with a larger --budget-usd to go on", r.Budget, r.money.spent()))
 		return caller.Reply{}, llmqueue.Permanent(errNotRecorded)
 	}
-	number, err := r.journal.Start(it.Model, req.Estimate)
+	number, err := r.journal.Start(e.key(model), req.Estimate)
 	if err != nil {
-		r.money.settle(it.Model, price, llmqueue.Usage{})
+		r.money.settle(model, price, llmqueue.Usage{})
 		r.stop(CannotWrite, err)
 		return caller.Reply{}, llmqueue.Permanent(errNotRecorded)
 	}
 	r.attempts.Add(1)
 	defer r.trial.start()()
-	reply, err := r.caller.Call(ctx, it.Path, it.Body)
-	reply.Charged = r.charged(it.Model, req.Estimate, reply.Usage, reply.Usage != (llmqueue.Usage{})).Total()
-	r.money.settle(it.Model, price, reply.Usage)
+	reply, err := e.Call(ctx, asks.Path, asks.Body)
+	reply.Charged = r.charged(e.key(model), req.Estimate, reply.Usage, reply.Usage != (llmqueue.Usage{})).Total()
+	r.money.settle(model, price, reply.Usage)
 	r.input.Add(reply.Usage.InputTokens)
 	r.output.Add(reply.Usage.OutputTokens)
 	if reply.Usage != (llmqueue.Usage{}) {
@@ -47,22 +56,25 @@ func (r *run) process(ctx context.Context, req llmqueue.Request[*item]) (caller.
 		}
 	}
 	if err != nil {
-		return reply, r.failedAttempt(ctx, reply, err)
+		return reply, r.failedAttempt(ctx, e, model, reply, err)
 	}
 	r.answered.Store(true)
 	r.trial.pass()
 	r.outage.over()
+	e.down.Store(false)
 	r.lastError.Store(nil)
+	r.fits(&reply, asks.Path)
+	r.toCache(it, model, reply)
 	return reply, nil
 }
 
 // failedAttempt is the error of an attempt for its queue, which decides whether to try again.
-func (r *run) failedAttempt(ctx context.Context, reply caller.Reply, err error) error {
+func (r *run) failedAttempt(ctx context.Context, e *endpoint, model string, reply caller.Reply, err error) error {
 	if ctx.Err() == nil {
 		text := r.reason(err)
 		r.lastError.Store(&text)
 		if caller.Unreachable(err) {
-			return r.unreachable(ctx, err)
+			return r.unreachable(ctx, e, err)
 		}
 	}
 	status, none := (*caller.StatusError)(nil), (*caller.NoAnswerError)(nil)
@@ -80,8 +92,11 @@ func (r *run) failedAttempt(ctx context.Context, reply caller.Reply, err error) 
 		if status.Status == http.StatusTooManyRequests {
 			r.refused.Add(1)
 		}
-		reason := r.hopeless(status)
+		reason := r.hopeless(e, status)
 		if reason != nil && (status.Status == http.StatusUnauthorized || !r.trial.hold(r.halting)) {
+			if r.refuses(e, model, reason) {
+				return llmqueue.Elsewhere(&attemptError{err, reply})
+			}
 			r.stop(Unusable, reason)
 			return llmqueue.Permanent(errNotRecorded)
 		}
@@ -98,18 +113,22 @@ type attemptError struct {
 func (e *attemptError) Unwrap() error { return e.error }
 
 // hopeless says why an answer means that no request will be served, or nil.
-func (r *run) hopeless(e *caller.StatusError) error {
+func (r *run) hopeless(at *endpoint, e *caller.StatusError) error {
+	c := &at.Endpoint.Caller
+	flag := cmp.Or(c.Flag, "--base-url")
 	switch first := !r.answered.Load(); {
-	case e.Status == http.StatusUnauthorized && r.Config.Caller.Key == "":
-		return fmt.Errorf("%w: the provider wants a key: set %s, or name another variable with --key-env, or a file with --key-file", e, r.Config.Caller.KeyFrom)
+	case e.Status == http.StatusUnauthorized && c.Key == "" && at.first:
+		return fmt.Errorf("%w: the provider wants a key: set %s, or name another variable with --key-env, or a file with --key-file", e, c.KeyFrom)
+	case e.Status == http.StatusUnauthorized && c.Key == "":
+		return fmt.Errorf("%w: the provider wants a key: set %s, or name another variable behind the =", e, c.KeyFrom)
 	case e.Status == http.StatusUnauthorized:
-		return fmt.Errorf("%w: check the key in %s, and --base-url", e, r.Config.Caller.KeyFrom)
+		return fmt.Errorf("%w: check the key in %s, and %s", e, c.KeyFrom, flag)
 	case first && e.Status == http.StatusForbidden:
 		return fmt.Errorf("%w: check what the key may do", e)
 	case first && (e.Status == http.StatusNotFound || e.Status == http.StatusMethodNotAllowed):
-		return fmt.Errorf("%w: check --base-url, and the model's name", e)
+		return fmt.Errorf("%w: check %s, and the model's name", e, flag)
 	case first && e.Status >= 300 && e.Status < 400:
-		return fmt.Errorf("%w: check --base-url, it leads elsewhere", e)
+		return fmt.Errorf("%w: check %s, it leads elsewhere", e, flag)
 	}
 	return nil
 }
@@ -134,7 +153,10 @@ const patience = 5 * time.Second
 
 // unreachable waits until the provider's host answers again, so that a lost network costs
 // no request its attempts. The error is for the request, which takes its turn again.
-func (r *run) unreachable(ctx context.Context, err error) error {
+func (r *run) unreachable(ctx context.Context, e *endpoint, err error) error {
+	if r.lost(e, err) {
+		return llmqueue.Elsewhere(err)
+	}
 	o := &r.outage
 	o.mu.Lock()
 	if o.back == nil {
@@ -176,7 +198,7 @@ func (r *run) awaitHost(began time.Time, cause error) {
 		case <-r.hard.Done():
 			return
 		}
-		if r.stopping.Load() != nil || r.caller.Probe(r.hard) == nil {
+		if r.stopping.Load() != nil || r.probe(r.hard) {
 			return
 		}
 		if !r.answered.Load() && time.Since(began) > patience {
@@ -188,6 +210,11 @@ func (r *run) awaitHost(began time.Time, cause error) {
 
 // conclude records how a request ended, unless the run's end ended it.
 func (r *run) conclude(res llmqueue.Response[caller.Reply], err error) error {
+	r.recording.Lock()
+	defer r.recording.Unlock()
+	if err == nil && r.reask(r.flight.of(res.RequestID), res) {
+		return nil
+	}
 	it := r.flight.land(res.RequestID)
 	switch {
 	case err == nil:
@@ -197,16 +224,21 @@ func (r *run) conclude(res llmqueue.Response[caller.Reply], err error) error {
 		r.stop(NoQuota, fmt.Errorf("the provider's quota is used up: %s: run again when it is renewed (--wait-for-quota waits for that)", r.reason(err)))
 		return nil
 	}
-	reply, problem := res.Result, (*results.Error)(nil)
+	it.sums(res)
+	reply, problem := res.Result, r.mismatch(res.Result)
 	if err != nil {
 		reply, problem = r.failure(err)
+	}
+	model, instead := it.Model, ""
+	if err == nil && res.ModelID != it.Model {
+		model, instead = res.ModelID, it.Model
 	}
 	rec := &results.Record{
 		CustomID: it.ID, Error: problem,
 		Run: results.Run{
-			Line: it.Line, Model: it.Model, StartedAt: reply.Sent.Round(0), LatencyMS: float64(reply.Latency.Microseconds()) / 1000,
-			Attempts: res.Attempts, Input: res.Usage.InputTokens, Output: res.Usage.OutputTokens, Cached: res.Usage.CachedInputTokens, Charged: reply.Charged,
-			Hash: results.HashOf(it.Path, it.Body),
+			Line: it.Line, Model: model, Instead: instead, StartedAt: reply.Sent.Round(0), LatencyMS: float64(reply.Latency.Microseconds()) / 1000,
+			Attempts: it.attempts, Input: it.used.InputTokens, Output: it.used.OutputTokens, Cached: it.used.CachedInputTokens, Charged: reply.Charged,
+			Hash: results.HashOf(it.Path, it.Body), Kept: it.Kept,
 		},
 	}
 	if reply.Status != 0 {

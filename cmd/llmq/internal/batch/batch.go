@@ -1,10 +1,12 @@
 package batch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,11 +47,16 @@ type run struct {
 	file    *results.File
 	journal *journal.Journal
 	past    *journal.Past
-	caller  *caller.Caller
+	caller  *caller.Caller // of the first endpoint
 	source  *requests.Source
 	manager *llmqueue.Manager[*item, caller.Reply]
 	money   *money
+	only    *only
 	outage  outage
+
+	endpoints []*endpoint
+	refusals  refusals
+
 	trial   trial
 	flight  flight
 	streaks streaks
@@ -58,6 +65,10 @@ type run struct {
 	done, failed  atomic.Int64 // of the file
 	ran, refused  atomic.Int64
 	attempts      atomic.Int64
+	reasked       atomic.Int64
+	hits          atomic.Int64 // of the cache
+	cacheFull     atomic.Bool  // or cannot be written for another reason
+	mismatched    atomic.Int64
 	input, output atomic.Int64           // tokens of this run
 	load          workload               // what is to run of the input, if known
 	answered      atomic.Bool            // the provider has served something in this run
@@ -67,12 +78,27 @@ type run struct {
 	stopOnce      sync.Once
 	halting       context.Context // ends when the run stops
 	halt          context.CancelFunc
-	stopped       chan struct{} // closed once everything is shut down after a stop
+	stopped       chan struct{}  // closed once everything is shut down after a stop
+	asking        sync.WaitGroup // requests that are asked once more
+	recording     sync.Mutex     // of how requests ended
 }
 
 // item is what a queue carries.
 type item struct {
 	*requests.Request
+	sent *requests.Request // what is asked instead, once more; nil: the request
+
+	reasks   int
+	attempts int            // before
+	used     llmqueue.Usage // before
+}
+
+// asks is what is sent.
+func (it *item) asks() *requests.Request {
+	if it.sent != nil {
+		return it.sent
+	}
+	return it.Request
 }
 
 // fail is an *Error unless err is nil.
@@ -85,21 +111,29 @@ func fail(reason Reason, err error) error {
 
 // open opens the output and reads what earlier runs left.
 func (r *run) open() (err error) {
-	if r.caller, err = caller.New(r.Config.Caller); err != nil {
-		return fail(BadInput, err)
+	if err := r.openEndpoints(); err != nil {
+		return err
 	}
 	r.money = newMoney(r.Prices, r.Budget, r.AssumedOutput)
+	if err := r.checkFallbacks(); err != nil {
+		return err
+	}
 	if sameFile(r.Input, r.Output) {
 		return r.overInput()
 	}
+	r.only = newOnly(r.Only, results.Dir(r.Output))
+	var noted error
 	r.file, err = results.Open(r.Output, func(rec *results.Record) {
 		r.money.spend(rec.Run.Model, rec.Run.Usage())
+		noted = cmp.Or(noted, r.only.note(rec))
 	})
 	switch {
 	case errors.Is(err, results.ErrForeign):
 		return fail(BadInput, err)
 	case err != nil:
 		return fail(CannotWrite, err)
+	case noted != nil:
+		return errors.Join(fail(CannotWrite, noted), r.file.Close())
 	}
 	if r.file.Repaired > 0 {
 		r.Notice("%s ended in the middle of a line: %d bytes are cut off, that request runs again", r.Output, r.file.Repaired)
@@ -123,6 +157,9 @@ func (r *run) open() (err error) {
 	if err != nil {
 		return errors.Join(fail(CannotWrite, err), r.file.Close())
 	}
+	if err := r.openCache(); err != nil {
+		return errors.Join(err, r.journal.Close(), r.file.Close())
+	}
 	r.stopped = make(chan struct{})
 	r.flight.init()
 	r.streaks = streaks{}
@@ -143,7 +180,7 @@ const outstanding = 4096
 // charged is what an attempt takes of the limits, for WithPriorUsage: what it used, or
 // what it reserved when that is not known or the provider gives nothing back.
 func (r *run) charged(model string, reserved, used llmqueue.Usage, ended bool) llmqueue.Usage {
-	if !ended || r.Accounting(model).NoRefund && used.Total() <= reserved.Total() {
+	if !ended || r.accountingOf(model).NoRefund && used.Total() <= reserved.Total() {
 		return reserved
 	}
 	return used
@@ -177,7 +214,11 @@ func (r *run) prepare(interrupts <-chan os.Signal) error {
 			case bad != nil:
 			case runs:
 				bad = fail(BadInput, r.money.check(req))
-				w.add(req, r.AssumedOutput)
+				if _, ok := r.cached(req); ok {
+					w.hits++
+				} else {
+					w.add(req, r.AssumedOutput)
+				}
 			default:
 				r.before.Add(1)
 			}
@@ -191,6 +232,9 @@ func (r *run) prepare(interrupts <-chan os.Signal) error {
 		return err
 	}
 	r.known, r.load = true, *w
+	if r.only != nil && w.requests+w.hits == 0 && r.file.Failed > 0 {
+		r.Notice("no failure in %s is %s: there are %s", r.Output, strings.Join(r.Only, " or "), r.only.others())
+	}
 	if cost := r.money.of(w.usage); r.MaxCost > 0 && cost > r.MaxCost {
 		return fail(OverBudget, fmt.Errorf("%d requests may cost up to $%.2f, more than --max-cost %.2f: nothing was sent", w.requests, cost, r.MaxCost))
 	}
@@ -211,6 +255,7 @@ func (r *run) work(interrupts <-chan os.Signal) error {
 			r.lose(err)
 		}
 	}
+	r.asking.Wait()
 	if r.stopping.Load() != nil {
 		<-r.stopped
 	} else if err := r.manager.Shutdown(r.hard); err != nil {
@@ -300,14 +345,14 @@ func (r *run) close() error {
 	if r.source != nil {
 		_ = r.source.Close() // it was only read
 	}
-	return fail(CannotWrite, errors.Join(r.journal.Close(), r.file.Close()))
+	return fail(CannotWrite, errors.Join(r.journal.Close(), r.only.close(), r.file.Close()))
 }
 
 func (r *run) summary() Summary {
 	s := Summary{
 		Reason: Finished, Total: r.total.Load(), Before: r.before.Load(), Ran: r.ran.Load(),
 		Done: r.done.Load(), Failed: r.failed.Load(), Refused: r.refused.Load(), Attempts: r.attempts.Load(),
-		Input: r.input.Load(), Output: r.output.Load(), Elapsed: time.Since(r.begin),
+		Input: r.input.Load(), Output: r.output.Load(), Hits: r.hits.Load(), Reasked: r.reasked.Load(), Mismatched: r.mismatched.Load(), Elapsed: time.Since(r.begin),
 	}
 	if r.money != nil {
 		s.Cost = r.money.spent()

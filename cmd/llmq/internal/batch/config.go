@@ -8,9 +8,11 @@ import (
 
 	"github.com/llmqueue/llmqueue"
 	"github.com/llmqueue/llmqueue/accounting"
+	"github.com/llmqueue/llmqueue/cmd/llmq/internal/cache"
 	"github.com/llmqueue/llmqueue/cmd/llmq/internal/caller"
 	"github.com/llmqueue/llmqueue/cmd/llmq/internal/prices"
 	"github.com/llmqueue/llmqueue/cmd/llmq/internal/requests"
+	"github.com/llmqueue/llmqueue/cmd/llmq/internal/schema"
 )
 
 // Config says what to run and how.
@@ -19,12 +21,20 @@ type Config struct {
 	Stdin   io.Reader
 	Output  string
 	Format  requests.Format
-	Retry   bool // run what failed, instead of what is missing
-	Restart bool // put an output that is there aside, and run everything
-	Changed bool // run what is recorded of another request of the same id, too
+	Retry   bool     // run what failed, instead of what is missing
+	Only    []string // with Retry: the codes of the failures that run again; none: all
+	Restart bool     // put an output that is there aside, and run everything
+	Changed bool     // run what is recorded of another request of the same id, too
 	Ordered bool
 
+	Schema *schema.Schema // that answers have to fit; nil: none
+	Reask  int            // how often a request is asked once more whose answer does not fit
+
+	Cache *cache.Cache // nil: none
+
 	Caller       caller.Config
+	Endpoints    []Endpoint                          // beside that of Caller
+	Fallback     []string                            // models that take over, in this order, what a model cannot serve
 	Limits       func(model string) []llmqueue.Limit // without concurrency; empty: to be learned
 	Learn        func(model string) bool             // the provider's answers may raise limits, too
 	Accounting   func(model string) accounting.Policy
@@ -65,18 +75,23 @@ const (
 
 // Summary is how a run ended.
 type Summary struct {
-	Reason   Reason        `json:"reason"`
-	Total    int64         `json:"total"`    // requests of the input, as far as it was read
-	Before   int64         `json:"before"`   // recorded by earlier runs
-	Ran      int64         `json:"ran"`      // recorded by this one
-	Done     int64         `json:"done"`     // of the file, in the end
-	Failed   int64         `json:"failed"`   // of the file, in the end
-	Refused  int64         `json:"refused"`  // answers 429 that this run met
-	Attempts int64         `json:"attempts"` // that this run made
-	Input    int64         `json:"input_tokens"`
-	Output   int64         `json:"output_tokens"`
-	Cost     float64       `json:"cost_usd"` // of the file, all runs together; 0 without prices
-	Elapsed  time.Duration `json:"elapsed_ns"`
+	Reason   Reason `json:"reason"`
+	Total    int64  `json:"total"`    // requests of the input, as far as it was read
+	Before   int64  `json:"before"`   // recorded by earlier runs
+	Ran      int64  `json:"ran"`      // recorded by this one
+	Done     int64  `json:"done"`     // of the file, in the end
+	Failed   int64  `json:"failed"`   // of the file, in the end
+	Refused  int64  `json:"refused"`  // answers 429 that this run met
+	Attempts int64  `json:"attempts"` // that this run made
+	Input    int64  `json:"input_tokens"`
+	Output   int64  `json:"output_tokens"`
+
+	Hits       int64 `json:"cache_hits"` // answers that this run took from the cache, besides those that ran
+	Reasked    int64 `json:"reasked"`    // requests asked once more for the schema, each time counted
+	Mismatched int64 `json:"mismatched"` // of those that this run recorded, failed by the schema
+
+	Cost    float64       `json:"cost_usd"` // of the file, all runs together; 0 without prices
+	Elapsed time.Duration `json:"elapsed_ns"`
 }
 
 // Snapshot is how a run stands.
@@ -86,6 +101,7 @@ type Snapshot struct {
 	Before   int64      `json:"before"`
 	Done     int64      `json:"done"`   // of the file
 	Failed   int64      `json:"failed"` // of the file
+	Hits     int64      `json:"cache_hits"`
 	Running  int        `json:"running"`
 	Waiting  int        `json:"waiting"`
 	Input    int64      `json:"input_tokens"`

@@ -20,6 +20,7 @@ import (
 type Estimate struct {
 	Requests int64           `json:"requests"` // that would run
 	Before   int64           `json:"before"`   // that have a result
+	Hits     int64           `json:"cache_hits"`
 	Cost     float64         `json:"cost_usd"` // at most, but for answers without a bound; 0 without prices
 	Models   []ModelEstimate `json:"models"`
 }
@@ -41,6 +42,9 @@ type ModelEstimate struct {
 // nothing to the output.
 func DryRun(c Config) (Estimate, error) {
 	r := &run{Config: c, money: newMoney(c.Prices, c.Budget, c.AssumedOutput)}
+	if err := r.checkFallbacks(); err != nil {
+		return Estimate{}, err
+	}
 	if c.Output != "" && sameFile(c.Input, c.Output) {
 		return Estimate{}, c.overInput()
 	}
@@ -55,6 +59,8 @@ func DryRun(c Config) (Estimate, error) {
 	defer os.RemoveAll(dir)
 	ids := idset.New(filepath.Join(dir, "ids"))
 	defer ids.Close()
+	only := newOnly(c.Only, dir)
+	defer only.close()
 	const seen, failed, done = 1, 2, 4
 	var bad error
 	if c.Output != "" && !c.Restart {
@@ -63,7 +69,7 @@ func DryRun(c Config) (Estimate, error) {
 			if rec.Failed() {
 				state = failed
 			}
-			bad = errors.Join(bad, ids.UpdateTag(rec.CustomID, uint64(rec.Run.Hash), func(uint64) uint64 { return state }))
+			bad = errors.Join(bad, only.note(rec), ids.UpdateTag(rec.CustomID, uint64(rec.Run.Hash), func(uint64) uint64 { return state }))
 		})
 		switch err = errors.Join(err, bad); {
 		case errors.Is(err, results.ErrForeign):
@@ -95,7 +101,15 @@ func DryRun(c Config) (Estimate, error) {
 		}
 		recorded := state&(failed|done) != 0
 		changed := recorded && hash != 0 && results.Hash(hash) != results.HashOf(req.Path, req.Body)
+		chosen, err := only.chooses(req.ID)
+		if err != nil {
+			bad = fail(CannotWrite, err)
+			return false
+		}
 		switch {
+		case c.Retry && state&failed != 0 && !chosen:
+			e.Before++
+			return true
 		case c.Retry && state&failed != 0, changed && c.Changed:
 		case changed:
 			bad = c.differs(req)
@@ -108,6 +122,10 @@ func DryRun(c Config) (Estimate, error) {
 		}
 		if bad = fail(BadInput, r.money.check(req)); bad != nil {
 			return false
+		}
+		if _, ok := c.cached(req); ok {
+			e.Hits++
+			return true
 		}
 		w.add(req, c.AssumedOutput)
 		if req.Estimate == req.Guess(c.AssumedOutput) {
@@ -145,7 +163,11 @@ const assumedLatency = 2 * time.Second
 // atLeast is how long so many requests of a model take under its limits, and which limit
 // holds them longest: the queue's own plan of requests of mean size.
 func (r *run) atLeast(model string, n int64, sum llmqueue.Usage) (time.Duration, string, error) {
-	limits := r.Limits(model)
+	limits := slices.Clone(r.Limits(model))
+	endpoints := int64(len(r.Endpoints) + 1)
+	for i := range limits {
+		limits[i].Amount *= endpoints
+	}
 	if len(limits) == 0 || n == 0 {
 		return 0, "", nil
 	}
@@ -157,7 +179,7 @@ func (r *run) atLeast(model string, n int64, sum llmqueue.Usage) (time.Duration,
 				return
 			}
 		}
-	}, llmqueue.WithLimits(append(limits, llmqueue.Concurrent(r.Concurrency))...), llmqueue.WithMargin(r.Margin), llmqueue.WithAccounting(r.Accounting(model)))
+	}, llmqueue.WithLimits(append(limits, llmqueue.Concurrent(endpoints*r.Concurrency))...), llmqueue.WithMargin(r.Margin), llmqueue.WithAccounting(r.Accounting(model)))
 	if err != nil {
 		return 0, "", fmt.Errorf("model %s: %w", model, err)
 	}

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/llmqueue/llmqueue"
+	"github.com/llmqueue/llmqueue/cmd/llmq/internal/journal"
 	"github.com/llmqueue/llmqueue/cmd/llmq/internal/requests"
 	"github.com/llmqueue/llmqueue/cmd/llmq/internal/results"
 )
@@ -32,7 +33,7 @@ func (f *flight) init() {
 func (f *flight) take(id string, it *item) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	n := int64(len(it.Body))
+	n := it.Size()
 	for f.bytes > 0 && f.bytes+n > maxFlight && !f.stopped {
 		f.room.Wait()
 	}
@@ -41,13 +42,20 @@ func (f *flight) take(id string, it *item) bool {
 	return !f.stopped
 }
 
+// of is what take took.
+func (f *flight) of(id string) *item {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.items[id]
+}
+
 // land gives up what take took.
 func (f *flight) land(id string) *item {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	it := f.items[id]
 	delete(f.items, id)
-	f.bytes -= int64(len(it.Body))
+	f.bytes -= it.Size()
 	f.room.Signal()
 	return it
 }
@@ -75,11 +83,14 @@ func (r *run) feed(yield func(llmqueue.Request[*item]) bool) {
 		case !runs:
 			return true
 		}
+		if r.fromCache(req) {
+			return r.stopping.Load() == nil
+		}
 		if err := r.register(req.Model); err != nil {
 			r.stopWith(fail(BadInput, err))
 			return false
 		}
-		id, it := strconv.FormatInt(req.Line, 10), &item{req}
+		id, it := strconv.FormatInt(req.Line, 10), &item{Request: req}
 		if !r.flight.take(id, it) {
 			return false
 		}
@@ -133,26 +144,24 @@ func (r *run) register(model string) error {
 	if _, ok := r.manager.Queue(model); ok {
 		return nil
 	}
-	limits := r.Limits(model)
-	opts := []llmqueue.Option{llmqueue.WithAccounting(r.Accounting(model)), llmqueue.WithMargin(r.Margin), llmqueue.WithPriorUsage(r.past.Starts(model))}
-	if r.Learn(model) {
-		opts = append(opts, llmqueue.WithLearnedLimits())
-		if changes := r.past.Limits(model); len(limits) == 0 && len(changes) > 0 {
-			// Those that the provider stated last time: with them the journal counts,
-			// and its next answer corrects what has changed.
-			for _, l := range changes[len(changes)-1].Limits {
-				if l.Kind != llmqueue.KindConcurrent {
-					limits = append(limits, l)
-				}
-			}
-		}
-	}
-	limits = append(limits, llmqueue.Concurrent(r.Concurrency))
-	opts = append(opts, llmqueue.WithLimits(limits...))
+	first := r.endpoints[0]
+	opts, limits := r.options(first, model)
 	if r.WaitForQuota {
 		opts = append(opts, llmqueue.WithWaitForQuota())
 	}
-	if _, err := r.manager.Register(model, r.process, opts...); err != nil {
+	if others := r.fallbacks(model); len(others) > 0 {
+		for _, other := range others {
+			if err := r.register(other); err != nil {
+				return err
+			}
+		}
+		opts = append(opts, llmqueue.WithFallback(others...))
+	}
+	q, err := r.manager.Register(model, r.processor(first, model), opts...)
+	if err == nil {
+		err = r.addEndpoints(q, model)
+	}
+	if err != nil {
 		if errors.Is(err, llmqueue.ErrQueueClosed) {
 			return nil // the run stops
 		}
@@ -165,7 +174,11 @@ func (r *run) register(model string) error {
 func (r *run) observe(e llmqueue.Event) {
 	switch e.Type {
 	case llmqueue.EventLimitLearned, llmqueue.EventLimitsChanged:
-		if err := r.journal.Limits(e.ModelID, e.Limits); err != nil {
+		key := e.ModelID
+		if e.Endpoint != "" && e.Endpoint != e.ModelID {
+			key += journal.At + e.Endpoint
+		}
+		if err := r.journal.Limits(key, e.Limits); err != nil {
 			r.stop(CannotWrite, err)
 		}
 	case llmqueue.EventNoLimits:

@@ -1,6 +1,7 @@
 package batch
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -22,7 +23,12 @@ var errNothingSent = errors.New("interrupted before anything was sent")
 
 // read reads the input, from its beginning.
 func (r *run) read(yield func(*requests.Request) bool) error {
-	return fail(BadInput, r.Format.ReadAll(r.source, yield))
+	var bad error
+	err := r.Format.ReadAll(r.source, func(req *requests.Request) bool {
+		bad = r.hasText(req)
+		return bad == nil && yield(req)
+	})
+	return cmp.Or(bad, fail(BadInput, err))
 }
 
 // inputName is what messages call the input.
@@ -39,8 +45,9 @@ func (r *run) runs(req *requests.Request, s results.State) (bool, error) {
 	switch {
 	case s != results.Failed && s != results.Done:
 		return !r.Retry, nil
-	case r.Retry && s == results.Failed:
-		return true, nil // corrected, perhaps
+	case r.Retry && s == results.Failed: // corrected, perhaps
+		chosen, err := r.only.chooses(req.ID)
+		return chosen, fail(CannotWrite, err)
 	case r.known && !r.Changed:
 		return false, nil // prepare has compared them
 	}

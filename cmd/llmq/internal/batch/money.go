@@ -93,6 +93,7 @@ func (m *money) of(usage map[string]llmqueue.Usage) (usd float64) {
 // workload is what requests amount to.
 type workload struct {
 	requests int64
+	hits     int64 // that the cache answers, and that count nowhere else
 	bounded  int64 // whose answer has a bound
 	models   map[string]int64
 	usage    map[string]llmqueue.Usage // by model, with assumed answers

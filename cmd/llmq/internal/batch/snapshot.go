@@ -11,7 +11,7 @@ import (
 func (r *run) snapshot() Snapshot {
 	now := time.Now()
 	s := Snapshot{
-		Time: now, Before: r.before.Load(), Done: r.done.Load(), Failed: r.failed.Load(),
+		Time: now, Before: r.before.Load(), Done: r.done.Load(), Failed: r.failed.Load(), Hits: r.hits.Load(),
 		Input: r.input.Load(), Output: r.output.Load(), Cost: r.money.spent(),
 	}
 	if r.known {
@@ -31,11 +31,10 @@ func (r *run) snapshot() Snapshot {
 		info := q.Info()
 		s.Running += info.Processing
 		s.Waiting += info.Pending
-		s.Tokens += tokensOf(info.Limits)
-		for _, l := range info.Limits {
-			if l.Limit.Kind != llmqueue.KindConcurrent {
-				s.Limits = append(s.Limits, LimitUse{model, l.Limit.String(), string(l.Limit.Kind), l.Used, l.Limit.Amount})
-			}
+		limits := together(info)
+		s.Tokens += tokensOf(limits)
+		for _, l := range limits {
+			s.Limits = append(s.Limits, LimitUse{model, l.Limit.String(), string(l.Limit.Kind), l.Used, l.Limit.Amount})
 		}
 		if why := heldOut(info); why != "" && s.HeldOut == "" {
 			s.HeldOut = why

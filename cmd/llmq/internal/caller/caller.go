@@ -5,6 +5,8 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,14 +25,17 @@ import (
 // Config says whom to call and how.
 type Config struct {
 	BaseURL string
-	Key     string // never printed
-	KeyFrom string // where it comes from, or should, for messages
+	Flag    string   // that the base URL is of, for messages; "": --base-url
+	Key     string   // never printed
+	Hidden  []string // other keys that are never printed
+	KeyFrom string   // where it comes from, or should, for messages
 	// Auth is how the key is sent: "bearer", "api-key", "x-api-key" or
 	// "x-goog-api-key".
 	Auth        string
 	Header      http.Header
-	Timeout     time.Duration // of one attempt
-	Connections int           // that are kept
+	Timeout     time.Duration  // of one attempt
+	Connections int            // that are kept
+	CAs         *x509.CertPool // that certify the host; nil: the system's
 }
 
 // Caller calls a provider. Safe for concurrent use.
@@ -49,7 +54,8 @@ type Reply struct {
 	Usage     llmqueue.Usage
 	Sent      time.Time
 	Latency   time.Duration
-	Charged   int64 // tokens that the limits were charged; the caller of Call fills it in
+	Lacks     string // what it lacks to fit the schema; whoever checks it fills it in
+	Charged   int64  // tokens that the limits were charged; the caller of Call fills it in
 }
 
 // StatusError is an answer that is no success.
@@ -78,14 +84,15 @@ func message(body json.RawMessage) string {
 
 // New checks the configuration.
 func New(c Config) (*Caller, error) {
+	flag := cmp.Or(c.Flag, "--base-url")
 	base, err := url.Parse(c.BaseURL)
 	switch {
 	case c.BaseURL == "":
-		return nil, errors.New("no --base-url: name the provider's, such as https://api.openai.com/v1")
+		return nil, fmt.Errorf("no %s: name the provider's, such as https://api.openai.com/v1", flag)
 	case err != nil, base.Scheme != "http" && base.Scheme != "https", base.Host == "":
-		return nil, errors.New("--base-url is no http or https address, give one such as https://api.openai.com/v1")
+		return nil, fmt.Errorf("%s is no http or https address, give one such as https://api.openai.com/v1", flag)
 	case base.User != nil || base.RawQuery != "" || base.Fragment != "":
-		return nil, errors.New("--base-url has a user, a query or a fragment: leave it out, keys belong into the environment or a file")
+		return nil, fmt.Errorf("%s has a user, a query or a fragment: leave it out, keys belong into the environment or a file", flag)
 	}
 	for _, r := range c.Key {
 		if r <= ' ' || r > '~' {
@@ -95,6 +102,9 @@ func New(c Config) (*Caller, error) {
 	base.Path = strings.TrimRight(base.Path, "/")
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConnsPerHost, transport.MaxIdleConns = c.Connections, 0
+	if c.CAs != nil {
+		transport.TLSClientConfig = &tls.Config{RootCAs: c.CAs}
+	}
 	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse } // the key goes nowhere else
 	return &Caller{
 		config: c, base: base,

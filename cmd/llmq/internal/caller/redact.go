@@ -12,7 +12,14 @@ const shortest = 16
 // redact takes the key out of a text that is no answer: an error, a log, what the provider
 // says of a failure. It replaces the key alone, not a part of a longer word.
 func (c *Caller) redact(s string) string {
-	key := c.config.Key
+	s = redactKey(s, c.config.Key)
+	for _, key := range c.config.Hidden {
+		s = redactKey(s, key)
+	}
+	return s
+}
+
+func redactKey(s, key string) string {
 	if len(key) < shortest {
 		return s
 	}

@@ -24,6 +24,7 @@ type runFlags struct {
 	output, config                       string
 	baseURL, keyEnv, keyFile, auth       string
 	headers                              []string
+	caFile                               string
 	timeout                              time.Duration
 	limits, accounting, dayResets        string
 	amounts                              amounts
@@ -34,11 +35,18 @@ type runFlags struct {
 	template, model, system, endpoint    string
 	maxTokens                            int64
 	idField, inputFormat                 string
+	only                                 []string
 	ordered, dryRun, restart, changed    bool
 	pricesFile                           string
 	budget, maxCost                      float64
 	json, quiet                          bool
 	every                                time.Duration
+
+	body   bodyFlags
+	schema schemaFlags
+
+	endpoints endpointFlags
+	cache     cacheFlags
 
 	models map[string]modelConfig // by the config file
 }
@@ -64,9 +72,11 @@ func (f *runFlags) register(fs *pflag.FlagSet, retry bool) {
 	fs.StringVar(&f.config, "config", "", "YAML or JSON `file` with any of these flags by name, and limits by model")
 	fs.StringVar(&f.baseURL, "base-url", os.Getenv("OPENAI_BASE_URL"), "the provider's `URL`, such as https://api.openai.com/v1 (default $OPENAI_BASE_URL)")
 	fs.StringVar(&f.keyEnv, "key-env", "", "`name` of the environment variable that holds the key (default by the host: OPENAI_API_KEY, …, else LLMQ_API_KEY)")
+	f.endpoints.register(fs)
 	fs.StringVar(&f.keyFile, "key-file", "", "`file` that holds the key")
 	fs.StringVar(&f.auth, "auth", "", "how the key is sent: bearer, api-key, x-api-key or x-goog-api-key (default by the host)")
 	fs.StringArrayVar(&f.headers, "header", nil, "another `'Name: value'` to send, without keys; may be repeated")
+	fs.StringVar(&f.caFile, "ca-file", "", "PEM `file` of certificates of authorities that the host's may be of, beside the system's")
 	fs.DurationVar(&f.timeout, "timeout", 10*time.Minute, "how long one attempt may take")
 
 	f.amounts = amounts{}
@@ -88,12 +98,17 @@ func (f *runFlags) register(fs *pflag.FlagSet, retry bool) {
 	fs.StringVar(&f.model, "model", "", "model of the lines that name none")
 	fs.StringVar(&f.system, "system", "", "with --template: the system's message")
 	fs.Int64Var(&f.maxTokens, "max-tokens", 0, "with --template: bound of an answer (0: none)")
+	f.body.register(fs)
 	fs.StringVar(&f.endpoint, "endpoint", "", "`path` of the lines that name none, such as /v1/responses (default: as the body tells)")
 	fs.StringVar(&f.idField, "id-field", "", "field that holds a line's id (default custom_id, else the line's number)")
 	fs.StringVar(&f.inputFormat, "input-format", "", "jsonl, json (an array), csv or tsv (default: as the file's name ends or its first byte tells)")
+	f.schema.register(fs)
+	f.cache.register(fs)
 	fs.BoolVar(&f.ordered, "ordered", false, "put the results in the order of the input when the run ends (default: in order of completion)")
 
-	if !retry {
+	if retry {
+		fs.StringSliceVar(&f.only, "only", nil, "retry only failures of these `codes`, such as timeout or http_500; http_5xx is all from http_500 to http_599")
+	} else {
 		fs.BoolVar(&f.changed, "changed", false, "run those again whose request is another than the one that the output has a result of")
 		fs.BoolVar(&f.restart, "restart", false, "begin the output anew, and keep what it had in a file beside it")
 	}
@@ -144,7 +159,8 @@ a closed terminal or pipe does as the first.
 others; their new results replace the old ones. It takes the flags of llmq run.
 
 ` + exitCodes
-		cmd.Example = `  llmq retry requests.jsonl -o results.jsonl --base-url https://api.openai.com/v1 --rpm 500 --tpm 200000`
+		cmd.Example = `  llmq retry requests.jsonl -o results.jsonl --base-url https://api.openai.com/v1 --rpm 500 --tpm 200000
+  llmq retry requests.jsonl -o results.jsonl --base-url https://api.openai.com/v1 --only timeout,http_5xx`
 	}
 	f.register(cmd.Flags(), retry)
 	for name, values := range map[string][]string{
@@ -216,7 +232,7 @@ func (f *runFlags) shower(cmd *cobra.Command, watch func(io.Writer) io.Writer) *
 // batch is what the flags come to.
 func (f *runFlags) batch(input string, retry bool) (c batch.Config, err error) {
 	c = batch.Config{
-		Input: input, Output: f.output, Retry: retry, Ordered: f.ordered, Restart: f.restart, Changed: f.changed,
+		Input: input, Output: f.output, Retry: retry, Only: f.only, Ordered: f.ordered, Restart: f.restart, Changed: f.changed,
 		Margin: f.margin, Concurrency: f.concurrency, Attempts: int(f.attempts), MaxFailures: f.maxFailures, WaitForQuota: f.waitForQuota,
 		Budget: f.budget, MaxCost: f.maxCost, AssumedOutput: f.assumedOutput,
 		Format: requests.Format{Model: f.model, System: f.system, MaxTokens: f.maxTokens, Path: f.endpoint, IDField: f.idField, Input: f.inputFormat},
@@ -265,6 +281,13 @@ func (f *runFlags) batch(input string, retry bool) (c batch.Config, err error) {
 			return c, fmt.Errorf("--template: %w", err)
 		}
 	}
+	if err := f.body.apply(&c.Format); err != nil {
+		return c, err
+	}
+	f.cache.apply(&c)
+	if err := f.schema.apply(&c); err != nil {
+		return c, err
+	}
 	if f.pricesFile != "" {
 		if c.Prices, err = prices.Read(f.pricesFile); err != nil {
 			return c, err
@@ -285,8 +308,13 @@ func (f *runFlags) batch(input string, retry bool) (c batch.Config, err error) {
 	if c.Caller.Header, err = readHeader(f.headers); err != nil {
 		return c, err
 	}
-	if !f.dryRun {
-		c.Caller.Key, c.Caller.KeyFrom, err = readKey(p, f.keyEnv, f.keyFile)
+	if c.Caller.CAs, err = readCAs(f.caFile); err != nil {
+		return c, err
 	}
-	return c, err
+	if !f.dryRun {
+		if c.Caller.Key, c.Caller.KeyFrom, err = readKey(p, f.keyEnv, f.keyFile); err != nil {
+			return c, err
+		}
+	}
+	return c, f.addEndpoints(&c)
 }

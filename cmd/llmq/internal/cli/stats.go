@@ -90,7 +90,11 @@ func stats(cmd *cobra.Command, path, pricesFile, chart string, asJSON bool) erro
 }
 
 func printStats(out io.Writer, r *report.Report, priced bool) {
-	fmt.Fprintf(out, "%d requests: %d answered, %d failed; %d attempts\n", r.Requests, r.Answered, r.Failed, r.Attempts)
+	fmt.Fprintf(out, "%d requests: %d answered, %d failed; %d attempts", r.Requests, r.Answered, r.Failed, r.Attempts)
+	if r.Hits > 0 {
+		fmt.Fprintf(out, "; %d from the cache", r.Hits)
+	}
+	fmt.Fprintln(out)
 	if span := r.End.Sub(r.Begin); span > 0 {
 		fmt.Fprintf(out, "from %s to %s: %s\n", r.Begin.Local().Format("2006-01-02 15:04:05"), r.End.Local().Format("2006-01-02 15:04:05"), span.Round(time.Millisecond))
 	}

@@ -16,7 +16,7 @@ func (f *runFlags) summarize(cmd *cobra.Command, shower *progress.Shower, s batc
 		shower.Machine("summary", s)
 		return
 	}
-	if failed && s.Ran == 0 {
+	if failed && s.Ran+s.Hits == 0 {
 		return // the error says it all
 	}
 	text := fmt.Sprintf("%d requests run in %s: the file has %d answers and %d failures",
@@ -28,6 +28,10 @@ func (f *runFlags) summarize(cmd *cobra.Command, shower *progress.Shower, s batc
 	if s.Cost > 0 {
 		text += fmt.Sprintf("; $%.4f in all", s.Cost)
 	}
+	if s.Hits > 0 {
+		text += fmt.Sprintf("; %d from the cache", s.Hits)
+	}
+	text += fitting(s)
 	text += fmt.Sprintf("; %d refused by the provider", s.Refused)
 	fmt.Fprintln(cmd.ErrOrStderr(), "llmq:", text)
 	if s.Failed > 0 && s.Reason == batch.Finished {
@@ -49,6 +53,9 @@ func (f *runFlags) estimate(cmd *cobra.Command, c batch.Config, shower *progress
 	fmt.Fprintf(out, "%d requests", e.Requests)
 	if e.Before > 0 {
 		fmt.Fprintf(out, ", and %d that have a result already", e.Before)
+	}
+	if e.Hits > 0 {
+		fmt.Fprintf(out, ", and %d that the cache answers", e.Hits)
 	}
 	fmt.Fprintln(out)
 	for _, m := range e.Models {

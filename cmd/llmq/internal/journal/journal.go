@@ -187,6 +187,10 @@ func (j *Journal) Close() error {
 	return errors.Join(j.f.Sync(), j.f.Close())
 }
 
+// At stands between a model and the name of an endpoint, in what the journal calls the model
+// there. The first endpoint has no name.
+const At = " @ "
+
 // Past is what a journal says of the time before now.
 type Past struct {
 	models map[string]*past

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/llmqueue/llmqueue"
@@ -21,7 +22,8 @@ type Report struct {
 	Answered int64     `json:"answered"`
 	Failed   int64     `json:"failed"`
 	Attempts int64     `json:"attempts"`
-	Latency  Latency   `json:"latency"` // of the answers
+	Hits     int64     `json:"cache_hits"` // answers from the cache, which have no latency
+	Latency  Latency   `json:"latency"`    // of the answers
 	Models   []Model   `json:"models"`
 	Failures []Failure `json:"failures"`
 	Cost     float64   `json:"cost_usd"` // 0 without prices
@@ -118,6 +120,10 @@ func (r *Report) add(rec *results.Record) {
 		r.fail(rec)
 	} else {
 		r.Answered++
+		if rec.Run.FromCache {
+			r.Hits++
+			return
+		}
 		r.spans.add(rec.Run.LatencyMS)
 		m.spans.add(rec.Run.LatencyMS)
 	}
@@ -246,10 +252,22 @@ func (r *Report) Over(n int, period time.Duration, past *journal.Past) (points [
 	return points, list
 }
 
-// limitAt is the amount of a kind that was in force for a period, or NaN.
+// limitAt is the amount of a kind that was in force for a period at all endpoints, or NaN.
 func limitAt(past *journal.Past, model string, at time.Time, period time.Duration, kind llmqueue.LimitKind) float64 {
+	sum := amountAt(past, model, at, period, kind)
+	for _, key := range past.Models() {
+		if strings.HasPrefix(key, model+journal.At) { // another endpoint
+			if more := amountAt(past, key, at, period, kind); !math.IsNaN(more) {
+				sum += more
+			}
+		}
+	}
+	return sum
+}
+
+func amountAt(past *journal.Past, key string, at time.Time, period time.Duration, kind llmqueue.LimitKind) float64 {
 	amount := math.NaN()
-	for _, c := range past.Limits(model) {
+	for _, c := range past.Limits(key) {
 		if c.At.After(at.Add(time.Second)) {
 			break
 		}

@@ -44,7 +44,7 @@ func isPlain(fields map[string]json.RawMessage) bool {
 // batch takes the request out of a line of a batch.
 func (f *Format) batch(req *Request, form *form, fields map[string]json.RawMessage) error {
 	for name := range fields {
-		if !slices.Contains(form.members, name) && name != f.IDField {
+		if !slices.Contains(form.members, name) && name != f.IDField && !slices.Contains(f.Keep, name) {
 			return fmt.Errorf("unknown field %q beside %q: a line of the %s has %s", name, form.body, form.name, strings.Join(form.members, ", "))
 		}
 	}

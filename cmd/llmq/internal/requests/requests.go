@@ -23,6 +23,7 @@ type Request struct {
 	Model string
 	Path  string // such as /v1/chat/completions
 	Body  []byte
+	Kept  map[string]json.RawMessage // fields of the line, for its result
 	// Estimate is what it may use: its text by llmqueue.EstimateTokens, and what it
 	// bounds its answer to, 0 when it does not.
 	Estimate llmqueue.Usage
@@ -50,6 +51,9 @@ type Format struct {
 	Path           string // for lines that name none; empty: as the body tells
 	IDField        string // the field whose value is the id; empty: custom_id
 	Input          string // one of Inputs; empty: as the name and the first byte tell
+	// Set are members that a template's bodies have besides.
+	Set  map[string]json.RawMessage
+	Keep []string // fields of a line that its result carries; each line has to have them
 }
 
 // ParseTemplate reads a template over the fields of a line, such as {{.question}}.
@@ -84,6 +88,9 @@ func (f *Format) parse(line []byte, n int64) (*Request, error) {
 		return nil, err
 	}
 	req := &Request{Line: n, ID: id}
+	if req.Kept, err = f.keep(fields); err != nil {
+		return nil, err
+	}
 	switch {
 	case f.Template != nil:
 		err = f.fill(req, line, fields)
@@ -186,6 +193,9 @@ func (f *Format) fill(req *Request, line []byte, fields map[string]json.RawMessa
 		if f.MaxTokens > 0 {
 			body[f.MaxTokensField] = f.MaxTokens
 		}
+	}
+	for name, value := range f.Set {
+		body[name] = value
 	}
 	var err error
 	req.Body, err = json.Marshal(body)

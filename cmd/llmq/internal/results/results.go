@@ -51,14 +51,18 @@ type Error struct {
 type Run struct {
 	Line      int64     `json:"line"` // of the input
 	Model     string    `json:"model"`
-	StartedAt time.Time `json:"started_at,omitzero"` // the last attempt
-	LatencyMS float64   `json:"latency_ms"`          // of the last attempt
+	Instead   string    `json:"instead_of,omitempty"` // the model of the request, when a fallback answered
+	StartedAt time.Time `json:"started_at,omitzero"`  // the last attempt
+	LatencyMS float64   `json:"latency_ms"`           // of the last attempt
 	Attempts  int       `json:"attempts"`
 	Input     int64     `json:"input_tokens"` // of all attempts, as is known
 	Output    int64     `json:"output_tokens"`
 	Cached    int64     `json:"cached_input_tokens,omitempty"`
-	Charged   int64     `json:"charged_tokens"` // to the limits, by the last attempt
+	Charged   int64     `json:"charged_tokens"`       // to the limits, by the last attempt
+	FromCache bool      `json:"from_cache,omitempty"` // the answer was there: nothing was sent
 	Hash      Hash      `json:"request_hash,omitzero"`
+
+	Kept map[string]json.RawMessage `json:"kept,omitempty"` // fields of the line, by --keep
 }
 
 // Usage is what the record's attempts used.
