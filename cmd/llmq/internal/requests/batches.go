@@ -70,17 +70,26 @@ func (f *Format) batch(req *Request, form *form, fields map[string]json.RawMessa
 	return nil
 }
 
+const embedContent = ":embedContent"
+
 // gemini tells where a request of the Gemini API goes: its model stands in the path, as
-// ai.google.dev/api/generate-content has it, and in no line unless the line says so.
+// ai.google.dev/api/generate-content has it, and in no line unless the line says so. One
+// with a content is for an embedding, ai.google.dev/api/embeddings, one with contents is not.
 func (f *Format) gemini(req *Request) error {
 	var b struct {
-		Model string `json:"model"`
+		Model    string          `json:"model"`
+		Content  json.RawMessage `json:"content"`
+		Contents json.RawMessage `json:"contents"`
 	}
 	if json.Unmarshal(req.Body, &b) != nil || req.Body[0] != '{' {
 		return errors.New(`"request" is no JSON object with a "model" that is a text, or none`)
 	}
 	if b.Model == "" {
 		b.Model = f.Model
+	}
+	operation := ":generateContent"
+	if b.Content != nil && b.Contents == nil {
+		operation = embedContent
 	}
 	req.Model = strings.TrimPrefix(b.Model, "models/")
 	switch {
@@ -89,9 +98,9 @@ func (f *Format) gemini(req *Request) error {
 	case strings.ContainsAny(req.Model, "?#:") || strings.Contains(req.Model, ".."):
 		return fmt.Errorf("the model %.80q is no name such as gemini-2.5-flash", req.Model)
 	case strings.Contains(req.Model, "/"): // tunedModels/…
-		req.Path = "/v1beta/" + req.Model + ":generateContent"
+		req.Path = "/v1beta/" + req.Model + operation
 	default:
-		req.Path = "/v1beta/models/" + req.Model + ":generateContent"
+		req.Path = "/v1beta/models/" + req.Model + operation
 	}
 	return nil
 }

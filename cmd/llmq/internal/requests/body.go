@@ -33,6 +33,7 @@ type body struct {
 	// Of the Gemini API, which takes the names of JSON and those of the schema:
 	// protobuf.dev/programming-guides/json.
 	Contents          any               `json:"contents"`
+	Content           any               `json:"content"` // of an embedding
 	SystemInstruction any               `json:"systemInstruction"`
 	SystemOfSchema    any               `json:"system_instruction"`
 	Generation        *generationConfig `json:"generationConfig"`
@@ -99,7 +100,7 @@ func (f *Format) inspect(req *Request) error {
 		}
 	}
 	var bytes int64
-	for _, part := range []any{b.Messages, b.System, b.Input, b.Prompt, b.Instructions, b.Tools, b.ResponseFormat, b.Contents, b.SystemInstruction, b.SystemOfSchema} {
+	for _, part := range []any{b.Messages, b.System, b.Input, b.Prompt, b.Instructions, b.Tools, b.ResponseFormat, b.Contents, b.Content, b.SystemInstruction, b.SystemOfSchema} {
 		bytes += textOf(part)
 	}
 	req.Estimate.InputTokens = max((bytes+3)/4, 1) // as llmqueue.EstimateTokens does for one text
@@ -162,7 +163,7 @@ func textOf(v any) (bytes int64) {
 // tokens as fallback.
 func (r *Request) Guess(fallback int64) llmqueue.Usage {
 	u := r.Estimate
-	if u.OutputTokens == 0 && !strings.HasSuffix(r.Path, "/embeddings") {
+	if u.OutputTokens == 0 && !strings.HasSuffix(r.Path, "/embeddings") && !strings.HasSuffix(r.Path, embedContent) {
 		u.OutputTokens = fallback
 	}
 	return u

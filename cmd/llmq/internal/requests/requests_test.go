@@ -34,6 +34,7 @@ func TestWhatARequestReserves(t *testing.T) {
 		"of Anthropic":      {`{"custom_id":"a","params":{"model":"m","max_tokens":1e2,"system":"1234","messages":[{"role":"user","content":"1234"}]}}`, llmqueue.Usage{InputTokens: 2, OutputTokens: 100}},
 		"of Gemini":         {`{"key":"a","request":{"model":"m","systemInstruction":{"parts":[{"text":"1234"}]},"contents":[{"role":"user","parts":[{"text":"1234"}]}],"generationConfig":{"maxOutputTokens":9,"candidateCount":2}}}`, llmqueue.Usage{InputTokens: 2, OutputTokens: 18}},
 		"of Gemini, schema": {`{"key":"a","request":{"model":"m","system_instruction":{"parts":[{"text":"1234"}]},"contents":[],"generation_config":{"max_output_tokens":9}}}`, llmqueue.Usage{InputTokens: 1, OutputTokens: 9}},
+		"Gemini embedding":  {`{"key":"a","request":{"model":"m","content":{"parts":[{"text":"12345678"}]}}}`, llmqueue.Usage{InputTokens: 2}},
 		"no bound":          {`{"model":"m","messages":[{"role":"user","content":"1"}]}`, llmqueue.Usage{InputTokens: 1}},
 	} {
 		if got := one(t, c.line).Estimate; got != c.want {
@@ -43,8 +44,10 @@ func TestWhatARequestReserves(t *testing.T) {
 	if got := one(t, `{"model":"m","messages":[]}`).Guess(7).OutputTokens; got != 7 {
 		t.Errorf("an answer without a bound is taken as %d tokens", got)
 	}
-	if got := one(t, `{"model":"embed","input":"x"}`).Guess(7).OutputTokens; got != 0 {
-		t.Errorf("an embedding is taken to answer with %d tokens", got)
+	for _, line := range []string{`{"model":"embed","input":"x"}`, `{"key":"a","request":{"model":"m","content":{"parts":[{"text":"x"}]}}}`} {
+		if got := one(t, line).Guess(7).OutputTokens; got != 0 {
+			t.Errorf("an embedding is taken to answer with %d tokens", got)
+		}
 	}
 }
 
@@ -52,13 +55,15 @@ func TestWhatARequestReserves(t *testing.T) {
 func FuzzRead(f *testing.F) {
 	f.Add(`{"custom_id":"a","method":"POST","url":"/v1/x","body":{"model":"m","input":[1,[2],{"text":"x"}]}}`)
 	f.Add("\xef\xbb\xbf{}")
+	f.Add(`[{"custom_id":"a","params":{"model":"m","max_tokens":1.0}}, {"key":"k","request":{"contents":[]}}]`)
+	f.Add("id,a\n1,\"x\"\"\ny\"\n")
 	f.Add(`{"model":"m","messages":null}`)
 	tmpl, err := ParseTemplate("{{.a}} {{json .}}")
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		for _, format := range []*Format{{}, {Model: "m", Template: tmpl, MaxTokensField: "max_tokens", MaxTokens: 1}} {
+		for _, format := range []*Format{{}, {Input: "json", Model: "m"}, {Input: "csv", Model: "m", Template: tmpl}, {Model: "m", Template: tmpl, MaxTokensField: "max_tokens", MaxTokens: 1}} {
 			err := format.Read("in", strings.NewReader(text), func(r *Request) bool {
 				if r.ID == "" || r.Model == "" || r.Path == "" || len(r.Body) == 0 {
 					t.Errorf("an incomplete request: %+v", r)
