@@ -25,7 +25,13 @@ func Run(ctx context.Context, c Config, interrupts <-chan os.Signal) (Summary, e
 	err := r.open()
 	if err == nil {
 		if err = r.prepare(interrupts); err == nil {
-			err = r.work(interrupts)
+			byCalls := true
+			if r.Via.On {
+				byCalls, err = r.viaBatches(interrupts)
+			}
+			if byCalls && err == nil {
+				err = r.work(interrupts)
+			}
 		}
 		err = errors.Join(err, r.close())
 	}
@@ -53,6 +59,7 @@ type run struct {
 	trial   trial
 	flight  flight
 	streaks streaks
+	batches batches
 
 	total, before atomic.Int64 // requests read, recorded before
 	done, failed  atomic.Int64 // of the file
@@ -93,7 +100,7 @@ func (r *run) open() (err error) {
 		return fail(BadInput, fmt.Errorf("%s is the output and the input: name another file with -o", r.Output))
 	}
 	r.file, err = results.Open(r.Output, func(rec *results.Record) {
-		r.money.spend(rec.Run.Model, rec.Run.Usage())
+		r.money.spend(rec.Run.Model, rec.Run.Usage(), rec.Run.Share())
 	})
 	switch {
 	case errors.Is(err, results.ErrForeign):
@@ -103,6 +110,9 @@ func (r *run) open() (err error) {
 	}
 	if r.file.Repaired > 0 {
 		r.Notice("%s ended in the middle of a line: %d bytes are cut off, that request runs again", r.Output, r.file.Repaired)
+	}
+	if err := r.openBatches(); err != nil {
+		return errors.Join(err, r.file.Close())
 	}
 	if r.Restart {
 		aside, err := r.file.SetAside()
@@ -186,7 +196,7 @@ func (r *run) prepare(interrupts <-chan os.Signal) error {
 			switch runs, bad = r.runs(req, state); {
 			case bad != nil:
 			case runs:
-				bad = fail(BadInput, r.money.check(req))
+				bad = fail(BadInput, errors.Join(r.money.check(req), r.checkBatch(req)))
 				w.add(req, r.AssumedOutput)
 			default:
 				r.before.Add(1)
@@ -201,7 +211,7 @@ func (r *run) prepare(interrupts <-chan os.Signal) error {
 		return err
 	}
 	r.known, r.load = true, *w
-	if cost := r.money.of(w.usage); r.MaxCost > 0 && cost > r.MaxCost {
+	if cost := r.money.of(w.usage) * r.Via.share(); r.MaxCost > 0 && cost > r.MaxCost {
 		return fail(OverBudget, fmt.Errorf("%d requests may cost up to $%.2f, more than --max-cost %.2f: nothing was sent", w.requests, cost, r.MaxCost))
 	}
 	return nil
@@ -221,6 +231,11 @@ func (r *run) work(interrupts <-chan os.Signal) error {
 			r.lose(err)
 		}
 	}
+	return r.finish()
+}
+
+// finish shuts the queues down and puts the file in order.
+func (r *run) finish() error {
 	if r.stopping.Load() != nil {
 		<-r.stopped
 	} else if err := r.manager.Shutdown(r.hard); err != nil {
@@ -310,7 +325,7 @@ func (r *run) close() error {
 	if r.source != nil {
 		_ = r.source.Close() // it was only read
 	}
-	return fail(CannotWrite, errors.Join(r.journal.Close(), r.file.Close()))
+	return fail(CannotWrite, errors.Join(r.batches.ids.Close(), r.journal.Close(), r.file.Close()))
 }
 
 func (r *run) summary() Summary {

@@ -39,6 +39,7 @@ type runFlags struct {
 	budget, maxCost                      float64
 	json, quiet                          bool
 	every                                time.Duration
+	via                                  viaFlags
 
 	models map[string]modelConfig // by the config file
 }
@@ -92,6 +93,8 @@ func (f *runFlags) register(fs *pflag.FlagSet, retry bool) {
 	fs.StringVar(&f.idField, "id-field", "", "field that holds a line's id (default custom_id, else the line's number)")
 	fs.BoolVar(&f.ordered, "ordered", false, "put the results in the order of the input when the run ends (default: in order of completion)")
 
+	f.via.register(fs)
+
 	if !retry {
 		fs.BoolVar(&f.changed, "changed", false, "run those again whose request is another than the one that the output has a result of")
 		fs.BoolVar(&f.restart, "restart", false, "begin the output anew, and keep what it had in a file beside it")
@@ -129,6 +132,7 @@ a closed terminal or pipe does as the first.
   llmq run questions.jsonl.gz -o results.jsonl --template 'Answer briefly: {{.question}}' --model gpt-4.1-mini
   zcat logs.gz | llmq run - -o results.jsonl --template 'Summarize: {{.text}}' --model gpt-4.1-mini
   llmq run requests.jsonl -o results.jsonl --prices prices.yaml --budget-usd 5
+  llmq run requests.jsonl -o results.jsonl --via batch --deadline 6h
   llmq run requests.jsonl -o results.jsonl --dry-run --rpm 500 --tpm 200000 --prices prices.yaml`,
 		Args: oneFile("requests", "requests.jsonl, or - for stdin"),
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, args[0], retry) },
@@ -143,7 +147,7 @@ others; their new results replace the old ones. It takes the flags of llmq run.
 	}
 	f.register(cmd.Flags(), retry)
 	for name, values := range map[string][]string{
-		"auth": {"bearer", "api-key", "x-api-key"}, "limits": {"auto", "given"},
+		"auth": {"bearer", "api-key", "x-api-key"}, "limits": {"auto", "given"}, "via": {"calls", "batch"},
 		"accounting": {"auto", "openai", "azure", "anthropic", "gemini", "groq", "mistral", "bedrock", "bedrock-claude", "estimate"},
 		"endpoint":   {"/v1/chat/completions", "/v1/responses", "/v1/embeddings"},
 	} {
@@ -266,6 +270,9 @@ func (f *runFlags) batch(input string, retry bool) (c batch.Config, err error) {
 		return c, err
 	}
 	p := providerAt(f.baseURL)
+	if c.Via, err = f.via.read(p, input); err != nil {
+		return c, err
+	}
 	c.Format.MaxTokensField = p.maxTokens
 	if c.Accounting, err = f.accountings(p); err != nil {
 		return c, err

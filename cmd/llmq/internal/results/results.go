@@ -59,11 +59,25 @@ type Run struct {
 	Cached    int64     `json:"cached_input_tokens,omitempty"`
 	Charged   int64     `json:"charged_tokens"` // to the limits, by the last attempt
 	Hash      Hash      `json:"request_hash,omitzero"`
+	Batch     string    `json:"batch,omitempty"` // the provider's, if the request was in one
 }
 
 // Usage is what the record's attempts used.
 func (r *Run) Usage() llmqueue.Usage {
 	return llmqueue.Usage{InputTokens: r.Input, OutputTokens: r.Output, CachedInputTokens: r.Cached}
+}
+
+// BatchShare is what a request costs in a batch, of its price by a call: OpenAI's guide has
+// a "50% cost discount compared to synchronous APIs"
+// (developers.openai.com/api/docs/guides/batch).
+const BatchShare = 0.5
+
+// Share is what the record's tokens cost, of their price by a call.
+func (r *Run) Share() float64 {
+	if r.Batch != "" {
+		return BatchShare
+	}
+	return 1
 }
 
 // Failed reports whether the record is of a request without an answer of use.
