@@ -4,24 +4,26 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"time"
 )
 
-// Batches says how a server runs batches: those of [OpenAI], which are a provider's
-// own queue for files of requests.
+// Batches says how a server runs batches: those of [OpenAI] and [Anthropic], which are a
+// provider's own queue for many requests.
 //
 // A batch is checked during the first tenth of Duration, its requests are done one
 // after the other until the last tenth, and then its results are made ready. Its
-// requests count for no limit, as OpenAI has other limits for them
-// (developers.openai.com/api/docs/guides/batch). Fault shares fail requests by their
+// requests count for no limit, as both have other limits for them
+// (developers.openai.com/api/docs/guides/batch,
+// platform.claude.com/docs/en/build-with-claude/batch-processing). Fault shares fail requests by their
 // bodies; fault scripts do not count them.
 type Batches struct {
 	Duration    time.Duration // from creation to completion; 0 completes a batch at once
 	Window      time.Duration // after which what is not done expires; 0 is 24 h
 	Canceling   time.Duration // how long a batch is being canceled; 0 cancels at once
-	MaxRequests int           // of a batch; 0 is the provider's own: 50,000 for OpenAI
-	MaxBytes    int64         // of a batch's file; 0 is the provider's own: 200 MB for OpenAI
+	MaxRequests int           // of a batch; 0 is the provider's own: 50,000 for OpenAI, 100,000 for Anthropic
+	MaxBytes    int64         // of a batch; 0 is the provider's own: 200 MB for OpenAI, 256 MB for Anthropic
 }
 
 func (b Batches) check() error {
@@ -61,6 +63,7 @@ type batchJob struct {
 	lines    []batchLine
 	output   *batchFile // once it has ended
 	errors   *batchFile
+	counts   map[string]int // of results by their type, once it has ended
 }
 
 // A batchProblem is why a batch is not run.
@@ -130,4 +133,22 @@ func (b Batches) phase(j *batchJob, now time.Time) batchPhase {
 		return batchPhase{"finalizing", len(j.lines), now}
 	}
 	return batchPhase{"in_progress", done(now), now}
+}
+
+// page is up to limit batches, the latest first, behind one of them; the id of its last, and
+// whether there are more. It wants the lock.
+func (s *batchStore) page(after string, limit int) (page []*batchJob, last *string, more bool) {
+	for _, j := range slices.Backward(s.batches) {
+		switch {
+		case after != "":
+			if j.id == after {
+				after = ""
+			}
+		case len(page) == limit:
+			return page, last, true
+		default:
+			page, last = append(page, j), &j.id
+		}
+	}
+	return page, last, false
 }

@@ -299,26 +299,13 @@ func (d openAI) listBatches(w http.ResponseWriter, r *http.Request) {
 	if err != nil || limit < 1 || limit > 100 {
 		limit = 20
 	}
-	after := r.URL.Query().Get("after")
 	d.store.mu.Lock()
 	defer d.store.mu.Unlock()
-	page, more := []any{}, false
-	var first, last *string
-	for _, j := range slices.Backward(d.store.batches) {
-		switch {
-		case after != "":
-			if j.id == after {
-				after = ""
-			}
-		case len(page) == limit:
-			more = true
-		default:
-			if first == nil {
-				first = &j.id
-			}
-			last = &j.id
-			page = append(page, d.batchObject(j))
-		}
+	page, last, more := d.store.page(r.URL.Query().Get("after"), limit)
+	list, first := []any{}, (*string)(nil)
+	for _, j := range page {
+		list = append(list, d.batchObject(j))
+		first = &page[0].id
 	}
-	writeJSON(w, http.StatusOK, map[string]any{"object": "list", "data": page, "first_id": first, "last_id": last, "has_more": more})
+	writeJSON(w, http.StatusOK, map[string]any{"object": "list", "data": list, "first_id": first, "last_id": last, "has_more": more})
 }
