@@ -46,6 +46,16 @@ func viaBatch(url string, more ...string) []string {
 	return append([]string{"run", "in.jsonl", "-o", "out.jsonl", "--base-url", url, "--via", "batch"}, more...)
 }
 
+// noted reports whether a run has noted the id of its batch.
+func noted(dir string) bool {
+	states, _ := filepath.Glob(filepath.Join(dir, "out.jsonl.llmq", "batches", "*.json"))
+	if len(states) != 1 {
+		return false
+	}
+	data, _ := os.ReadFile(states[0])
+	return strings.Contains(string(data), `"batch":`)
+}
+
 // noSpool checks that nothing is kept of batches that are over.
 func noSpool(t *testing.T, dir string) {
 	t.Helper()
@@ -184,7 +194,7 @@ func TestAnInterruptLeavesTheBatchAndCancelCancelsIt(t *testing.T) {
 	if err := p.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a batch", func() bool { return len(batchesAt(t, srv)) == 1 })
+	eventually(t, "a batch that is noted", func() bool { return len(batchesAt(t, srv)) == 1 && noted(dir) })
 	_ = p.Process.Signal(os.Interrupt)
 	oneLine(t, p.code(), 130, p.stderr.String(), "goes on with 20 requests in batches", "run the same command again", "--cancel")
 	if b := batchesAt(t, srv); b[0].Status != "validating" {

@@ -15,7 +15,6 @@ import (
 
 	"github.com/llmqueue/llmqueue/cmd/llmq/internal/caller"
 	"github.com/llmqueue/llmqueue/cmd/llmq/internal/idset"
-	"github.com/llmqueue/llmqueue/cmd/llmq/internal/openaibatch"
 	"github.com/llmqueue/llmqueue/cmd/llmq/internal/results"
 	"github.com/llmqueue/llmqueue/cmd/llmq/internal/spool"
 )
@@ -50,9 +49,8 @@ const settle = 3 * time.Second
 
 // batches is what a run knows of its batches.
 type batches struct {
-	open   []*spool.Batch
-	ids    *idset.Set // of the requests in them
-	client openaibatch.Client
+	open []*spool.Batch
+	ids  *idset.Set // of the requests in them
 
 	flight     atomic.Int64           // requests in batches
 	standing   atomic.Pointer[string] // how the batch stands that was asked about last
@@ -65,17 +63,27 @@ func (r *run) spoolDir() string { return filepath.Join(results.Dir(r.Output), "b
 // openBatches reads which batches earlier runs left. Without --via batch there may be none:
 // their requests would run twice.
 func (r *run) openBatches() (err error) {
-	if r.batches.open, err = spool.Open(r.spoolDir()); err != nil {
+	left, err := spool.Open(r.spoolDir())
+	if err != nil {
 		return fail(CannotWrite, err)
 	}
-	r.batches.client = openaibatch.Client{Caller: r.caller}
 	r.batches.ids = idset.New(filepath.Join(results.Dir(r.Output), "batched"))
 	n := 0
-	for _, b := range r.batches.open {
+	for _, b := range left {
+		if b.Sent.IsZero() { // never submitted: its requests are spooled anew, as they are now
+			if err := b.Remove(); err != nil {
+				return fail(CannotWrite, err)
+			}
+			continue
+		}
 		if b.Host != r.caller.Host() {
 			return fail(BadInput, fmt.Errorf("%d requests are in a batch at %s: run with its --base-url", b.Requests, b.Host))
 		}
 		n += b.Requests
+		r.batches.open = append(r.batches.open, b)
+		if b.ID != "" {
+			r.batches.flight.Add(int64(b.Requests))
+		}
 		r.money.hold(b.Reserved)
 		members, err := b.Members()
 		if err != nil {
@@ -87,7 +95,6 @@ func (r *run) openBatches() (err error) {
 			}
 		}
 	}
-	r.batches.flight.Store(int64(n))
 	switch {
 	case n > 0 && (!r.Via.On || r.Restart):
 		return fail(BadInput, fmt.Errorf("%d requests are in batches of an earlier run: --via batch takes their results, --via batch --cancel cancels them", n))
@@ -138,12 +145,6 @@ func (r *run) batchWork() error {
 	}
 	open := r.batches.open[:0]
 	for _, b := range r.batches.open {
-		if b.ID == "" && r.Via.Cancel && b.Sent.IsZero() {
-			if err := r.giveUp(b); err != nil {
-				return err
-			}
-			continue
-		}
 		if b.ID == "" {
 			if err := r.submit(b); err != nil {
 				return err
@@ -175,8 +176,11 @@ func (r *run) heedBatches(interrupts <-chan os.Signal, ended <-chan struct{}) {
 			r.cancel()
 			return
 		}
-		r.stop(Interrupted, fmt.Errorf("interrupted: the provider goes on with %d requests in batches: run the same command again to take the results, with --cancel to cancel them",
-			r.batches.flight.Load()))
+		text := "interrupted: run the same command again to go on"
+		if n := r.batches.flight.Load(); n > 0 {
+			text = fmt.Sprintf("interrupted: the provider goes on with %d requests in batches: run the same command again to take the results, with --cancel to cancel them", n)
+		}
+		r.stop(Interrupted, errors.New(text))
 	}
 }
 

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/llmqueue/llmqueue/cmd/llmq/internal/caller"
-	"github.com/llmqueue/llmqueue/cmd/llmq/internal/openaibatch"
+	"github.com/llmqueue/llmqueue/cmd/llmq/internal/providerbatch"
 	"github.com/llmqueue/llmqueue/cmd/llmq/internal/results"
 	"github.com/llmqueue/llmqueue/cmd/llmq/internal/spool"
 	"github.com/llmqueue/llmqueue/llmhttp"
@@ -20,14 +20,14 @@ func (r *run) poll() error {
 		var open []*spool.Batch
 		next := wait
 		for i, b := range r.batches.open {
-			var at *openaibatch.Batch
+			var at *providerbatch.Batch
 			err := r.patiently(func(ctx context.Context) (err error) {
-				if at, err = r.batches.client.Get(ctx, b.ID); err != nil || at.Ended() {
+				if at, err = r.client(b.Path).Get(ctx, b.ID); err != nil || at.Ended {
 					return err
 				}
 				return r.cancelBatch(ctx, b)
 			})
-			if err == nil && at.Ended() {
+			if err == nil && at.Ended {
 				err = r.collect(b, at)
 				wait = pollFirst
 			}
@@ -35,11 +35,11 @@ func (r *run) poll() error {
 				r.batches.open = append(open, r.batches.open[i:]...)
 				return err
 			}
-			if at.Ended() {
+			if at.Ended {
 				continue
 			}
 			open = append(open, b)
-			text := fmt.Sprintf("%s: %s, %d of %d done", b.ID, at.Status, at.Counts.Completed+at.Counts.Failed, b.Requests)
+			text := fmt.Sprintf("%s: %s, %d of %d done", b.ID, at.Status, at.Done, b.Requests)
 			r.batches.standing.Store(&text)
 			if r.Via.Deadline > 0 && b.Canceled.IsZero() {
 				next = min(next, max(time.Until(b.Sent.Add(r.Via.Deadline)), 10*time.Millisecond))
@@ -63,7 +63,7 @@ func (r *run) cancelBatch(ctx context.Context, b *spool.Batch) error {
 	if !b.Canceled.IsZero() || !r.Via.Cancel && !late {
 		return nil
 	}
-	if err := r.batches.client.Cancel(ctx, b.ID); err != nil {
+	if err := r.client(b.Path).Cancel(ctx, b.ID); err != nil {
 		return err
 	}
 	b.Canceled = time.Now()
@@ -75,8 +75,8 @@ func (r *run) cancelBatch(ctx context.Context, b *spool.Batch) error {
 }
 
 // collect records the results of a batch that has ended, and forgets it.
-func (r *run) collect(b *spool.Batch, at *openaibatch.Batch) error {
-	if at.Status == "failed" {
+func (r *run) collect(b *spool.Batch, at *providerbatch.Batch) error {
+	if at.Refused != nil {
 		return r.failedBatch(b, at)
 	}
 	members, err := b.Members()
@@ -86,7 +86,7 @@ func (r *run) collect(b *spool.Batch, at *openaibatch.Batch) error {
 	var recorded int64
 	seen := make([]bool, len(members))
 	err = r.patiently(func(ctx context.Context) error {
-		return r.batches.client.Results(ctx, at, func(l *openaibatch.Line) error {
+		return r.client(b.Path).Results(ctx, at, func(l *providerbatch.Line) error {
 			i, ok := b.Index(l.CustomID)
 			if !ok || i >= len(members) || seen[i] || r.givenBack(l) {
 				return nil
@@ -109,21 +109,23 @@ func (r *run) collect(b *spool.Batch, at *openaibatch.Batch) error {
 // forget ends a batch of which nothing is to come.
 func (r *run) forget(b *spool.Batch) error {
 	r.money.hold(-b.Reserved)
-	r.batches.flight.Add(-int64(b.Requests))
+	if b.ID != "" {
+		r.batches.flight.Add(-int64(b.Requests))
+	}
 	return fail(CannotWrite, b.Remove())
 }
 
 // givenBack reports whether a request was not run at all, and runs elsewhere: the batch was
 // canceled, or it expired and there is a deadline after which calls go on.
-func (r *run) givenBack(l *openaibatch.Line) bool {
+func (r *run) givenBack(l *providerbatch.Line) bool {
 	if l.Error == nil || l.Response != nil {
 		return false
 	}
-	return l.Error.Code == "batch_cancelled" || l.Error.Code == "batch_expired" && r.Via.Deadline > 0
+	return l.Error.Code == providerbatch.Canceled || l.Error.Code == providerbatch.Expired && r.Via.Deadline > 0
 }
 
 // recordLine records one result, unless an earlier run has.
-func (r *run) recordLine(b *spool.Batch, at *openaibatch.Batch, m *spool.Member, l *openaibatch.Line) error {
+func (r *run) recordLine(b *spool.Batch, at *providerbatch.Batch, m *spool.Member, l *providerbatch.Line) error {
 	state, err := r.file.Has(m.ID)
 	if err == nil && state == results.Done {
 		var same bool
@@ -136,7 +138,7 @@ func (r *run) recordLine(b *spool.Batch, at *openaibatch.Batch, m *spool.Member,
 	}
 	rec := &results.Record{CustomID: m.ID, Run: results.Run{
 		Line: m.Line, Model: b.Model, Attempts: 1, Hash: m.Hash, Batch: b.ID,
-		StartedAt: b.Sent.Round(0), LatencyMS: float64(at.Took().Milliseconds()),
+		StartedAt: b.Sent.Round(0), LatencyMS: float64(at.Took.Milliseconds()),
 	}}
 	if l.Response != nil {
 		rec.Response = &results.Response{Status: l.Response.Status, RequestID: l.Response.RequestID, Body: l.Response.Body}
@@ -155,7 +157,7 @@ func (r *run) recordLine(b *spool.Batch, at *openaibatch.Batch, m *spool.Member,
 }
 
 // problemOf is what is recorded of a result that is no answer, or nil.
-func problemOf(path string, l *openaibatch.Line) *results.Error {
+func problemOf(path string, l *providerbatch.Line) *results.Error {
 	switch {
 	case l.Error != nil && l.Response == nil:
 		return &results.Error{Code: l.Error.Code, Message: l.Error.Message}
@@ -186,8 +188,8 @@ func (r *run) count(rec *results.Record) {
 
 // failedBatch forgets a batch that the provider did not begin, and ends the run with its
 // reason: nothing of the batch has run.
-func (r *run) failedBatch(b *spool.Batch, at *openaibatch.Batch) error {
-	code, message := at.Refused()
+func (r *run) failedBatch(b *spool.Batch, at *providerbatch.Batch) error {
+	code, message := at.Refused.Code, at.Refused.Message
 	if err := r.forget(b); err != nil {
 		return err
 	}

@@ -4,20 +4,30 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/llmqueue/llmqueue/cmd/llmq/internal/caller"
-	"github.com/llmqueue/llmqueue/cmd/llmq/internal/openaibatch"
+	"github.com/llmqueue/llmqueue/cmd/llmq/internal/providerbatch"
 	"github.com/llmqueue/llmqueue/cmd/llmq/internal/requests"
 	"github.com/llmqueue/llmqueue/cmd/llmq/internal/results"
 	"github.com/llmqueue/llmqueue/cmd/llmq/internal/spool"
 )
 
-// endpoints are the paths that a batch can be of: the reference of POST /v1/batches.
-var endpoints = []string{"/v1/chat/completions", "/v1/responses", "/v1/embeddings", "/v1/completions", "/v1/moderations"}
+// endpoints are the paths that a batch can be of: OpenAI's by the reference of POST
+// /v1/batches, and Anthropic's messages.
+var endpoints = []string{"/v1/chat/completions", "/v1/responses", "/v1/embeddings", "/v1/completions", "/v1/moderations", messagesPath}
+
+const messagesPath = "/v1/messages"
+
+// client is the API that takes batches of a path.
+func (r *run) client(path string) providerbatch.Client {
+	if path == messagesPath {
+		return providerbatch.Anthropic(r.caller)
+	}
+	return providerbatch.OpenAI(r.caller)
+}
 
 // endpoint is a request's path as a batch names it.
 func endpoint(req *requests.Request) string {
@@ -50,7 +60,6 @@ func (r *run) spoolRequests() (err error) {
 			return fail(CannotWrite, err)
 		}
 		r.batches.open = append(r.batches.open, b)
-		r.batches.flight.Add(int64(b.Requests))
 		return nil
 	}
 	broke := false
@@ -78,7 +87,8 @@ func (r *run) spoolRequests() (err error) {
 			return false
 		}
 		k := kind{req.Model, endpoint(req)}
-		if b := filling[k]; b != nil && !b.Fits(req, openaibatch.MaxRequests, openaibatch.MaxBytes) {
+		requests, bytes := r.client(k.path).Bounds()
+		if b := filling[k]; b != nil && !b.Fits(req, requests, bytes) {
 			if bad = seal(k); bad != nil {
 				return false
 			}
@@ -116,7 +126,7 @@ func (r *run) spoolRequests() (err error) {
 func (r *run) submit(b *spool.Batch) error {
 	if b.File == "" {
 		err := r.patiently(func(ctx context.Context) (err error) {
-			b.File, err = r.batches.client.Upload(ctx, filepath.Base(b.Body()), b.Body())
+			b.File, err = r.client(b.Path).Upload(ctx, b)
 			return err
 		})
 		if err == nil {
@@ -144,7 +154,7 @@ func (r *run) submit(b *spool.Batch) error {
 		if err := b.Save(); err != nil {
 			return fail(CannotWrite, err)
 		}
-		made, err := r.batches.client.Create(r.hard, b.File, b.Path, b.Mark)
+		made, err := r.client(b.Path).Create(r.hard, b)
 		if err != nil {
 			return r.refusedBatch(b, err)
 		}
@@ -154,9 +164,13 @@ func (r *run) submit(b *spool.Batch) error {
 
 // find finds the provider's batch of a submission whose answer never came; nil if there is
 // none.
-func (r *run) find(ctx context.Context, b *spool.Batch) (*openaibatch.Batch, error) {
+func (r *run) find(ctx context.Context, b *spool.Batch) (*providerbatch.Batch, error) {
+	known := map[string]bool{}
+	for _, other := range r.batches.open {
+		known[other.ID] = true
+	}
 	for {
-		found, err := r.batches.client.Find(ctx, b.Mark, b.Sent)
+		found, err := r.client(b.Path).Find(ctx, b, known)
 		if err != nil || found != nil || time.Since(b.Sent) >= settle {
 			return found, err
 		}
@@ -173,11 +187,12 @@ func (r *run) giveUp(b *spool.Batch) error {
 }
 
 // submitted notes the provider's id of a batch.
-func (r *run) submitted(b *spool.Batch, made *openaibatch.Batch) error {
+func (r *run) submitted(b *spool.Batch, made *providerbatch.Batch) error {
 	b.ID = made.ID
 	if err := b.Save(); err != nil {
 		return fail(CannotWrite, err)
 	}
+	r.batches.flight.Add(int64(b.Requests))
 	r.Notice("%s: %d requests of %s are submitted", b.ID, b.Requests, b.Model)
 	return nil
 }

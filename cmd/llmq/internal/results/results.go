@@ -69,7 +69,8 @@ func (r *Run) Usage() llmqueue.Usage {
 
 // BatchShare is what a request costs in a batch, of its price by a call: OpenAI's guide has
 // a "50% cost discount compared to synchronous APIs"
-// (developers.openai.com/api/docs/guides/batch).
+// (developers.openai.com/api/docs/guides/batch), and Anthropic charges batches "50% of the
+// standard API prices" (platform.claude.com/docs/en/build-with-claude/batch-processing).
 const BatchShare = 0.5
 
 // Share is what the record's tokens cost, of their price by a call.

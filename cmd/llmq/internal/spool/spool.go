@@ -77,6 +77,13 @@ func (b *Batch) Body() string { return b.file(".jsonl") }
 
 // line is a request as the provider wants it.
 func (b *Batch) line(req *requests.Request) []byte {
+	if b.Path == "/v1/messages" { // a list in JSON, of which the provider wants no more
+		line := fmt.Appendf(nil, `{"custom_id":"%s-%d","params":`, b.Mark, b.Requests)
+		if b.Requests > 0 {
+			line = append([]byte{','}, line...)
+		}
+		return append(append(line, req.Body...), "}\n"...)
+	}
 	line := fmt.Appendf(nil, `{"custom_id":"%s-%d","method":"POST","url":%s,"body":`, b.Mark, b.Requests, strconv.Quote(b.Path))
 	return append(append(line, req.Body...), "}\n"...)
 }
