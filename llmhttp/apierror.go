@@ -99,6 +99,9 @@ func readError(d *document, inAnyCase, bare bool) *apiError {
 			}
 			e.say(rank, said)
 		case roleMessage:
+			if strings.Contains(said, "_") && codeWord.MatchString(said) { // a code in a sentence's place
+				e.say(ranks-1, said)
+			}
 			if v.fact.top {
 				top.speak(said)
 			} else {

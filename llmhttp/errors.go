@@ -23,8 +23,9 @@ import (
 //
 // A quota, a credit or a spend limit is exhausted only on proof: by the code of a provider
 // that means it so, or in its words. A 429 that merely speaks of a quota, or says no wait, is
-// rate limited. An error that a gateway quotes within its own counts as well: a 400 or 500
-// gives way to the status that the gateway was given. The delay is that of [ParseDelay], but until its renewal, if known, for an
+// rate limited. An error that a gateway quotes within its own counts as well: a 400, 500 or 502
+// gives way to the status that the gateway was given, or that the words it was given have
+// elsewhere. The delay is that of [ParseDelay], but until its renewal, if known, for an
 // exhausted quota.
 func ParseError(status int, h http.Header, body []byte, now time.Time) llmqueue.Observation {
 	e := parseAPIError(body)
@@ -93,6 +94,11 @@ func (e *apiError) inferStatus() int {
 	if status := e.told(e.status); status != 0 {
 		return status
 	}
+	return cmp.Or(e.statusOfWords(), http.StatusInternalServerError) // it is an error, and the request was good enough to begin with
+}
+
+// statusOfWords is the status that the words have elsewhere; 0 when they tell of none.
+func (e *apiError) statusOfWords() int {
 	for w := range e.words {
 		plain := plainWord(w)
 		for _, s := range statuses {
@@ -101,13 +107,17 @@ func (e *apiError) inferStatus() int {
 			}
 		}
 	}
-	return http.StatusInternalServerError // it is an error, and the request was good enough to begin with
+	return 0
 }
 
-// told is a status, or the one that a gateway was given and made a 400 or a 500 of.
+// told is a status, or the one that a gateway was given and made a 400, a 500 or a 502 of. What it
+// quotes may have words alone, as Anthropic's errors do.
 func (e *apiError) told(status int) int {
-	if up := e.upstream; up != nil && (status == 0 || status == http.StatusBadRequest || status == http.StatusInternalServerError) {
-		return cmp.Or(up.told(up.status), status)
+	if up := e.upstream; up != nil {
+		switch status {
+		case 0, http.StatusBadRequest, http.StatusInternalServerError, http.StatusBadGateway:
+			return cmp.Or(up.told(up.status), up.statusOfWords(), status)
+		}
 	}
 	return status
 }

@@ -127,7 +127,7 @@ var errorMembers = []struct {
 	{"details[].metadata.quotaresetdelay", fact{role: roleWait, n: waitSeconds}, false},
 	{"estimated_time", fact{role: roleWait, n: waitLoad}, true},
 	{"metadata.headers.* headers.*", fact{role: roleHeader}, false},
-	{"metadata.raw upstream_error inner_error", fact{role: roleQuoted}, false},
+	{"metadata.raw upstream_error inner_error value.error_message", fact{role: roleQuoted}, false},
 	{"details[].violations[].quotaid details[].metadata.quota_limit", fact{role: roleQuotaID}, false},
 	{"details[].violations[].quotametric details[].metadata.quota_metric", fact{role: roleQuotaWhat}, false},
 	{"details[].violations[].quotavalue details[].metadata.quota_limit_value", fact{role: roleQuotaValue}, false},

@@ -91,7 +91,7 @@ var providers = []provider{
 			{words: "modelcapacityexhausted", means: overloaded},
 			{says: sentence(`doesn't have a free quota tier`), means: elsewhere},
 			{status: "429 402", says: spent, unless: sentence(`exceeded your current quota`), means: exhausted},
-			{status: "429", words: "quotaexhausted", means: exhausted},
+			{status: "429", words: "quotaexhausted insufficient*balance", means: exhausted},
 			{says: sentence(`\blimit: 0(?:[^\d.]|\.\D|\.?$)`), status: "429", means: elsewhere}, // the account has no part in that model
 			{test: func(f *evidence) bool { return f.e.never() }, status: "429", means: elsewhere},
 			{test: func(f *evidence) bool { return f.e.perDay() }, status: "429", means: exhausted},
@@ -184,7 +184,7 @@ var providers = []provider{
 		name: "Anthropic", source: "docs.anthropic.com/en/api/errors, platform.claude.com/docs/en/api/rate-limits",
 		hosts: "anthropic.com", headers: "Anthropic-Organization-Id",
 		distinct: []rule{
-			{says: sentence(`reached your specified api usage limits`, `credit balance is too low`, `(?:out of|draw from your) extra usage`), means: exhausted},
+			{says: sentence(`reached your specified api usage limits`, `credit balance is too low`, `(?:out of|draw from(?: your)?) extra usage`), means: exhausted},
 		},
 	},
 	{

@@ -21,10 +21,10 @@ func (e *apiError) unquote() {
 			quoted = printedBytes(quoted)
 		}
 	}
-	var s scanner
+	s := scanner{answer: answer{failure: true}} // it is an error, even if only its words say so
 	s.write([]byte(quoted))
 	up := s.err
-	if up != nil && up.found {
+	if up != nil && (up.found || up.message != "") {
 		e.message = own
 	} else {
 		up = &apiError{}

@@ -99,6 +99,7 @@ var statuses = []struct {
 var commonRules = append(distinctRules(), []rule{
 	{test: largerThanLimit, means: fatal},
 	{status: "402", test: (*evidence).hinted, means: limited}, // OpenRouter: credits that come back by themselves
+	{status: "402 403", says: sentence(`rate.?limit(?:ed|s? (?:\w+ )?(?:exceeded|reached|hit)\b)`, `\bexceed[^.]*rate.?limit`), unless: spent, means: limited}, // GitHub and plans of Anthropic's
 	{says: sentence(`can only afford (?:0|-\d+)\b`), means: exhausted},
 	{says: sentence(`can only afford \d`, `fewer max_tokens`, `long context requests?\b.*extra usage|extra usage is required for long context`), means: fatal},
 	{words: "insufficient*quota creditlimit quotaexceeded quota* insufficientbalance", says: throttled, unless: sentence(`balance|recharge|per (?:day|week|month)|daily|weekly|monthly`), means: limited},
@@ -112,12 +113,12 @@ var commonRules = append(distinctRules(), []rule{
 	{says: windowSpent, unless: throttled, test: passesSoon, means: limited},
 	{says: windowSpent, unless: throttled, means: exhausted},
 	{words: lackingWords, means: overloaded},
+	{status: "429 498 5xx", says: lacking, unless: sentence(`rate.?limit`), means: overloaded},
 	{says: tooLong, unless: tokenRate, means: fatal},
-	{status: "4xx", says: notAllowed, unless: refusedKey, test: not429, means: fatal},
+	{says: notAllowed, unless: refusedKey, test: ofTheRequest, means: fatal},
 	{words: "*slowdown", status: "429 503", means: slow}, // OpenAI has it as 503
 	{words: "dynamicrequestlimited dynamictokenlimited", status: "429", means: slow},
 	{says: tooFast, status: "429", means: slow},
-	{status: "429 498 5xx", says: lacking, unless: sentence(`rate.?limit`), means: overloaded},
 	{says: cold, means: overloaded},
 	{status: "429", test: monthUsedUp, means: exhausted},
 	{status: "429", words: "*notpurchased *notincluded *notactivated", means: elsewhere},
@@ -150,7 +151,11 @@ func monthUsedUp(f *evidence) bool {
 	})
 }
 
-func not429(f *evidence) bool { return f.status != http.StatusTooManyRequests }
+// ofTheRequest reports whether the request may be to blame: a server's fault is no verdict on it,
+// but in a stream that began well many give one under a 500.
+func ofTheRequest(f *evidence) bool {
+	return f.status != http.StatusTooManyRequests && (f.status < 500 || f.inBody)
+}
 
 // largerThanLimit reports whether a request asks for more than the limit that it meets.
 func largerThanLimit(f *evidence) bool {
@@ -185,10 +190,10 @@ var (
 
 	// What a plan gives for a time is used up.
 	windowSpent = sentence(
-		`\b(?:exhausted|depleted|used up|used all|exceeded|reached|hit|over)\b[^.]*\b(?:monthly|weekly|daily|usage|session|plan|hours?) (?:\w+ ){0,2}(?:limit|cap|quota|allowance)s?\b`,
-		`\b(?:usage|session|plan|weekly|monthly|daily|\d+[- ]?hour) (?:\w+ ){0,2}(?:limit|cap|quota|allowance)s? (?:\w+ ){0,6}(?:reached|exceeded|exhausted|hit|used up)`,
+		`\b(?:exhausted|depleted|used up|used all|exceeded|reached|hit|over)\b[^.]*\b(?:monthly|weekly|daily|usage|session|plan|subscription|hours?) (?:\w+ ){0,2}(?:limit|cap|quota|allowance)s?\b`,
+		`\b(?:usage|session|plan|subscription|weekly|monthly|daily|\d+[- ]?hour) (?:\w+ ){0,2}(?:limit|cap|quota|allowance)s? (?:\w+ ){0,6}(?:reached|exceeded|exhausted|hit|used up)`,
 		`quota (?:has been |is )?(?:exhausted|used up)|exhausted your (?:capacity|quota)|free (?:tier |trial |allocated )?quota[^.]*(?:exhausted|exceeded|used up|expired)`,
-		`used up (?:your|the|its) (?:\w+ ){0,3}(?:allocation|allowance|quota|tokens|requests)`, `\b(?:are|is|been|was|were) used up\b`,
+		`(?:reached|exceeded|hit) the limits? of your (?:current )?(?:plan|subscription)\b`, `used up (?:your|the|its) (?:\w+ ){0,3}(?:allocation|allowance|quota|tokens|requests)`, `\b(?:are|is|been|was|were) used up\b`,
 		`\b(?:exceeded|reached|exhausted) for (?:this|the) (?:current )?(?:day|week|month|billing|period|cycle)`,
 		`额度已用|额度不足|配额不足|用量上限|次数已达上限|已达今日|用尽|已用完|已耗尽`)
 
@@ -207,16 +212,16 @@ var (
 
 	// Want of room.
 	lacking = sentence(`\boverload\w*`, `\b(?:no|lacks?|insufficient|out of|not enough|at|over|limited|exceeds?) (?:\w+ ){0,2}capacity|capacity (?:\w+ ){0,3}(?:exceeded|exhausted|unavailable|reached)`,
-		`\b(?:server|engine|model|service)s? (?:is |are )?(?:currently |too |temporarily )?(?:too )?busy|\bbusy\b[^.]*try`, `model (?:\S+ )?(?:is )?(?:currently |still )?loading|loading model`, `high (?:levels? of )?(?:demand|load|traffic)|heavy (?:load|traffic)`,
-		`no available channel|no (?:healthy|available) (?:upstream|workers?|instances?|replicas?|accounts?)`, `(?:maximum pending|queue is full|queue full|too many pending)`, `服务器?繁忙|负载(?:过高|已?饱和|已满)|访问量过大|过载`)
+		`\b(?:server|engine|model|service)s? (?:is |are )?(?:currently |too |temporarily )?(?:too )?busy|\bbusy\b[^.]*try`, `model (?:\S+ )?(?:is )?(?:currently |still )?loading|(?:^|['"])loading model`, `high (?:levels? of )?(?:demand|load|traffic)|heavy (?:load|traffic)`,
+		`no available channel|\bworkers? (?:\w+ ){0,3}limit reached|service (?:is )?(?:currently |temporarily )unavailable|no (?:healthy|available) (?:upstream|workers?|instances?|replicas?|accounts?)|no (?:workers?|instances?|replicas?|slots?) available`, `(?:maximum pending|queue is full|queue full|too many pending)`, `服务器?繁忙|负载(?:过高|已?饱和|已满)|访问量过大|过载`)
 
-	cold = sentence(`\bmodel (?:\S+ )?is cold\b`, `not ready (?:for|to serve) inference`, `(?:warming|spinning|starting) up`, `currently loading`)
+	cold = sentence(`\bdegraded\b[^.]*cannot be invoked`, `\bmodel (?:\S+ )?is cold\b`, `not ready (?:for|to serve) inference`, `(?:warming|spinning|starting) up`, `currently loading`)
 
 	// The key, the account or the model is refused.
 	refusedKey = sentence(`\bno (?:api )?permission\b`, `billing (?:is|account is|has been) (?:disabled|not enabled)`, `\bno valid (?:\w+ ){0,3}(?:credentials|api[ _-]?key)`, `\bapi[ _-]?(?:key|token)\b[^.]*\b(?:not valid|invalid|expired|incorrect|revoked|leaked|missing|disabled|suspended|blocked|not found|unauthorized)\b`,
 		`\b(?:invalid|incorrect|expired|missing|malformed|revoked|no|unknown)(?: or \w+)? (?:provided )?(?:api[ _-]?key|api token|access token|bearer token|auth\w* (?:token|header)|credentials)\b`,
 		`security token included in the request is`, `\bcredential is only authorized\b`,
-		`\b(?:account|organization|project|workspace|team)\b[^.]*\b(?:disabled|deactivated|suspended|banned|blocked|flagged|not active|inactive|archived|locked)\b`,
+		`\b(?:account|organization|project|workspace|team)\b[^.]*\b(?:disabled|deactivated|suspended|banned|blocked|flagged|not active|inactive|archived|locked|must be verified)\b`,
 		`\blocation is not supported|not (?:available|supported) in your (?:country|region)`, `无效的?(?:令牌|密钥| ?api)`)
 	refusedModel = sentence(`\b(?:model|deployment|engine)s?\b[^.]*(?:[^\s]+ )?[^.]*(?:\bnot found|(?:not|n't) exist|\bis not a valid|\bnot available|\bno longer (?:available|supported)|\b(?:been|is) (?:decommissioned|deprecated|retired|removed))`,
 		`\b(?:unknown|invalid|no such|unrecognized|nonexistent) (?:model|deployment|engine)\b`, `\bnot a valid model\b`, `\bmodel (?:id|identifier|name)?\s*(?:is )?(?:invalid|unknown)`, `\bmodel[^.]* is not supported\.?$`,
@@ -235,14 +240,14 @@ const resource = `(?:files?|previous[_ ]?responses?|responses?|conversations?|th
 
 // The words that mean the same from whoever says them.
 const (
-	exhaustedWords = `insufficient*quota preconsume*quota* organizationusagelimitexceeded billinghardlimitreached billingnotactive billingerror insufficientbalance*
-		insufficientcredit* insufficientfunds* notenoughcredits outofcredits nocredits credit*exhausted creditlimitexceeded exceededbudget budgetexceeded*
+	exhaustedWords = `insufficient*quota preconsume*quota* organizationusagelimitexceeded billinghardlimitreached billingnotactive billingerror insufficient*balance*
+		insufficient*credit* creditbalance* insufficientfunds* notenoughcredits outofcredits nocredits credit*exhausted creditlimitexceeded exceededbudget budgetexceeded*
 		exceededcurrentquotaerror usagelimitreached usagelimitexceeded monthlylimitexceeded weeklylimitexceeded paymentrequired *resourcepackexhausted
-		*tpdexceeded *rpdexceeded quota*daily* notenoughbalance insufficientaccountbalance balancenotenough *spendlimitexceeded *spendlimitreached *overdue*
+		*tpdexceeded *rpdexceeded quota*daily* notenoughbalance balancenotenough *spendlimitexceeded *spendlimitreached *overdue*
 		*arrear* *quotaexhausted`
 	ownWords = `contextlength* contextwindow* contextsize* exceedcontext* prompttoolong prompttoolarge inputtoolong inputtoolarge requesttoolarge requesttoolong
 		stringabovemaxlength *contentfilter* *contentpolicy* *contentmoderation* *contentblocked* *policyviolation *sensitivecontent* datainspectionfailed
-		moderation* prohibitedcontent promptblocked invalidprompt safety maxtokensexceeded outofcontexterror tokenstoolong characterstoolong moderationblocked unsaferequest *riskdetection*`
+		moderation* prohibitedcontent promptblocked invalidprompt safety maxtokensexceeded outofcontexterror tokenstoolong characterstoolong moderationblocked unsaferequest *riskdetection* cyberpolicy*`
 	lackingWords = `modelnotreadyexception overloadederror serverisoverloaded engineoverloaded* serveroverloaded* modeloverloaded* modelcapacityexhausted capacityexceeded servicetiercapacityexceeded queueexceeded modelservingerror
 		nocapacity insufficientcapacity systembusy modelloading resourcebusy serverbusy`
 	refusedWords = `usagenotincluded *notactivated *notpurchased servicenotopen invalidaccountstatus *servicestop invalidparametervaluemodel providernotinitialize keymodelaccessdenied

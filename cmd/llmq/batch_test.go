@@ -1,13 +1,17 @@
 package main
 
 import (
+	"encoding/csv"
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -114,9 +118,25 @@ func TestViaBatch(t *testing.T) {
 	if sums.Output == 0 || sums.Cost < half*0.999 || sums.Cost > half*1.001 {
 		t.Errorf("it costs $%v, want half the price: $%v", sums.Cost, half)
 	}
+	var stats struct {
+		Cost float64 `json:"cost_usd"`
+	}
 	_, stdout, _ = llmq(t, dir, "stats", "out.jsonl", "--prices", "prices.yaml", "--json")
-	if !strings.Contains(stdout, fmt.Sprintf(`"cost_usd":%.2f`, half)[:14]) {
-		t.Errorf("stats has another cost than $%v: %s", half, stdout)
+	if err := json.Unmarshal([]byte(stdout), &stats); err != nil || math.Abs(stats.Cost-half) > half/1000 {
+		t.Errorf("llmq stats has $%v, want $%v: %v", stats.Cost, half, err)
+	}
+	_, stdout, stderr = llmq(t, dir, "export", "out.jsonl", "--prices", "prices.yaml")
+	rows, err := csv.NewReader(strings.NewReader(stdout)).ReadAll()
+	if err != nil || len(rows) != 61 {
+		t.Fatalf("%d rows are exported: %v %s", len(rows), err, stderr)
+	}
+	var exported float64
+	for _, row := range rows[1:] {
+		cost, _ := strconv.ParseFloat(row[slices.Index(rows[0], "cost_usd")], 64) // empty without usage
+		exported += cost
+	}
+	if math.Abs(exported-half) > half/1000 {
+		t.Errorf("llmq export has $%v, want $%v", exported, half)
 	}
 	noSpool(t, dir)
 	// The failed ones again, and nothing is left to do after that.

@@ -45,8 +45,10 @@ func TestAFileThatIsNotLlmqsStaysAsItIs(t *testing.T) {
 			if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			code, _, stderr := llmq(t, dir, "run", "in.jsonl", "-o", "out", "--base-url", srv.URL(), "-q")
-			oneLine(t, code, 2, stderr, "out:", "no line of results", "the file stays as it is: name another with -o")
+			for _, more := range []string{"--quiet", "--dry-run"} {
+				code, _, stderr := llmq(t, dir, "run", "in.jsonl", "-o", "out", "--base-url", srv.URL(), more)
+				oneLine(t, code, 2, stderr, "out:", "no line of results", "the file stays as it is: name another with -o")
+			}
 			if after, err := os.ReadFile(path); err != nil || string(after) != content {
 				t.Errorf("the file was changed, it had %d bytes and has %d: %v", len(content), len(after), err)
 			}
@@ -59,8 +61,10 @@ func TestAFileThatIsNotLlmqsStaysAsItIs(t *testing.T) {
 		dir := t.TempDir()
 		path := write(t, dir, "in.jsonl", chats(3, 10)...)
 		before, _ := os.ReadFile(path)
-		code, _, stderr := llmq(t, dir, "run", "in.jsonl", "-o", "./in.jsonl", "--base-url", srv.URL())
-		oneLine(t, code, 2, stderr, "./in.jsonl is the output and the input: name another file with -o")
+		for _, more := range []string{"--quiet", "--dry-run"} {
+			code, _, stderr := llmq(t, dir, "run", "in.jsonl", "-o", "./in.jsonl", "--base-url", srv.URL(), more)
+			oneLine(t, code, 2, stderr, "./in.jsonl is the output and the input: name another file with -o")
+		}
 		if after, _ := os.ReadFile(path); string(after) != string(before) {
 			t.Errorf("the input was changed, it had %d bytes and has %d", len(before), len(after))
 		}
@@ -190,6 +194,7 @@ func TestOrderedKeepsTheFileWhatItIs(t *testing.T) {
 			t.Fatal(err)
 		}
 		write(t, dir, "in.jsonl", chats(10, 10)...)
+		write(t, dir, name+".new", "somebody's")
 		if code, _, stderr := llmq(t, dir, "run", "in.jsonl", "-o", filepath.Base(link), "--base-url", srv.URL(), "--ordered"); code != 0 {
 			t.Fatalf("exit code %d: %s", code, stderr)
 		}
@@ -200,6 +205,9 @@ func TestOrderedKeepsTheFileWhatItIs(t *testing.T) {
 		}
 		if info, err := os.Lstat(path); err != nil || info.Mode() != mode {
 			t.Errorf("the mode is %v, was %v (%v)", info.Mode(), mode, err)
+		}
+		if data, err := os.ReadFile(path + ".new"); string(data) != "somebody's\n" {
+			t.Errorf("a file beside it is changed: %q, %v", data, err)
 		}
 		if to, err := os.Readlink(link); err != nil || to != name {
 			t.Errorf("the link is none anymore: %q, %v", to, err)

@@ -23,6 +23,13 @@ const asMain = "LLMQ_TEST_AS_MAIN"
 var full = os.Getenv("LLMQ_TEST_FULL") != ""
 
 func TestMain(m *testing.M) {
+	if os.Getenv(asLoop) != "" {
+		if err := loop(os.Args[1], os.Args[2], os.Args[3]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if os.Getenv(asMain) != "" {
 		main()
 	}

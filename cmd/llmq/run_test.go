@@ -35,7 +35,7 @@ func record(t *testing.T) *recorder {
 		r.mu.Lock()
 		r.paths, r.bodies, r.heads = append(r.paths, req.URL.Path), append(r.bodies, body), append(r.heads, req.Header.Clone())
 		r.mu.Unlock()
-		_, _ = io.WriteString(w, `{"choices":[{"message":{"content":"x"}}],"output":[],"data":[{"embedding":[1]}],"usage":{"prompt_tokens":3,"completion_tokens":2}}`)
+		_, _ = io.WriteString(w, `{"choices":[{"message":{"content":"x"}}],"output":[],"data":[{"embedding":[1]}],"content":[],"candidates":[1],"usage":{"prompt_tokens":3,"completion_tokens":2}}`)
 	}))
 	t.Cleanup(r.Close)
 	return r
@@ -53,6 +53,10 @@ func TestEveryFormOfInput(t *testing.T) {
 	}{
 		"batch":            {`{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"m","messages":[]}}`, nil, "/v1/chat/completions", `{"model":"m","messages":[]}`, "a"},
 		"batch, no model":  {`{"custom_id":"a","url":"/v1/responses","body":{"input":"x"}}`, []string{"--model", "n"}, "/v1/responses", `{"model":"n","input":"x"}`, "a"},
+		"Anthropic batch":  {`{"custom_id":"a","params":{"model":"m","x":1,"messages":[]}}`, []string{"--endpoint", "/v1/responses"}, "/v1/messages", `{"model":"m","messages":[],"x":1}`, "a"},
+		"Gemini batch":     {`{"key":"k","request":{"contents":[1]}}`, []string{"--model", "m"}, "/v1/v1beta/models/m:generateContent", `{"contents":[1]}`, "k"},
+		"tuned Gemini":     {`{"key":"k","request":{"model":"tunedModels/m","contents":[1]}}`, nil, "/v1/v1beta/tunedModels/m:generateContent", `{"model":"tunedModels/m","contents":[1]}`, "k"},
+		"params of a chat": {`{"model":"m","params":{},"messages":[]}`, nil, "/v1/chat/completions", `{"model":"m","params":{},"messages":[]}`, "line-1"},
 		"chat":             {`{"model":"m","messages":[{"role":"user","content":"x"}]}`, nil, "/v1/chat/completions", `{"model":"m","messages":[{"role":"user","content":"x"}]}`, "line-1"},
 		"chat with id":     {`{"custom_id":"b","model":"m","messages":[]}`, nil, "/v1/chat/completions", `{"model":"m","messages":[]}`, "b"},
 		"responses":        {`{"model":"m","input":"x"}`, nil, "/v1/responses", `{"model":"m","input":"x"}`, "line-1"},

@@ -164,7 +164,7 @@ func TestDryRunCountsAndSendsNothing(t *testing.T) {
 
 func TestHelpAndCompletion(t *testing.T) {
 	t.Parallel()
-	for _, c := range [][]string{{"--help"}, {"run", "--help"}, {"retry", "--help"}, {"stats", "--help"}, {"simulate", "--help"}} {
+	for _, c := range [][]string{{"--help"}, {"run", "--help"}, {"retry", "--help"}, {"stats", "--help"}, {"export", "--help"}, {"view", "--help"}, {"simulate", "--help"}} {
 		code, stdout, _ := llmq(t, t.TempDir(), c...)
 		if code != 0 || !strings.Contains(stdout, "Examples:") {
 			t.Errorf("%v: exit code %d, no examples in\n%s", c, code, stdout)

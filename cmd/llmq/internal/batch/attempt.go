@@ -69,7 +69,10 @@ func (r *run) failedAttempt(ctx context.Context, reply caller.Reply, err error) 
 	switch {
 	case errors.As(err, &none):
 		r.outage.over()
-		if !none.Said {
+		switch {
+		case none.Final:
+			return llmqueue.Permanent(&attemptError{err, reply})
+		case !none.Said:
 			return llmqueue.Retryable(&attemptError{err, reply})
 		}
 	case errors.As(err, &status):

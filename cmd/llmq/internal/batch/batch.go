@@ -97,7 +97,7 @@ func (r *run) open() (err error) {
 	}
 	r.money = newMoney(r.Prices, r.Budget, r.AssumedOutput)
 	if sameFile(r.Input, r.Output) {
-		return fail(BadInput, fmt.Errorf("%s is the output and the input: name another file with -o", r.Output))
+		return r.overInput()
 	}
 	r.file, err = results.Open(r.Output, func(rec *results.Record) {
 		r.money.spend(rec.Run.Model, rec.Run.Usage(), rec.Run.Share())
@@ -145,16 +145,6 @@ func (r *run) open() (err error) {
 		llmqueue.WithObserver(r.observe),
 	)
 	return nil
-}
-
-// sameFile reports whether two names are of one file.
-func sameFile(a, b string) bool {
-	first, err := os.Stat(a)
-	if err != nil {
-		return false
-	}
-	second, err := os.Stat(b)
-	return err == nil && os.SameFile(first, second)
 }
 
 // outstanding is how many requests are read ahead of their answers at most.

@@ -41,6 +41,9 @@ type ModelEstimate struct {
 // nothing to the output.
 func DryRun(c Config) (Estimate, error) {
 	r := &run{Config: c, money: newMoney(c.Prices, c.Budget, c.AssumedOutput)}
+	if c.Output != "" && sameFile(c.Input, c.Output) {
+		return Estimate{}, c.overInput()
+	}
 	if err := r.openInput(nil); err != nil {
 		return Estimate{}, err
 	}
@@ -52,19 +55,20 @@ func DryRun(c Config) (Estimate, error) {
 	defer os.RemoveAll(dir)
 	ids := idset.New(filepath.Join(dir, "ids"))
 	defer ids.Close()
-	asked := idset.New(filepath.Join(dir, "hashes"))
-	defer asked.Close()
 	const seen, failed, done = 1, 2, 4
 	var bad error
 	if c.Output != "" && !c.Restart {
-		err := results.Read(c.Output, func(rec *results.Record) {
+		err := results.Inspect(c.Output, func(rec *results.Record) {
 			state := uint64(done)
 			if rec.Failed() {
 				state = failed
 			}
-			bad = errors.Join(bad, ids.Put(rec.CustomID, state), asked.Put(rec.CustomID, uint64(rec.Run.Hash)))
+			bad = errors.Join(bad, ids.UpdateTag(rec.CustomID, uint64(rec.Run.Hash), func(uint64) uint64 { return state }))
 		})
-		if err = errors.Join(err, bad); err != nil && !errors.Is(err, os.ErrNotExist) {
+		switch err = errors.Join(err, bad); {
+		case errors.Is(err, results.ErrForeign):
+			return Estimate{}, fail(BadInput, err)
+		case err != nil && !errors.Is(err, os.ErrNotExist):
 			return Estimate{}, fail(CannotWrite, err)
 		}
 	}
@@ -84,7 +88,7 @@ func DryRun(c Config) (Estimate, error) {
 		if bad = fail(CannotWrite, ids.Put(req.ID, state|seen)); bad != nil {
 			return false
 		}
-		hash, _, err := asked.Get(req.ID)
+		hash, err := ids.Tag(req.ID)
 		if err != nil {
 			bad = fail(CannotWrite, err)
 			return false

@@ -41,6 +41,8 @@ func (r *run) runs(req *requests.Request, s results.State) (bool, error) {
 		return !r.Retry, nil
 	case r.Retry && s == results.Failed:
 		return true, nil // corrected, perhaps
+	case r.known && !r.Changed:
+		return false, nil // prepare has compared them
 	}
 	same, err := r.file.Answers(req.ID, results.HashOf(req.Path, req.Body))
 	if err != nil {
@@ -62,4 +64,18 @@ func (c *Config) twice(req *requests.Request) error {
 
 func (c *Config) bad(req *requests.Request, err error) error {
 	return fail(BadInput, &requests.LineError{File: c.inputName(), Line: req.Line, Err: err})
+}
+
+func (c *Config) overInput() error {
+	return fail(BadInput, fmt.Errorf("%s is the output and the input: name another file with -o", c.Output))
+}
+
+// sameFile reports whether two names are of one file.
+func sameFile(a, b string) bool {
+	first, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	second, err := os.Stat(b)
+	return err == nil && os.SameFile(first, second)
 }

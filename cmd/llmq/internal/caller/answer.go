@@ -18,6 +18,8 @@ type NoAnswerError struct {
 	Why string
 	// Said is whether the provider's own words say so, which llmhttp has told the queue.
 	Said bool
+	// Final is whether another attempt would end alike: the prompt itself was refused.
+	Final bool
 }
 
 func (e *NoAnswerError) Error() string {
@@ -27,6 +29,9 @@ func (e *NoAnswerError) Error() string {
 // check is the error of a success that is no answer, or nil. ctx is that of the call.
 func check(ctx context.Context, path string, r Reply, data []byte) error {
 	why := lacks(path, data)
+	if reason := blocked(data); why != "" && reason != "" {
+		return &NoAnswerError{Reply: r, Why: "the prompt was blocked: " + reason, Final: true}
+	}
 	switch llmqueue.Observed(ctx).Outcome {
 	case "", llmqueue.OutcomeServed:
 		if why != "" {
@@ -41,6 +46,18 @@ func check(ctx context.Context, path string, r Reply, data []byte) error {
 		why = "the answer broke off"
 	}
 	return &NoAnswerError{Reply: r, Why: why, Said: true}
+}
+
+// blocked is why Gemini gives a prompt no answer, "" if it does not say so: see
+// PromptFeedback at ai.google.dev/api/generate-content.
+func blocked(data []byte) string {
+	var b struct {
+		Feedback struct {
+			Reason string `json:"blockReason"`
+		} `json:"promptFeedback"`
+	}
+	_ = json.Unmarshal(data, &b)
+	return b.Feedback.Reason
 }
 
 // shapes are what answers have, by the end of the path: a list with so many entries at

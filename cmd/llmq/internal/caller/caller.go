@@ -25,7 +25,8 @@ type Config struct {
 	BaseURL string
 	Key     string // never printed
 	KeyFrom string // where it comes from, or should, for messages
-	// Auth is how the key is sent: "bearer", "api-key" or "x-api-key".
+	// Auth is how the key is sent: "bearer", "api-key", "x-api-key" or
+	// "x-goog-api-key".
 	Auth        string
 	Header      http.Header
 	Timeout     time.Duration // of one attempt
@@ -171,6 +172,8 @@ func (c *Caller) authorize(h http.Header) {
 	switch c.config.Auth {
 	case "api-key":
 		h.Set("Api-Key", c.config.Key)
+	case "x-goog-api-key":
+		h.Set("X-Goog-Api-Key", c.config.Key)
 	case "x-api-key":
 		h.Set("X-Api-Key", c.config.Key)
 		if h.Get("Anthropic-Version") == "" {

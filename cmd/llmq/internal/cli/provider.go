@@ -25,6 +25,11 @@ type provider struct {
 	maxTokens  string // what it calls the bound of a chat's answer
 }
 
+const gemini = "generativelanguage.googleapis.com"
+
+// auths are the ways in which a key is sent, as --auth names them.
+var auths = []string{"bearer", "api-key", "x-api-key", "x-goog-api-key"}
+
 // providers, the first that fits.
 var providers = []provider{
 	{"api.openai.com", "OPENAI_API_KEY", "bearer", "openai", "max_completion_tokens"},
@@ -32,7 +37,7 @@ var providers = []provider{
 	{".services.ai.azure.com", "AZURE_OPENAI_API_KEY", "api-key", "azure", "max_completion_tokens"},
 	{"api.anthropic.com", "ANTHROPIC_API_KEY", "x-api-key", "anthropic", "max_tokens"},
 	{"api.groq.com", "GROQ_API_KEY", "bearer", "groq", "max_completion_tokens"},
-	{"generativelanguage.googleapis.com", "GEMINI_API_KEY", "bearer", "gemini", "max_tokens"},
+	{gemini, "GEMINI_API_KEY", "x-goog-api-key", "gemini", "max_tokens"}, // ai.google.dev/api
 	{"api.mistral.ai", "MISTRAL_API_KEY", "bearer", "mistral", "max_tokens"},
 	{".amazonaws.com", "AWS_BEARER_TOKEN_BEDROCK", "bearer", "bedrock", "max_tokens"},
 }
@@ -53,6 +58,9 @@ func providerAt(baseURL string) provider {
 	host := strings.ToLower(u.Hostname())
 	for _, p := range providers {
 		if host == p.suffix || strings.HasPrefix(p.suffix, ".") && strings.HasSuffix(host, p.suffix) {
+			if host == gemini && strings.Contains(u.Path, "/openai") {
+				p.auth = "bearer" // ai.google.dev/gemini-api/docs/openai
+			}
 			return p
 		}
 	}

@@ -33,7 +33,7 @@ type runFlags struct {
 	waitForQuota                         bool
 	template, model, system, endpoint    string
 	maxTokens                            int64
-	idField                              string
+	idField, inputFormat                 string
 	ordered, dryRun, restart, changed    bool
 	pricesFile                           string
 	budget, maxCost                      float64
@@ -66,7 +66,7 @@ func (f *runFlags) register(fs *pflag.FlagSet, retry bool) {
 	fs.StringVar(&f.baseURL, "base-url", os.Getenv("OPENAI_BASE_URL"), "the provider's `URL`, such as https://api.openai.com/v1 (default $OPENAI_BASE_URL)")
 	fs.StringVar(&f.keyEnv, "key-env", "", "`name` of the environment variable that holds the key (default by the host: OPENAI_API_KEY, …, else LLMQ_API_KEY)")
 	fs.StringVar(&f.keyFile, "key-file", "", "`file` that holds the key")
-	fs.StringVar(&f.auth, "auth", "", "how the key is sent: bearer, api-key or x-api-key (default by the host)")
+	fs.StringVar(&f.auth, "auth", "", "how the key is sent: bearer, api-key, x-api-key or x-goog-api-key (default by the host)")
 	fs.StringArrayVar(&f.headers, "header", nil, "another `'Name: value'` to send, without keys; may be repeated")
 	fs.DurationVar(&f.timeout, "timeout", 10*time.Minute, "how long one attempt may take")
 
@@ -91,6 +91,7 @@ func (f *runFlags) register(fs *pflag.FlagSet, retry bool) {
 	fs.Int64Var(&f.maxTokens, "max-tokens", 0, "with --template: bound of an answer (0: none)")
 	fs.StringVar(&f.endpoint, "endpoint", "", "`path` of the lines that name none, such as /v1/responses (default: as the body tells)")
 	fs.StringVar(&f.idField, "id-field", "", "field that holds a line's id (default custom_id, else the line's number)")
+	fs.StringVar(&f.inputFormat, "input-format", "", "jsonl, json (an array), csv or tsv (default: as the file's name ends or its first byte tells)")
 	fs.BoolVar(&f.ordered, "ordered", false, "put the results in the order of the input when the run ends (default: in order of completion)")
 
 	f.via.register(fs)
@@ -116,12 +117,15 @@ func newRun(retry bool) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run REQUESTS",
 		Short: "Run the requests that have no result yet",
-		Long: `Run reads requests, one JSON object a line (plain or gzip; - reads stdin), and runs those
-that have no result in the output yet. Lines are
+		Long: `Run reads requests, one JSON object a line, an array of them or a table (plain, gzip or
+zstd; - reads stdin), and runs those that have no result in the output yet. Lines are
 
   {"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"…",…}}
+  {"custom_id":"a","params":{…}}      of an Anthropic batch
+  {"key":"a","request":{…}}           of a Gemini batch, with --model
   {"model":"…","messages":[…]}        or a body for /v1/responses or /v1/embeddings
-  {"question":"…"}                    any fields, with --template and --model
+  {"question":"…"}                    any fields, or a row of a CSV or TSV file, with
+                                      --template and --model
 
 Results are lines of OpenAI's Batch format, failures among them. Stop it, kill it, run
 it again: it goes on where it was. Ctrl-C once finishes what is in flight, twice ends;
@@ -130,6 +134,7 @@ a closed terminal or pipe does as the first.
 ` + exitCodes,
 		Example: `  llmq run requests.jsonl -o results.jsonl --base-url https://api.openai.com/v1 --rpm 500 --tpm 200000
   llmq run questions.jsonl.gz -o results.jsonl --template 'Answer briefly: {{.question}}' --model gpt-4.1-mini
+  llmq run faq.csv -o results.jsonl --template 'Answer briefly: {{.question}}' --model gpt-4.1-mini --id-field id
   zcat logs.gz | llmq run - -o results.jsonl --template 'Summarize: {{.text}}' --model gpt-4.1-mini
   llmq run requests.jsonl -o results.jsonl --prices prices.yaml --budget-usd 5
   llmq run requests.jsonl -o results.jsonl --via batch --deadline 6h
@@ -147,9 +152,10 @@ others; their new results replace the old ones. It takes the flags of llmq run.
 	}
 	f.register(cmd.Flags(), retry)
 	for name, values := range map[string][]string{
-		"auth": {"bearer", "api-key", "x-api-key"}, "limits": {"auto", "given"}, "via": {"calls", "batch"},
-		"accounting": {"auto", "openai", "azure", "anthropic", "gemini", "groq", "mistral", "bedrock", "bedrock-claude", "estimate"},
-		"endpoint":   {"/v1/chat/completions", "/v1/responses", "/v1/embeddings"},
+		"auth": auths, "limits": {"auto", "given"}, "via": {"calls", "batch"},
+		"input-format": requests.Inputs,
+		"accounting":   {"auto", "openai", "azure", "anthropic", "gemini", "groq", "mistral", "bedrock", "bedrock-claude", "estimate"},
+		"endpoint":     {"/v1/chat/completions", "/v1/responses", "/v1/embeddings"},
 	} {
 		_ = cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
 	}
@@ -217,7 +223,7 @@ func (f *runFlags) batch(input string, retry bool) (c batch.Config, err error) {
 		Input: input, Output: f.output, Retry: retry, Ordered: f.ordered, Restart: f.restart, Changed: f.changed,
 		Margin: f.margin, Concurrency: f.concurrency, Attempts: int(f.attempts), MaxFailures: f.maxFailures, WaitForQuota: f.waitForQuota,
 		Budget: f.budget, MaxCost: f.maxCost, AssumedOutput: f.assumedOutput,
-		Format: requests.Format{Model: f.model, System: f.system, MaxTokens: f.maxTokens, Path: f.endpoint, IDField: f.idField},
+		Format: requests.Format{Model: f.model, System: f.system, MaxTokens: f.maxTokens, Path: f.endpoint, IDField: f.idField, Input: f.inputFormat},
 		Limits: f.limitsOf, Learn: f.learns,
 	}
 	switch {
@@ -247,14 +253,16 @@ func (f *runFlags) batch(input string, retry bool) (c batch.Config, err error) {
 		return c, fmt.Errorf("retry needs the file of requests, not stdin")
 	case f.endpoint != "" && !strings.HasPrefix(f.endpoint, "/"):
 		return c, fmt.Errorf("--endpoint %q: want a path such as /v1/chat/completions", f.endpoint)
+	case f.inputFormat != "" && !slices.Contains(requests.Inputs, f.inputFormat):
+		return c, fmt.Errorf("--input-format %q: want %s", f.inputFormat, strings.Join(requests.Inputs, ", "))
 	case f.template == "" && (f.system != "" || f.maxTokens > 0):
 		return c, fmt.Errorf("--system and --max-tokens go with --template: other lines have their own")
 	case f.template != "" && f.model == "":
 		return c, fmt.Errorf("--template needs --model")
 	case !slices.Contains([]string{"", "auto", "given"}, f.limits):
 		return c, fmt.Errorf("--limits %q: want auto or given", f.limits)
-	case !slices.Contains([]string{"", "bearer", "api-key", "x-api-key"}, f.auth):
-		return c, fmt.Errorf("--auth %q: want bearer, api-key or x-api-key", f.auth)
+	case f.auth != "" && !slices.Contains(auths, f.auth):
+		return c, fmt.Errorf("--auth %q: want %s", f.auth, strings.Join(auths, ", "))
 	}
 	if f.template != "" {
 		if c.Format.Template, err = requests.ParseTemplate(f.template); err != nil {

@@ -1,5 +1,5 @@
-// Package idset keeps a number for each of many ids, in bounded memory: beyond some
-// 360,000 they go to a file.
+// Package idset keeps a number and a tag for each of many ids, in bounded memory: beyond
+// some 180,000 they go to a file.
 package idset
 
 import (
@@ -11,7 +11,7 @@ import (
 	"os"
 )
 
-// Set maps ids to numbers. Of an id it keeps 128 bits of its SHA-256: that two of ten
+// Set maps ids to numbers and tags. Of an id it keeps 128 bits of its SHA-256: that two of ten
 // million ids share them has a chance of 10⁻²⁵, so a hit is not looked at again. It is
 // not safe for concurrent use.
 type Set struct {
@@ -26,10 +26,10 @@ type Set struct {
 }
 
 // entry is the length of a slot: the hash, the value. A slot whose hash is zero is free.
-const entry = 24
+const entry = 32
 
-// inMemory is how many slots are kept in memory: 12 MB of them.
-const inMemory = 1 << 19
+// inMemory is how many slots are kept in memory: 8 MB of them.
+const inMemory = 1 << 18
 
 // probe is how many slots are read at once.
 const probe = 8
@@ -44,10 +44,16 @@ func New(path string) *Set {
 func (s *Set) Len() int { return s.used }
 
 // Get returns the number of an id.
-func (s *Set) Get(id string) (value uint64, found bool, err error) {
+func (s *Set) Get(id string) (number uint64, found bool, err error) {
 	h := hash(id)
-	_, value, found, err = s.find(s.table(), s.slots, h)
-	return value, found, err
+	_, v, found, err := s.find(s.table(), s.slots, h)
+	return v.number, found, err
+}
+
+// Tag returns the tag of an id, 0 if it has none.
+func (s *Set) Tag(id string) (uint64, error) {
+	_, v, _, err := s.find(s.table(), s.slots, hash(id))
+	return v.tag, err
 }
 
 // Put sets the number of an id.
@@ -57,8 +63,17 @@ func (s *Set) Put(id string, value uint64) error {
 
 // Update replaces the number of an id, 0 if it has none, by what f makes of it.
 func (s *Set) Update(id string, f func(uint64) uint64) error {
+	return s.update(id, func(v value) value { return value{f(v.number), v.tag} })
+}
+
+// UpdateTag is Update that sets the tag, too.
+func (s *Set) UpdateTag(id string, tag uint64, f func(uint64) uint64) error {
+	return s.update(id, func(v value) value { return value{f(v.number), tag} })
+}
+
+func (s *Set) update(id string, f func(value) value) error {
 	h := hash(id)
-	at, value, found, err := s.find(s.table(), s.slots, h)
+	at, old, found, err := s.find(s.table(), s.slots, h)
 	if err != nil {
 		return err
 	}
@@ -72,7 +87,7 @@ func (s *Set) Update(id string, f func(uint64) uint64) error {
 			}
 		}
 	}
-	return s.write(s.table(), at, h, f(value))
+	return s.write(s.table(), at, h, f(old))
 }
 
 // Close removes the file, if there is one.
@@ -96,6 +111,13 @@ func (s *Set) table() table {
 	return s.memory
 }
 
+// value is what an id has.
+type value struct{ number, tag uint64 }
+
+func valueIn(b []byte) value {
+	return value{binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:])}
+}
+
 type key [16]byte
 
 func hash(id string) (k key) {
@@ -106,30 +128,31 @@ func hash(id string) (k key) {
 }
 
 // find returns where h stands in a table, or the free slot where it belongs.
-func (s *Set) find(t table, slots int, h key) (at int64, value uint64, found bool, err error) {
+func (s *Set) find(t table, slots int, h key) (at int64, v value, found bool, err error) {
 	for i := int(binary.BigEndian.Uint64(h[:]) % uint64(slots)); ; {
 		n := min(probe, slots-i)
 		read := s.scratch[:n*entry]
 		if _, err := t.ReadAt(read, int64(i)*entry); err != nil {
-			return 0, 0, false, fmt.Errorf("the ids' file %s: %w", s.path, err)
+			return 0, value{}, false, fmt.Errorf("the ids' file %s: %w", s.path, err)
 		}
 		for j := range n {
 			e := read[j*entry:]
 			at = int64(i+j) * entry
 			switch key(e[:16]) {
 			case h:
-				return at, binary.BigEndian.Uint64(e[16:]), true, nil
+				return at, valueIn(e[16:]), true, nil
 			case key{}:
-				return at, 0, false, nil
+				return at, value{}, false, nil
 			}
 		}
 		i = (i + n) % slots
 	}
 }
 
-func (s *Set) write(t table, at int64, h key, value uint64) error {
+func (s *Set) write(t table, at int64, h key, v value) error {
 	copy(s.scratch[:], h[:])
-	binary.BigEndian.PutUint64(s.scratch[16:], value)
+	binary.BigEndian.PutUint64(s.scratch[16:], v.number)
+	binary.BigEndian.PutUint64(s.scratch[24:], v.tag)
 	if _, err := t.WriteAt(s.scratch[:entry], at); err != nil {
 		return fmt.Errorf("the ids' file %s: %w", s.path, err)
 	}
@@ -172,10 +195,10 @@ func (s *Set) grow() error {
 			if h == (key{}) {
 				continue
 			}
-			value := binary.BigEndian.Uint64(buf[i+16:])
+			v := valueIn(buf[i+16:])
 			place, _, _, err := s.find(to, slots, h)
 			if err == nil {
-				err = s.write(to, place, h, value)
+				err = s.write(to, place, h, v)
 			}
 			if err != nil {
 				return err

@@ -15,7 +15,7 @@ func TestManyIDs(t *testing.T) {
 	s.bound = 1 << 11
 	const n = 20_000
 	for i := range n {
-		if err := s.Put("id-"+strconv.Itoa(i), uint64(i)); err != nil {
+		if err := s.UpdateTag("id-"+strconv.Itoa(i), uint64(i)<<40, func(uint64) uint64 { return uint64(i) }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -34,6 +34,9 @@ func TestManyIDs(t *testing.T) {
 		}
 		if got, ok, err := s.Get("id-" + strconv.Itoa(i)); !ok || got != want || err != nil {
 			t.Fatalf("id %d has %d (%v, %v), want %d", i, got, ok, err, want)
+		}
+		if tag, err := s.Tag("id-" + strconv.Itoa(i)); tag != uint64(i)<<40 || err != nil {
+			t.Fatalf("id %d has the tag %d (%v)", i, tag, err)
 		}
 		if _, ok, _ := s.Get("other-" + strconv.Itoa(i)); ok {
 			t.Fatalf("an id that was never put in is found: other-%d", i)

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
+	"reflect"
 	"strings"
 
 	"github.com/llmqueue/llmqueue"
@@ -11,22 +13,38 @@ import (
 
 // body is what is read of a request's body.
 type body struct {
-	Model               *string `json:"model"`
-	Stream              *bool   `json:"stream"`
-	Background          *bool   `json:"background"`
-	MaxTokens           *int64  `json:"max_tokens"`
-	MaxCompletionTokens *int64  `json:"max_completion_tokens"`
-	MaxOutputTokens     *int64  `json:"max_output_tokens"`
-	N                   *int64  `json:"n"`
-	Messages            any     `json:"messages"`
-	System              any     `json:"system"`
-	Input               any     `json:"input"`
-	Prompt              any     `json:"prompt"`
-	Instructions        any     `json:"instructions"`
-	Tools               any     `json:"tools"`
-	ResponseFormat      any     `json:"response_format"`
-	EncodingFormat      any     `json:"encoding_format"`
-	Dimensions          any     `json:"dimensions"`
+	Model               *string  `json:"model"`
+	Stream              *bool    `json:"stream"`
+	Background          *bool    `json:"background"`
+	MaxTokens           *float64 `json:"max_tokens"` // a number of JSON: 100.0 is one, too
+	MaxCompletionTokens *float64 `json:"max_completion_tokens"`
+	MaxOutputTokens     *float64 `json:"max_output_tokens"`
+	N                   *float64 `json:"n"`
+	Messages            any      `json:"messages"`
+	System              any      `json:"system"`
+	Input               any      `json:"input"`
+	Prompt              any      `json:"prompt"`
+	Instructions        any      `json:"instructions"`
+	Tools               any      `json:"tools"`
+	ResponseFormat      any      `json:"response_format"`
+	EncodingFormat      any      `json:"encoding_format"`
+	Dimensions          any      `json:"dimensions"`
+
+	// Of the Gemini API, which takes the names of JSON and those of the schema:
+	// protobuf.dev/programming-guides/json.
+	Contents          any               `json:"contents"`
+	SystemInstruction any               `json:"systemInstruction"`
+	SystemOfSchema    any               `json:"system_instruction"`
+	Generation        *generationConfig `json:"generationConfig"`
+	GenerationSchema  *generationConfig `json:"generation_config"`
+}
+
+// generationConfig is that of ai.google.dev/api/generate-content.
+type generationConfig struct {
+	MaxOutputTokens       *float64 `json:"maxOutputTokens"`
+	MaxOutputTokensSchema *float64 `json:"max_output_tokens"`
+	CandidateCount        *float64 `json:"candidateCount"`
+	CandidateCountSchema  *float64 `json:"candidate_count"`
 }
 
 // inspect completes a request by what its body says, and refuses what cannot be run.
@@ -34,11 +52,13 @@ func (f *Format) inspect(req *Request) error {
 	var b body
 	if err := json.Unmarshal(req.Body, &b); err != nil {
 		if wrong := (*json.UnmarshalTypeError)(nil); errors.As(err, &wrong) && wrong.Field != "" {
-			return fmt.Errorf("%q is a %s: want a %s", wrong.Field, wrong.Value, wrong.Type)
+			return fmt.Errorf("%q is a %s: want a %s", wrong.Field, wrong.Value, kindOf(wrong.Type))
 		}
 		return errors.New(`"body" is no JSON object`)
 	}
-	if b.Model == nil || *b.Model == "" {
+	if req.Model != "" { // the path names it
+		b.Model = &req.Model
+	} else if b.Model == nil || *b.Model == "" {
 		if f.Model == "" {
 			return errors.New(`no "model": add it to the line, or give --model`)
 		}
@@ -60,21 +80,41 @@ func (f *Format) inspect(req *Request) error {
 			req.Path = b.path()
 		}
 	}
-	choices := int64(1)
-	if b.N != nil && *b.N > 1 {
-		choices = *b.N
+	counts, bounds := []*float64{b.N}, []*float64{b.MaxTokens, b.MaxOutputTokens, b.MaxCompletionTokens}
+	for _, g := range []*generationConfig{b.Generation, b.GenerationSchema} {
+		if g != nil {
+			counts = append(counts, g.CandidateCount, g.CandidateCountSchema)
+			bounds = append(bounds, g.MaxOutputTokens, g.MaxOutputTokensSchema)
+		}
 	}
-	for _, bound := range []*int64{b.MaxTokens, b.MaxOutputTokens, b.MaxCompletionTokens} {
+	choices := int64(1)
+	for _, n := range counts {
+		if n != nil && *n > 1 {
+			choices = int64(min(*n, 1<<10))
+		}
+	}
+	for _, bound := range bounds {
 		if bound != nil && *bound > 0 {
-			req.Estimate.OutputTokens = min(*bound, 1<<32) * min(choices, 1<<10)
+			req.Estimate.OutputTokens = int64(math.Ceil(min(*bound, 1<<32))) * choices
 		}
 	}
 	var bytes int64
-	for _, part := range []any{b.Messages, b.System, b.Input, b.Prompt, b.Instructions, b.Tools, b.ResponseFormat} {
+	for _, part := range []any{b.Messages, b.System, b.Input, b.Prompt, b.Instructions, b.Tools, b.ResponseFormat, b.Contents, b.SystemInstruction, b.SystemOfSchema} {
 		bytes += textOf(part)
 	}
 	req.Estimate.InputTokens = max((bytes+3)/4, 1) // as llmqueue.EstimateTokens does for one text
 	return nil
+}
+
+// kindOf is what JSON calls a type.
+func kindOf(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Float64:
+		return "number"
+	case reflect.Struct:
+		return "object"
+	}
+	return t.String()
 }
 
 // path tells from a body what it asks for.

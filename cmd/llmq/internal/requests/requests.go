@@ -1,14 +1,13 @@
-// Package requests reads a file of requests, one a line: lines of OpenAI's Batch format,
-// plain request bodies, or any JSON objects that a template turns into prompts.
+// Package requests reads a file of requests, lines, an array or a table: lines of the
+// providers' batch formats, plain request bodies, or any fields that a template turns into
+// prompts.
 package requests
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,9 +16,9 @@ import (
 	"github.com/llmqueue/llmqueue"
 )
 
-// Request is one line.
+// Request is one line, element of an array or row of a table.
 type Request struct {
-	Line  int64 // from 1
+	Line  int64 // from 1; in an array the element's number
 	ID    string
 	Model string
 	Path  string // such as /v1/chat/completions
@@ -50,6 +49,7 @@ type Format struct {
 	MaxTokensField string
 	Path           string // for lines that name none; empty: as the body tells
 	IDField        string // the field whose value is the id; empty: custom_id
+	Input          string // one of Inputs; empty: as the name and the first byte tell
 }
 
 // ParseTemplate reads a template over the fields of a line, such as {{.question}}.
@@ -61,41 +61,6 @@ func ParseTemplate(text string) (*template.Template, error) {
 		return nil, errors.New(strings.TrimPrefix(err.Error(), "template: "))
 	}
 	return t, nil
-}
-
-// maxLine is the longest line that is read.
-const maxLine = 64 << 20
-
-// Read gives the requests of r in order, empty lines left out, until yield returns false
-// or a line is bad: that is a *LineError. name is for messages.
-func (f *Format) Read(name string, r io.Reader, yield func(*Request) bool) error {
-	lines := bufio.NewScanner(r)
-	lines.Buffer(make([]byte, 64<<10), maxLine)
-	var n int64
-	for lines.Scan() {
-		n++
-		line := lines.Bytes()
-		if n == 1 {
-			line = bytes.TrimPrefix(line, []byte("\xef\xbb\xbf"))
-		}
-		if line = bytes.TrimSpace(line); len(line) == 0 {
-			continue
-		}
-		req, err := f.parse(line, n)
-		if err != nil {
-			return &LineError{name, n, err}
-		}
-		if !yield(req) {
-			return nil
-		}
-	}
-	switch err := lines.Err(); {
-	case errors.Is(err, bufio.ErrTooLong):
-		return &LineError{name, n + 1, fmt.Errorf("longer than %d MiB: is it one JSON object a line?", maxLine>>20)}
-	case err != nil:
-		return &LineError{name, n + 1, fmt.Errorf("cannot be read: %w", err)}
-	}
-	return nil
 }
 
 func (f *Format) parse(line []byte, n int64) (*Request, error) {
@@ -113,7 +78,8 @@ func (f *Format) parse(line []byte, n int64) (*Request, error) {
 	if fields == nil {
 		return nil, errors.New("not a JSON object: write one object a line")
 	}
-	id, err := f.id(fields, n)
+	form := f.formOf(fields)
+	id, err := f.id(fields, form, n)
 	if err != nil {
 		return nil, err
 	}
@@ -121,8 +87,8 @@ func (f *Format) parse(line []byte, n int64) (*Request, error) {
 	switch {
 	case f.Template != nil:
 		err = f.fill(req, line, fields)
-	case fields["body"] != nil:
-		err = f.batch(req, fields)
+	case form != nil:
+		err = f.batch(req, form, fields)
 	default:
 		err = f.plain(req, line, fields)
 	}
@@ -133,18 +99,21 @@ func (f *Format) parse(line []byte, n int64) (*Request, error) {
 }
 
 // id is the value of the id's field, or names the line.
-func (f *Format) id(fields map[string]json.RawMessage, n int64) (string, error) {
-	name := f.IDField
-	if name == "" {
-		name = "custom_id"
+func (f *Format) id(fields map[string]json.RawMessage, form *form, n int64) (string, error) {
+	name := "custom_id"
+	switch {
+	case f.IDField != "":
+		name = f.IDField
+	case form != nil:
+		name = form.id
 	}
 	raw, ok := fields[name]
 	if !ok {
 		if f.IDField != "" {
 			return "", fmt.Errorf("no field %q for the id, there are %s", name, names(fields))
 		}
-		if fields["body"] != nil && f.Template == nil {
-			return "", errors.New(`no "custom_id" beside "body": give each request one of its own`)
+		if form != nil {
+			return "", fmt.Errorf("no %q beside %q: give each request one of its own", form.id, form.body)
 		}
 		return "line-" + strconv.FormatInt(n, 10), nil
 	}
@@ -161,32 +130,8 @@ func (f *Format) id(fields map[string]json.RawMessage, n int64) (string, error) 
 	return "", fmt.Errorf("%q is %.40s: want a text of 1 to 512 bytes, or a number", name, raw)
 }
 
-// batchFields are those of a line of OpenAI's Batch format.
-var batchFields = []string{"body", "custom_id", "method", "url"}
-
-func (f *Format) batch(req *Request, fields map[string]json.RawMessage) error {
-	for name := range fields {
-		if !slices.Contains(batchFields, name) && name != f.IDField {
-			return fmt.Errorf("unknown field %q beside \"body\": a line of the Batch format has %s", name, strings.Join(batchFields, ", "))
-		}
-	}
-	var method string
-	if raw := fields["method"]; raw != nil {
-		if json.Unmarshal(raw, &method) != nil || method != "POST" {
-			return fmt.Errorf("\"method\" is %.40s: only \"POST\" is known", raw)
-		}
-	}
-	if raw := fields["url"]; raw != nil {
-		if json.Unmarshal(raw, &req.Path) != nil || !strings.HasPrefix(req.Path, "/") || strings.ContainsAny(req.Path, "?#") || strings.Contains(req.Path, "..") {
-			return fmt.Errorf("\"url\" is %.80s: want a path such as \"/v1/chat/completions\"", raw)
-		}
-	}
-	req.Body = slices.Clone([]byte(fields["body"]))
-	return nil
-}
-
 func (f *Format) plain(req *Request, line []byte, fields map[string]json.RawMessage) error {
-	if fields["messages"] == nil && fields["input"] == nil && fields["prompt"] == nil {
+	if !isPlain(fields) {
 		return fmt.Errorf(`no request: want "messages" or "input", or "custom_id" and "body", or give a --template over %s`, names(fields))
 	}
 	field := f.IDField

@@ -30,6 +30,10 @@ func TestWhatARequestReserves(t *testing.T) {
 		"responses":         {`{"model":"m","instructions":"1234","input":"1234","max_output_tokens":9}`, llmqueue.Usage{InputTokens: 2, OutputTokens: 9}},
 		"embeddings":        {`{"model":"embed","input":["1234","1234"]}`, llmqueue.Usage{InputTokens: 2}},
 		"tokens as numbers": {`{"model":"embed","input":[[1,2,3],[4]]}`, llmqueue.Usage{InputTokens: 4}},
+		"as a float":        {`{"model":"m","n":2.0,"max_tokens":100.0,"messages":[{"role":"user","content":"1"}]}`, llmqueue.Usage{InputTokens: 1, OutputTokens: 200}},
+		"of Anthropic":      {`{"custom_id":"a","params":{"model":"m","max_tokens":1e2,"system":"1234","messages":[{"role":"user","content":"1234"}]}}`, llmqueue.Usage{InputTokens: 2, OutputTokens: 100}},
+		"of Gemini":         {`{"key":"a","request":{"model":"m","systemInstruction":{"parts":[{"text":"1234"}]},"contents":[{"role":"user","parts":[{"text":"1234"}]}],"generationConfig":{"maxOutputTokens":9,"candidateCount":2}}}`, llmqueue.Usage{InputTokens: 2, OutputTokens: 18}},
+		"of Gemini, schema": {`{"key":"a","request":{"model":"m","system_instruction":{"parts":[{"text":"1234"}]},"contents":[],"generation_config":{"max_output_tokens":9}}}`, llmqueue.Usage{InputTokens: 1, OutputTokens: 9}},
 		"no bound":          {`{"model":"m","messages":[{"role":"user","content":"1"}]}`, llmqueue.Usage{InputTokens: 1}},
 	} {
 		if got := one(t, c.line).Estimate; got != c.want {

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // Source is where requests come from: a file, which can be read several times, or standard
@@ -88,22 +90,30 @@ func (s *Source) Close() error {
 	return err
 }
 
-// reader is the bytes from the beginning, compressed by gzip or not.
-func (s *Source) reader() (io.Reader, error) {
+// reader is the bytes from the beginning, unpacked if gzip or zstd packed them. The result has
+// to be closed.
+func (s *Source) reader() (io.ReadCloser, error) {
 	from := s.stdin
 	if from == nil {
 		from = io.NewSectionReader(s.file, 0, s.size)
 	}
 	buffered := bufio.NewReaderSize(from, 256<<10)
-	magic, _ := buffered.Peek(2)
-	if !bytes.Equal(magic, []byte{0x1f, 0x8b}) {
-		return buffered, nil
+	magic, _ := buffered.Peek(4)
+	switch {
+	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
+		z, err := gzip.NewReader(buffered)
+		if err != nil {
+			return nil, fmt.Errorf("%s: it begins like gzip but is not: %w", s.name, err)
+		}
+		return z, nil
+	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}): // RFC 8878, section 3.1.1
+		z, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(1))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", s.name, err)
+		}
+		return z.IOReadCloser(), nil
 	}
-	z, err := gzip.NewReader(buffered)
-	if err != nil {
-		return nil, fmt.Errorf("%s: it begins like gzip but is not: %w", s.name, err)
-	}
-	return z, nil
+	return io.NopCloser(buffered), nil
 }
 
 // ReadAll gives the requests of a source, as Read does.
@@ -112,5 +122,6 @@ func (f *Format) ReadAll(s *Source, yield func(*Request) bool) error {
 	if err != nil {
 		return err
 	}
+	defer r.Close()
 	return f.Read(s.name, r, yield)
 }

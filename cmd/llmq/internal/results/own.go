@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"os"
 )
 
 // ErrForeign says that a file is not llmq's own, so that it is left as it is.
@@ -12,14 +13,27 @@ var ErrForeign = errors.New("the file stays as it is: name another with -o, or t
 // beginning is what every line of llmq's begins with.
 const beginning = `{"id":"batch_req_`
 
-// read takes in the records of the output, and cuts off what a crash left of one at its
-// end. A file that has anything else is not llmq's own: it is not changed, and the error
-// is ErrForeign. fresh says that no run has written the file, as far as is known.
-func (f *File) read(fresh bool, each func(*Record)) error {
-	end := int64(0)       // of the records
-	var rest *LineError   // the first line that is no record
-	unterminated := false // the last record has no line end
-	size, err := Scan(f.path, func(offset int64, line []byte, n int64, whole bool) error {
+// extent is how far the records of a file go.
+type extent struct {
+	size, end    int64 // of the file, of the records with their line ends
+	unterminated bool  // the last record has no line end
+	torn         bool  // a crash left something behind the records
+}
+
+// Inspect gives the records of an output, in the order of the file, without changing or
+// locking it. A file that is not llmq's own is ErrForeign, one that is missing os.ErrNotExist.
+func Inspect(path string, each func(*Record)) error {
+	_, err := os.Stat(Dir(path))
+	_, err = inspect(path, err != nil, func(r *Record, _ int64) error { each(r); return nil })
+	return err
+}
+
+// inspect gives the records of an output with their offsets. A file that has anything else
+// than a crash leaves at its end is not llmq's own: ErrForeign. fresh says that no run has
+// written the file, as far as is known.
+func inspect(path string, fresh bool, each func(*Record, int64) error) (e extent, err error) {
+	var rest *LineError // the first line that is no record
+	e.size, err = Scan(path, func(offset int64, line []byte, n int64, whole bool) error {
 		if rest != nil {
 			if len(bytes.Trim(line, "\x00")) > 0 {
 				return fmt.Errorf("%w: %w", rest, ErrForeign)
@@ -31,14 +45,24 @@ func (f *File) read(fresh bool, each func(*Record)) error {
 			err = errors.New(`it has no "llmq"`)
 		}
 		if err != nil {
-			rest = &LineError{f.path, n, err}
+			rest = &LineError{path, n, err}
 			if !torn(line, whole) || fresh && offset == 0 {
 				return fmt.Errorf("%w: %w", rest, ErrForeign)
 			}
 			return nil
 		}
-		end = offset + int64(len(line)) + 1
-		unterminated = !whole
+		e.end = offset + int64(len(line)) + 1
+		e.unterminated = !whole
+		return each(r, offset)
+	})
+	e.torn = rest != nil
+	return e, err
+}
+
+// read takes in the records of the output, and cuts off what a crash left of one at its end.
+// A file that is not llmq's own is not changed: see inspect.
+func (f *File) read(fresh bool, each func(*Record)) error {
+	e, err := inspect(f.path, fresh, func(r *Record, offset int64) error {
 		if each != nil {
 			each(r)
 		}
@@ -48,16 +72,16 @@ func (f *File) read(fresh bool, each func(*Record)) error {
 		return err
 	}
 	switch {
-	case unterminated:
+	case e.unterminated:
 		_, err = f.f.Write([]byte("\n"))
-	case rest != nil:
-		f.Repaired = size - end
-		err = f.f.Truncate(end)
+	case e.torn:
+		f.Repaired = e.size - e.end
+		err = f.f.Truncate(e.end)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot repair the end of %s: %w", f.path, err)
 	}
-	f.size.Store(end)
+	f.size.Store(e.end)
 	return nil
 }
 

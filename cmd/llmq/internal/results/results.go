@@ -110,9 +110,8 @@ type File struct {
 	own  *flock.Flock // of the file itself; nil on Windows
 	info os.FileInfo  // of f
 
-	known sync.Mutex // guards these, which the feeding asks while results are recorded
-	ids   *idset.Set
-	asked *idset.Set // the hashes of the requests, by id
+	known sync.Mutex // guards ids, which the feeding asks while results are recorded
+	ids   *idset.Set // their tags are the hashes of the requests
 
 	// Repaired is how many bytes of a line half written were cut off.
 	Repaired int64
@@ -147,7 +146,7 @@ func Open(path string, each func(*Record)) (_ *File, err error) {
 	if made != nil && !errors.Is(made, os.ErrExist) {
 		return nil, fmt.Errorf("cannot write beside %s: %w", path, made)
 	}
-	f := &File{path: path, lock: flock.New(filepath.Join(dir, "lock")), ids: idset.New(filepath.Join(dir, "ids")), asked: idset.New(filepath.Join(dir, "hashes"))}
+	f := &File{path: path, lock: flock.New(filepath.Join(dir, "lock")), ids: idset.New(filepath.Join(dir, "ids"))}
 	if err := tryLock(f.lock, path); err != nil {
 		return nil, err
 	}
@@ -172,16 +171,15 @@ func Open(path string, each func(*Record)) (_ *File, err error) {
 	return f, nil
 }
 
-func (f *File) temporary() string { return f.path + ".new" }
+// temporary is the file that replaces the output: in the folder, as a name beside the output
+// may be somebody's.
+func (f *File) temporary() string { return filepath.Join(Dir(f.path), "new") }
 
 // note takes in a record that stands at an offset.
 func (f *File) note(r *Record, offset int64) error {
 	f.known.Lock()
 	defer f.known.Unlock()
-	if err := f.asked.Put(r.CustomID, uint64(r.Run.Hash)); err != nil {
-		return err
-	}
-	return f.ids.Update(r.CustomID, func(v uint64) uint64 {
+	return f.ids.UpdateTag(r.CustomID, uint64(r.Run.Hash), func(v uint64) uint64 {
 		_, state, seen := unpack(v)
 		switch state {
 		case Failed:
@@ -232,8 +230,8 @@ func (f *File) Has(id string) (State, error) {
 func (f *File) Answers(id string, h Hash) (bool, error) {
 	f.known.Lock()
 	defer f.known.Unlock()
-	v, _, err := f.asked.Get(id)
-	return v == 0 || Hash(v) == h, err
+	tag, err := f.ids.Tag(id)
+	return tag == 0 || Hash(tag) == h, err
 }
 
 // Append writes a record, in one piece. ErrChanged is one of its errors.
@@ -284,7 +282,7 @@ func (f *File) Close() error {
 		err = errors.Join(f.f.Sync(), f.f.Close())
 		f.f = nil
 	}
-	return errors.Join(err, f.ids.Close(), f.asked.Close(), unlock(f.own), f.lock.Unlock())
+	return errors.Join(err, f.ids.Close(), unlock(f.own), f.lock.Unlock())
 }
 
 // LineError says what is wrong with a line of a file of results.
@@ -363,48 +361,4 @@ func Scan(path string, each func(offset int64, line []byte, n int64, whole bool)
 			return size, nil
 		}
 	}
-}
-
-// Read gives the records of a file that nobody needs to lock: the latest of each id, and
-// a line half written left out.
-func Read(path string, each func(*Record)) error {
-	dir, err := os.MkdirTemp(filepath.Dir(path), ".llmq-*")
-	if err != nil {
-		if dir, err = os.MkdirTemp("", "llmq-*"); err != nil {
-			return err
-		}
-	}
-	defer os.RemoveAll(dir)
-	ids := idset.New(filepath.Join(dir, "ids"))
-	defer ids.Close()
-	var torn *LineError
-	take := func(final bool) error {
-		torn = nil
-		_, err := Scan(path, func(offset int64, line []byte, n int64, whole bool) error {
-			if torn != nil {
-				return torn
-			}
-			r, err := parse(line)
-			if err != nil || !whole {
-				if err == nil {
-					err = errors.New("it has no end")
-				}
-				torn = &LineError{path, n, err}
-				return nil
-			}
-			if !final {
-				return ids.Put(r.CustomID, uint64(offset))
-			}
-			if at, _, err := ids.Get(r.CustomID); err != nil || at != uint64(offset) {
-				return err
-			}
-			each(r)
-			return nil
-		})
-		return err
-	}
-	if err := take(false); err != nil {
-		return err
-	}
-	return take(true)
 }

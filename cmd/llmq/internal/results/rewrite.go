@@ -55,11 +55,10 @@ func (f *File) SetAside() (name string, err error) {
 	if f.own, err = lockFile(f.path); err != nil {
 		return "", err
 	}
-	if err := errors.Join(f.ids.Close(), f.asked.Close()); err != nil {
+	if err := f.ids.Close(); err != nil {
 		return "", err
 	}
-	dir := Dir(f.path)
-	f.ids, f.asked = idset.New(filepath.Join(dir, "ids")), idset.New(filepath.Join(dir, "hashes"))
+	f.ids = idset.New(filepath.Join(Dir(f.path), "ids"))
 	f.size.Store(0)
 	f.stale, f.Done, f.Failed = false, 0, 0
 	return name, nil
