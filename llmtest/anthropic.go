@@ -9,7 +9,8 @@ import (
 
 // Anthropic is a provider that speaks Anthropic's messages, at POST
 // /v1/messages, unary and as a stream of typed events; also
-// /v1/messages/count_tokens and /v1/models. [Server.URL] is without the /v1, as
+// /v1/messages/count_tokens, /v1/models, and /v1/messages/batches with their results and
+// cancel (see [Batches]). [Server.URL] is without the /v1, as
 // its SDK wants it. It differs from [OpenAI] in that
 //
 //   - its headers are anthropic-ratelimit-requests-limit, -remaining and -reset,
@@ -64,7 +65,7 @@ func (d anthropic) route(r *http.Request) (route, *problem) {
 	case "/v1/models":
 		return route{page: d.list}, method(r, http.MethodGet)
 	}
-	return route{}, notServed(r)
+	return d.batchRoute(r)
 }
 
 const statusOverloaded = 529 // Anthropic's own

@@ -15,7 +15,9 @@ import (
 //     with a usage chunk when stream_options.include_usage asks for one;
 //   - POST /v1/responses, unary and as a stream of typed events;
 //   - POST /v1/embeddings, as numbers and as base64;
-//   - GET /v1/models: the models that limits name, or else gpt-4o-mini.
+//   - GET /v1/models: the models that limits name, or else gpt-4o-mini;
+//   - POST /v1/files for the purpose batch, GET /v1/files/{id} and its content, POST and
+//     GET /v1/batches, GET /v1/batches/{id}, POST /v1/batches/{id}/cancel: see [Batches].
 //
 // All also without the /v1. Any model name is accepted, and answers have one
 // choice of text. Every answer that the limits count carries x-ratelimit
@@ -55,7 +57,7 @@ func (d openAI) route(r *http.Request) (route, *problem) {
 	case "/models":
 		return route{page: d.list("gpt-4o-mini")}, method(r, http.MethodGet)
 	}
-	return route{}, notServed(r)
+	return d.batchRoute(r)
 }
 
 func notServed(r *http.Request) *problem {

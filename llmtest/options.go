@@ -29,6 +29,7 @@ type config struct {
 	spoil        bool
 	spoilValue   string
 	draft        bool
+	batches      Batches
 }
 
 func newConfig(p Provider, opts []Option) (config, error) {
@@ -84,6 +85,9 @@ func (c *config) check() error {
 		return fmt.Errorf("llmtest: burndown of %d: want at least 1", c.burndown)
 	}
 	if err := c.load.check(); err != nil {
+		return err
+	}
+	if err := c.batches.check(); err != nil {
 		return err
 	}
 	for _, f := range c.faults.script {

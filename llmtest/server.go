@@ -19,6 +19,7 @@ type Server struct {
 	dialect  dialect
 	enforcer *enforcer
 	slots    slots
+	store    batchStore
 	url      string
 	client   *http.Client
 	http     *http.Server

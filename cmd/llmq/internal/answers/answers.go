@@ -50,7 +50,7 @@ func Read(path string, table prices.Table, each func(*Answer) error) error {
 			a.Failure, a.Text = failure(rec, &body)
 		}
 		if p, ok := table.Of(a.Model); ok {
-			a.Cost, a.Priced = p.Cost(a.Usage), true
+			a.Cost, a.Priced = p.Cost(a.Usage)*rec.Run.Share(), true
 		}
 		return each(a)
 	})

@@ -27,7 +27,13 @@ func Run(ctx context.Context, c Config, interrupts <-chan os.Signal) (Summary, e
 	err := r.open()
 	if err == nil {
 		if err = r.prepare(interrupts); err == nil {
-			err = r.work(interrupts)
+			byCalls := true
+			if r.Via.On {
+				byCalls, err = r.viaBatches(interrupts)
+			}
+			if byCalls && err == nil {
+				err = r.work(interrupts)
+			}
 		}
 		err = errors.Join(err, r.close())
 	}
@@ -60,6 +66,7 @@ type run struct {
 	trial   trial
 	flight  flight
 	streaks streaks
+	batches batches
 
 	total, before atomic.Int64 // requests read, recorded before
 	done, failed  atomic.Int64 // of the file
@@ -124,7 +131,7 @@ func (r *run) open() (err error) {
 	r.only = newOnly(r.Only, results.Dir(r.Output))
 	var noted error
 	r.file, err = results.Open(r.Output, func(rec *results.Record) {
-		r.money.spend(rec.Run.Model, rec.Run.Usage())
+		r.money.spend(rec.Run.Model, rec.Run.Usage(), rec.Run.Share())
 		noted = cmp.Or(noted, r.only.note(rec))
 	})
 	switch {
@@ -137,6 +144,9 @@ func (r *run) open() (err error) {
 	}
 	if r.file.Repaired > 0 {
 		r.Notice("%s ended in the middle of a line: %d bytes are cut off, that request runs again", r.Output, r.file.Repaired)
+	}
+	if err := r.openBatches(); err != nil {
+		return errors.Join(err, r.file.Close())
 	}
 	if r.Restart {
 		aside, err := r.file.SetAside()
@@ -213,7 +223,7 @@ func (r *run) prepare(interrupts <-chan os.Signal) error {
 			switch runs, bad = r.runs(req, state); {
 			case bad != nil:
 			case runs:
-				bad = fail(BadInput, r.money.check(req))
+				bad = fail(BadInput, errors.Join(r.money.check(req), r.checkBatch(req)))
 				if _, ok := r.cached(req); ok {
 					w.hits++
 				} else {
@@ -235,7 +245,7 @@ func (r *run) prepare(interrupts <-chan os.Signal) error {
 	if r.only != nil && w.requests+w.hits == 0 && r.file.Failed > 0 {
 		r.Notice("no failure in %s is %s: there are %s", r.Output, strings.Join(r.Only, " or "), r.only.others())
 	}
-	if cost := r.money.of(w.usage); r.MaxCost > 0 && cost > r.MaxCost {
+	if cost := r.money.of(w.usage) * r.Via.share(); r.MaxCost > 0 && cost > r.MaxCost {
 		return fail(OverBudget, fmt.Errorf("%d requests may cost up to $%.2f, more than --max-cost %.2f: nothing was sent", w.requests, cost, r.MaxCost))
 	}
 	return nil
@@ -256,6 +266,11 @@ func (r *run) work(interrupts <-chan os.Signal) error {
 		}
 	}
 	r.asking.Wait()
+	return r.finish()
+}
+
+// finish shuts the queues down and puts the file in order.
+func (r *run) finish() error {
 	if r.stopping.Load() != nil {
 		<-r.stopped
 	} else if err := r.manager.Shutdown(r.hard); err != nil {
@@ -345,7 +360,7 @@ func (r *run) close() error {
 	if r.source != nil {
 		_ = r.source.Close() // it was only read
 	}
-	return fail(CannotWrite, errors.Join(r.journal.Close(), r.only.close(), r.file.Close()))
+	return fail(CannotWrite, errors.Join(r.batches.ids.Close(), r.journal.Close(), r.only.close(), r.file.Close()))
 }
 
 func (r *run) summary() Summary {

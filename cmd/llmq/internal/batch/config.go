@@ -43,6 +43,7 @@ type Config struct {
 	Attempts     int
 	MaxFailures  int64 // of one kind and model in a row, that stop the run; 0: none do
 	WaitForQuota bool
+	Via          ViaBatch
 
 	Prices prices.Table
 	Budget float64 // USD; 0: none

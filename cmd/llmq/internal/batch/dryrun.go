@@ -139,12 +139,16 @@ func DryRun(c Config) (Estimate, error) {
 	if err != nil {
 		return e, err
 	}
-	e.Requests, e.Cost = w.requests, r.money.of(w.usage)
+	e.Requests, e.Cost = w.requests, r.money.of(w.usage)*c.Via.share()
 	for _, model := range slices.Sorted(maps.Keys(w.models)) {
 		u := w.usage[model]
 		m := ModelEstimate{Model: model, Requests: w.models[model], Unbounded: w.models[model] - bounded[model], Input: u.InputTokens, Output: u.OutputTokens}
 		if p, ok := c.Prices.Of(model); ok {
-			m.Cost, m.Priced = p.Cost(u), true
+			m.Cost, m.Priced = p.Cost(u)*c.Via.share(), true
+		}
+		if c.Via.On {
+			e.Models = append(e.Models, m) // the limits of calls are not of batches
+			continue
 		}
 		if m.Time, m.Binds, err = r.atLeast(model, m.Requests, u); err != nil {
 			return e, fail(BadInput, err)

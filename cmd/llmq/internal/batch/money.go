@@ -35,15 +35,15 @@ func (m *money) check(req *requests.Request) error {
 	return nil
 }
 
-// spend books what a model's tokens cost.
-func (m *money) spend(model string, u llmqueue.Usage) {
+// spend books what a model's tokens cost, at a share of its price.
+func (m *money) spend(model string, u llmqueue.Usage, share float64) {
 	p, ok := m.table.Of(model)
 	if !ok {
 		return
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.used += p.Cost(u)
+	m.used += share * p.Cost(u)
 }
 
 func (m *money) spent() float64 {
@@ -54,11 +54,16 @@ func (m *money) spent() float64 {
 
 // reserve puts aside what an attempt may cost; false when the budget has not so much.
 func (m *money) reserve(req *requests.Request) (usd float64, ok bool) {
+	return m.reserveShare(req, 1)
+}
+
+// reserveShare is reserve at a share of the price.
+func (m *money) reserveShare(req *requests.Request, share float64) (usd float64, ok bool) {
 	p, ok := m.table.Of(req.Model)
 	if !ok {
 		return 0, m.budget == 0
 	}
-	usd = p.Cost(req.Guess(m.assumed))
+	usd = share * p.Cost(req.Guess(m.assumed))
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.budget > 0 && m.used+m.pending+usd > m.budget {

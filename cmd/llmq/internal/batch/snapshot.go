@@ -50,6 +50,10 @@ func (r *run) snapshot() Snapshot {
 			}
 		}
 	}
+	s.Running += int(r.batches.flight.Load())
+	if text := r.batches.standing.Load(); text != nil {
+		s.WaitsFor = *text
+	}
 	s.ETA = r.eta(now, &s).Seconds()
 	return s
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -41,6 +42,7 @@ type runFlags struct {
 	budget, maxCost                      float64
 	json, quiet                          bool
 	every                                time.Duration
+	via                                  viaFlags
 
 	body   bodyFlags
 	schema schemaFlags
@@ -106,6 +108,8 @@ func (f *runFlags) register(fs *pflag.FlagSet, retry bool) {
 	f.cache.register(fs)
 	fs.BoolVar(&f.ordered, "ordered", false, "put the results in the order of the input when the run ends (default: in order of completion)")
 
+	f.via.register(fs)
+
 	if retry {
 		fs.StringSliceVar(&f.only, "only", nil, "retry only failures of these `codes`, such as timeout or http_500; http_5xx is all from http_500 to http_599")
 	} else {
@@ -149,6 +153,7 @@ a closed terminal or pipe does as the first.
   llmq run faq.csv -o results.jsonl --template 'Answer briefly: {{.question}}' --model gpt-4.1-mini --id-field id
   zcat logs.gz | llmq run - -o results.jsonl --template 'Summarize: {{.text}}' --model gpt-4.1-mini
   llmq run requests.jsonl -o results.jsonl --prices prices.yaml --budget-usd 5
+  llmq run requests.jsonl -o results.jsonl --via batch --deadline 6h
   llmq run requests.jsonl -o results.jsonl --dry-run --rpm 500 --tpm 200000 --prices prices.yaml`,
 		Args: oneFile("requests", "requests.jsonl, or - for stdin"),
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, args[0], retry) },
@@ -164,7 +169,7 @@ others; their new results replace the old ones. It takes the flags of llmq run.
 	}
 	f.register(cmd.Flags(), retry)
 	for name, values := range map[string][]string{
-		"auth": auths, "limits": {"auto", "given"},
+		"auth": auths, "limits": {"auto", "given"}, "via": {"calls", "batch"},
 		"input-format": requests.Inputs,
 		"accounting":   {"auto", "openai", "azure", "anthropic", "gemini", "groq", "mistral", "bedrock", "bedrock-claude", "estimate"},
 		"endpoint":     {"/v1/chat/completions", "/v1/responses", "/v1/embeddings"},
@@ -297,6 +302,12 @@ func (f *runFlags) batch(input string, retry bool) (c batch.Config, err error) {
 		return c, err
 	}
 	p := providerAt(f.baseURL)
+	if c.Via, err = f.via.read(p, input); err != nil {
+		return c, err
+	}
+	if c.Via.On && (c.Cache != nil || f.schema.file != "" || len(f.endpoints.add)+len(f.endpoints.fallback) > 0) {
+		return c, errors.New("--cache, --schema, --add-endpoint and --fallback are for calls: leave them out, or --via batch")
+	}
 	c.Format.MaxTokensField = p.maxTokens
 	if c.Accounting, err = f.accountings(p); err != nil {
 		return c, err

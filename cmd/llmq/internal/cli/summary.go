@@ -69,6 +69,8 @@ func (f *runFlags) estimate(cmd *cobra.Command, c batch.Config, shower *progress
 		fmt.Fprintln(out)
 		if m.Time > 0 {
 			fmt.Fprintf(out, "    under its limits at least %s; %s binds\n", m.Time.Round(time.Second), m.Binds)
+		} else if c.Via.On {
+			fmt.Fprintln(out, "    in batches, which take up to 24 h")
 		} else {
 			fmt.Fprintln(out, "    no limits are given: how long it takes is not known")
 		}

@@ -61,6 +61,7 @@ type Run struct {
 	Charged   int64     `json:"charged_tokens"`       // to the limits, by the last attempt
 	FromCache bool      `json:"from_cache,omitempty"` // the answer was there: nothing was sent
 	Hash      Hash      `json:"request_hash,omitzero"`
+	Batch     string    `json:"batch,omitempty"` // the provider's, if the request was in one
 
 	Kept map[string]json.RawMessage `json:"kept,omitempty"` // fields of the line, by --keep
 }
@@ -68,6 +69,20 @@ type Run struct {
 // Usage is what the record's attempts used.
 func (r *Run) Usage() llmqueue.Usage {
 	return llmqueue.Usage{InputTokens: r.Input, OutputTokens: r.Output, CachedInputTokens: r.Cached}
+}
+
+// BatchShare is what a request costs in a batch, of its price by a call: OpenAI's guide has
+// a "50% cost discount compared to synchronous APIs"
+// (developers.openai.com/api/docs/guides/batch), and Anthropic charges batches "50% of the
+// standard API prices" (platform.claude.com/docs/en/build-with-claude/batch-processing).
+const BatchShare = 0.5
+
+// Share is what the record's tokens cost, of their price by a call.
+func (r *Run) Share() float64 {
+	if r.Batch != "" {
+		return BatchShare
+	}
+	return 1
 }
 
 // Failed reports whether the record is of a request without an answer of use.

@@ -1,0 +1,43 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/llmqueue/llmqueue/cmd/llmq/internal/batch"
+)
+
+// viaFlags say whether requests are called one by one or handed over in batches.
+type viaFlags struct {
+	via      string
+	cancel   bool
+	deadline time.Duration
+}
+
+func (f *viaFlags) register(fs *pflag.FlagSet) {
+	fs.StringVar(&f.via, "via", "calls", "calls: one for each request, under the limits; batch: the provider's batches (OpenAI, Anthropic), at half the price and within 24 h")
+	fs.DurationVar(&f.deadline, "deadline", 0, "with --via batch: cancel a batch so long after its submission, and go on by calls with what it has not done")
+	fs.BoolVar(&f.cancel, "cancel", false, "with --via batch: cancel the batches of earlier runs, and keep what they have done")
+}
+
+// read is what the flags come to for a provider and an input.
+func (f *viaFlags) read(p provider, input string) (v batch.ViaBatch, err error) {
+	switch {
+	case f.via != "calls" && f.via != "batch":
+		return v, fmt.Errorf("--via %q: want calls or batch", f.via)
+	case f.via == "calls" && (f.cancel || f.deadline != 0):
+		return v, errors.New("--deadline and --cancel go with --via batch")
+	case f.via == "calls":
+		return v, nil
+	case f.deadline < 0:
+		return v, fmt.Errorf("--deadline %v: want more than 0", f.deadline)
+	case input == "-":
+		return v, errors.New("--via batch needs a file: what comes by stdin cannot be read again")
+	case p.suffix != "" && p.suffix != "api.openai.com" && p.suffix != "api.anthropic.com":
+		return v, fmt.Errorf("--via batch speaks the batch APIs of OpenAI and Anthropic, which %s does not have: run without it", p.suffix)
+	}
+	return batch.ViaBatch{On: true, Cancel: f.cancel, Deadline: f.deadline}, nil
+}
