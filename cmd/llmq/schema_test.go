@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -108,6 +109,52 @@ func TestWhatNeverFitsIsAFailure(t *testing.T) {
 				t.Errorf("retried: exit code %d: %s", code, stderr)
 			}
 		})
+	}
+}
+
+// TestAReaskThatIsTooLargeKeepsTheAnswer: under the limits it could never start.
+func TestAReaskThatIsTooLargeKeepsTheAnswer(t *testing.T) {
+	t.Parallel()
+	srv, sent := answering(t, `{"m":"`+strings.Repeat("long ", 100)+`"}`)
+	dir := t.TempDir()
+	write(t, dir, "in.jsonl", chats(1, 10)...)
+	write(t, dir, "schema.json", schemaFile)
+	code, _, stderr := llmq(t, dir, "run", "in.jsonl", "-o", "out.jsonl", "--base-url", srv.URL, "--schema", "schema.json", "--reask", "2", "--tpm", "60")
+	r := readResults(t, dir, "out.jsonl")[0]
+	if code != 1 || len(sent()) != 1 || r.Error == nil || r.Error.Code != "schema_mismatch" || r.Run.Attempts != 1 || r.Run.Input != 10 || r.Response == nil {
+		t.Errorf("exit code %d, %d calls, %+v: %s", code, len(sent()), r, stderr)
+	}
+}
+
+// TestAnInterruptedReaskIsNoFailure: the next run asks again.
+func TestAnInterruptedReaskIsNoFailure(t *testing.T) {
+	t.Parallel()
+	asked, release := make(chan struct{}, 1), make(chan struct{})
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		asked <- struct{}{}
+		<-release
+		_, _ = io.WriteString(w, `{"choices":[{"message":{"content":"{}"}}]}`)
+	}))
+	t.Cleanup(srv.Close)
+	dir := t.TempDir()
+	write(t, dir, "in.jsonl", chats(1, 10)...)
+	write(t, dir, "schema.json", schemaFile)
+	p := command(t, dir, nil, "run", "in.jsonl", "-o", "out.jsonl", "--base-url", srv.URL, "--schema", "schema.json")
+	var out syncBuffer
+	p.Stderr = &out
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	<-asked
+	_ = p.Process.Signal(os.Interrupt)
+	eventually(t, "it says that it finishes", func() bool { return strings.Contains(out.String(), "finishing what is in flight") })
+	close(release)
+	if code := p.code(); code != 130 {
+		t.Errorf("exit code %d: %s", code, out.String())
+	}
+	if list := readResults(t, dir, "out.jsonl"); list != nil {
+		t.Errorf("recorded: %+v", list)
 	}
 }
 

@@ -217,6 +217,8 @@ func (r *run) conclude(res llmqueue.Response[caller.Reply], err error) error {
 	}
 	it := r.flight.land(res.RequestID)
 	switch {
+	case err == nil && res.Result.Lacks != "" && it.reasks < r.Reask:
+		return nil // the run stops: the next one asks once more
 	case err == nil:
 	case r.hard.Err() != nil, errors.Is(err, errNotRecorded), errors.Is(err, llmqueue.ErrQueueClosed), errors.Is(err, llmqueue.ErrCanceled):
 		return nil

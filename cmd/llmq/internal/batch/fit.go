@@ -1,6 +1,7 @@
 package batch
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 
@@ -42,8 +43,14 @@ func (r *run) reask(it *item, res llmqueue.Response[caller.Reply]) bool {
 	it.sent = schema.Reask(it.Request, res.Result.Body, res.Result.Lacks)
 	line := strconv.FormatInt(it.Line, 10)
 	again := llmqueue.Request[*item]{ID: fmt.Sprintf("%s again %d", line, it.reasks), ModelID: it.Model, Params: it, Estimate: r.estimate(it.sent), Priority: 1}
+	before := res
+	before.Attempts, before.Usage = 0, llmqueue.Usage{} // they are counted
 	r.asking.Go(func() {
 		res, err := r.manager.Submit(r.hard, again)
+		if errors.Is(err, llmqueue.ErrRequestTooLarge) { // it stays with the answer that there is
+			it.reasks = r.Reask
+			res, err = before, nil
+		}
 		res.RequestID = line
 		if err := r.conclude(res, err); err != nil {
 			r.lose(err)
