@@ -27,7 +27,7 @@ func failingModel(t *testing.T, status int) (srv *httptest.Server, calls func(mo
 		count[body.Model]++
 		seen += r.URL.Path + "\n"
 		mu.Unlock()
-		if body.Model == "m" {
+		if body.Model == "m" || strings.Contains(r.URL.Path, "/models/m:") {
 			w.WriteHeader(status)
 			_, _ = io.WriteString(w, `{"error":{"message":"m is out of order"}}`)
 			return
@@ -90,11 +90,11 @@ func TestAFaultOfTheRequestIsNotTheFallbacks(t *testing.T) {
 // TestAFallbackIsNamedInThePath where a path names the model.
 func TestAFallbackIsNamedInThePath(t *testing.T) {
 	t.Parallel()
-	srv, _, paths := failingModel(t, http.StatusInternalServerError)
+	srv, calls, paths := failingModel(t, http.StatusInternalServerError)
 	dir := t.TempDir()
-	write(t, dir, "in.jsonl", `{"custom_id":"a","url":"/v1beta/models/m:generateContent","body":{"model":"m","contents":[]}}`)
-	code, _, stderr := llmq(t, dir, "run", "in.jsonl", "-o", "out.jsonl", "--base-url", srv.URL, "--attempts", "1", "--rpm", "100", "--fallback", "n")
-	if code != 0 || !strings.Contains(paths(), "/v1beta/models/n:generateContent") {
+	write(t, dir, "in.jsonl", `{"custom_id":"a","url":"/v1beta/models/m:generateContent","body":{"model":"m","contents":[]}}`, `{"key":"b","request":{"contents":[]}}`)
+	code, _, stderr := llmq(t, dir, "run", "in.jsonl", "-o", "out.jsonl", "--base-url", srv.URL, "--attempts", "1", "--rpm", "100", "--model", "m", "--fallback", "n")
+	if code != 0 || strings.Count(paths(), "/v1beta/models/n:generateContent") != 2 || calls("") < 2 {
 		t.Errorf("exit code %d, called %s: %s", code, paths(), stderr)
 	}
 }

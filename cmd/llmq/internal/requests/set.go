@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 )
 
 // keep gives the fields of a line that its result carries, by name, nil without any. A
@@ -38,8 +39,12 @@ func Replace(object []byte, name string, value json.RawMessage) []byte {
 	return withFirst(without(object, name), name, value)
 }
 
-// WithModel is a body, which has to be valid, for another model.
+// WithModel is a body, which has to be valid, for another model. One that names none stays as it
+// is: its path does.
 func WithModel(body []byte, model string) []byte {
+	if !slices.ContainsFunc(membersOf(body), func(m member) bool { return m.name == "model" }) {
+		return body
+	}
 	raw, _ := json.Marshal(model)
 	return Replace(body, "model", raw)
 }
