@@ -255,7 +255,10 @@ func (r *run) prepare(interrupts <-chan os.Signal) error {
 func (r *run) work(interrupts <-chan os.Signal) error {
 	ended := make(chan struct{})
 	defer close(ended)
-	go r.heed(interrupts, ended)
+	go r.heed(interrupts, ended, func() error {
+		r.Notice("finishing what is in flight; once more ends at once (what is in flight then runs again)")
+		return errInterrupted
+	})
 	go r.sync(ended)
 	if r.Progress != nil {
 		defer r.Progress(r.snapshot)()
@@ -312,8 +315,11 @@ func (r *run) lose(err error) {
 	r.cancel()
 }
 
-// heed obeys interrupts.
-func (r *run) heed(interrupts <-chan os.Signal, ended <-chan struct{}) {
+// errInterrupted ends a run that can go on where it was.
+var errInterrupted = errors.New("interrupted: run the same command again to go on")
+
+// heed obeys interrupts: the first ends the run with what left says, the second at once.
+func (r *run) heed(interrupts <-chan os.Signal, ended <-chan struct{}, left func() error) {
 	for n := 0; ; n++ {
 		select {
 		case <-ended:
@@ -327,8 +333,7 @@ func (r *run) heed(interrupts <-chan os.Signal, ended <-chan struct{}) {
 			r.cancel()
 			return
 		}
-		r.Notice("finishing what is in flight; once more ends at once (what is in flight then runs again)")
-		r.stop(Interrupted, errors.New("interrupted: run the same command again to go on"))
+		r.stop(Interrupted, left())
 	}
 }
 

@@ -109,7 +109,7 @@ func (r *run) openBatches() (err error) {
 func (r *run) viaBatches(interrupts <-chan os.Signal) (byCalls bool, err error) {
 	ended := make(chan struct{})
 	var wg sync.WaitGroup
-	wg.Go(func() { r.heedBatches(interrupts, ended) })
+	wg.Go(func() { r.heed(interrupts, ended, r.interruptedBatches) })
 	wg.Go(func() { r.sync(ended) })
 	var hide func()
 	if r.Progress != nil {
@@ -161,27 +161,12 @@ func (r *run) batchWork() error {
 	return r.poll()
 }
 
-// heedBatches obeys interrupts while batches run. They go on without the run.
-func (r *run) heedBatches(interrupts <-chan os.Signal, ended <-chan struct{}) {
-	for n := 0; ; n++ {
-		select {
-		case <-ended:
-			return
-		case <-r.hard.Done():
-			r.stop(Interrupted, errors.New("interrupted"))
-			return
-		case <-interrupts:
-		}
-		if n > 0 {
-			r.cancel()
-			return
-		}
-		text := "interrupted: run the same command again to go on"
-		if n := r.batches.flight.Load(); n > 0 {
-			text = fmt.Sprintf("interrupted: the provider goes on with %d requests in batches: run the same command again to take the results, with --cancel to cancel them", n)
-		}
-		r.stop(Interrupted, errors.New(text))
+// interruptedBatches says what an interrupt leaves: batches go on without the run.
+func (r *run) interruptedBatches() error {
+	if n := r.batches.flight.Load(); n > 0 {
+		return fmt.Errorf("interrupted: the provider goes on with %d requests in batches: run the same command again to take the results, with --cancel to cancel them", n)
 	}
+	return errInterrupted
 }
 
 // wait waits; false when the run stops.
