@@ -107,7 +107,7 @@ func (a *answer) figures(d *document) {
 // encoded reads a document in base64, which Bedrock's InvokeModelWithResponseStream has in
 // its frames.
 func (a *answer) encoded(raw []byte) {
-	if len(raw) < 2 {
+	if len(raw) < 2 || raw[0] != '"' { // a file's size has the same name
 		return
 	}
 	raw = raw[1 : len(raw)-1]

@@ -37,6 +37,7 @@ const (
 // quota is one of Google's that a call broke.
 type quota struct{ id, what, amount string }
 
+// parseAPIError is parseFailure for who asks of the error alone.
 func parseAPIError(body []byte) *apiError {
 	e, _ := parseFailure(body)
 	return e

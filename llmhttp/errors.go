@@ -44,7 +44,7 @@ func (e *apiError) observation(status int, from origin, now time.Time) llmqueue.
 	if inBody {
 		status, h = e.inferStatus(), nil // they speak of when the answer began
 	}
-	status = e.told(status)
+	status = e.statusBehind(status)
 	h = e.handedOn(h)
 	amazon, _, _ := strings.Cut(h.Get("X-Amzn-Errortype"), ":")
 	e.say(ranks-1, amazon)
@@ -91,7 +91,7 @@ func (e *apiError) limits(h http.Header, now time.Time) []llmqueue.ObservedLimit
 // inferStatus is the status that an error would have had that comes in the body of an answer
 // that began well.
 func (e *apiError) inferStatus() int {
-	if status := e.told(e.status); status != 0 {
+	if status := e.statusBehind(e.status); status != 0 {
 		return status
 	}
 	return cmp.Or(e.statusOfWords(), http.StatusInternalServerError) // it is an error, and the request was good enough to begin with
@@ -110,13 +110,13 @@ func (e *apiError) statusOfWords() int {
 	return 0
 }
 
-// told is a status, or the one that a gateway was given and made a 400, a 500 or a 502 of. What it
+// statusBehind is a status, or the one that a gateway was given and made a 400, a 500 or a 502 of. What it
 // quotes may have words alone, as Anthropic's errors do.
-func (e *apiError) told(status int) int {
+func (e *apiError) statusBehind(status int) int {
 	if up := e.upstream; up != nil {
 		switch status {
 		case 0, http.StatusBadRequest, http.StatusInternalServerError, http.StatusBadGateway:
-			return cmp.Or(up.told(up.status), up.statusOfWords(), status)
+			return cmp.Or(up.statusBehind(up.status), up.statusOfWords(), status)
 		}
 	}
 	return status

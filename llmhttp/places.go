@@ -23,13 +23,8 @@ const (
 	roleEncoded                // a document in base64
 )
 
-// The units of a wait.
-const (
-	waitSeconds uint8 = iota // or a duration, or a date
-	waitMillis
-	waitUntil // a date, or seconds until then
-	waitLoad  // an estimate of how long a model still loads
-)
+// waitMillis is the unit of a wait in milliseconds. Any other is in seconds, a duration or a date.
+const waitMillis uint8 = 1
 
 // fact is what a place in a document means.
 type fact struct {
@@ -121,11 +116,11 @@ var errorMembers = []struct {
 	{"details[].msg details[].localizedmessage.message metadata.provider_error", fact{role: roleMessage}, false},
 	{"param field", fact{role: roleParam}, true},
 	{"metadata.flagged_input metadata.reasons[]", fact{role: roleFlag}, false},
-	{"retry_after retryafter retry_after_seconds retryaftersec ratelimitnext retryafterseconds retry_in wait_seconds cooldown_seconds resets_in_seconds reset_in_seconds reset_seconds details[].retrydelay retrydelay metadata.retry_after metadata.retry_after_seconds details.retry_after details.retry_after_seconds", fact{role: roleWait, n: waitSeconds}, true},
+	{"retry_after retryafter retry_after_seconds retryaftersec ratelimitnext retryafterseconds retry_in wait_seconds cooldown_seconds resets_in_seconds reset_in_seconds reset_seconds details[].retrydelay retrydelay metadata.retry_after metadata.retry_after_seconds details.retry_after details.retry_after_seconds", fact{role: roleWait}, true},
 	{"retry_after_ms retryafterms metadata.retry_after_ms", fact{role: roleWait, n: waitMillis}, true},
-	{"resets_at reset_at resetat resetsat reset_time resettime reset metadata.resets_at metadata.reset_at details.resets_at details.reset_at quota_reset_time quotaresettimestamp details[].metadata.quotaresettimestamp", fact{role: roleWait, n: waitUntil}, true},
-	{"details[].metadata.quotaresetdelay", fact{role: roleWait, n: waitSeconds}, false},
-	{"estimated_time", fact{role: roleWait, n: waitLoad}, true},
+	{"resets_at reset_at resetat resetsat reset_time resettime reset metadata.resets_at metadata.reset_at details.resets_at details.reset_at quota_reset_time quotaresettimestamp details[].metadata.quotaresettimestamp", fact{role: roleWait}, true},
+	{"details[].metadata.quotaresetdelay", fact{role: roleWait}, false},
+	{"estimated_time", fact{role: roleWait}, true},
 	{"metadata.headers.* headers.*", fact{role: roleHeader}, false},
 	{"metadata.raw upstream_error inner_error value.error_message", fact{role: roleQuoted}, false},
 	{"details[].violations[].quotaid details[].metadata.quota_limit", fact{role: roleQuotaID}, false},
