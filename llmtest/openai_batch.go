@@ -16,8 +16,8 @@ import (
 // OpenAI's files and batches: developers.openai.com/api/reference/resources/batches and
 // github.com/openai/openai-openapi. That an input file has at most 50,000 requests and
 // 200 MB is documented there; so are the states, that an expired request is an error
-// batch_expired and a canceled one batch_cancelled, and that results come in any order.
-// The codes of a file that is refused are inferred.
+// batch_expired, and that results come in any order. That a canceled one is batch_cancelled is
+// inferred, as are the codes of a file that is refused.
 
 const (
 	openAIBatchRequests = 50_000

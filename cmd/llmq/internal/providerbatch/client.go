@@ -78,7 +78,8 @@ type Error struct {
 	Message string `json:"message"`
 }
 
-// The codes of requests that were not run, as OpenAI has them.
+// The codes of requests that were not run. Expired is OpenAI's; that it has the other for those of
+// a canceled batch is inferred: under another code they would count as failures.
 const (
 	Canceled = "batch_cancelled"
 	Expired  = "batch_expired"
