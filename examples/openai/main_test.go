@@ -75,10 +75,10 @@ func TestQueueIsNeverRefused(t *testing.T) {
 							t.Errorf("%s: %d, want %d\n%s", name, got, want, out)
 						}
 					}
-					if !strings.Contains(out, "60/60 done, 0 in flight, 0 waiting") {
+					if !strings.Contains(out, "60 of 60 answered, 0 in flight, 0 waiting") {
 						t.Errorf("the progress does not end with everything done:\n%s", out)
 					}
-					if learns := !slices.Contains(how.args, "-known"); strings.Contains(out, "limits learned") != learns {
+					if learns := !slices.Contains(how.args, "-known"); strings.Contains(out, "limit learned") != learns {
 						t.Errorf("limits learned: want %v\n%s", learns, out)
 					}
 					if got := ratio(t, out); got > minute.most+how.more {
