@@ -1,6 +1,6 @@
 # The checks themselves live in .ci/run, so that they cannot differ from CI's.
 .DEFAULT_GOAL := help
-.PHONY: help test race lint bench cover fuzz examples ci
+.PHONY: help test race lint bench cover fuzz examples outputs ci
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ fuzz: ## a short run of every fuzz target
 
 examples: ## run every example once
 	.ci/run examples
+
+outputs: ## run the examples and put what they print into the documents (takes two minutes)
+	go run ./examples/internal/outputs examples/README.md
 
 ci: ## everything that has to pass before a change lands
 	.ci/run

@@ -3,6 +3,7 @@ package main
 import (
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -239,6 +240,24 @@ func TestFlagsOfTheSimulator(t *testing.T) {
 		_, err := parse(tt.args, io.Discard)
 		if (err != nil) != (tt.want != "") || err != nil && !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%v: error %v, want %q", tt.args, err, tt.want)
+		}
+	}
+}
+
+// The first example that a newcomer runs compiles its own SDK and none of the others.
+func TestCompilesOneSDK(t *testing.T) {
+	deps, err := exec.CommandContext(t.Context(), "go", "list", "-deps", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, heavy := range []string{
+		"github.com/Azure/", "github.com/anthropics/", "github.com/aws/", "github.com/ollama/", "google.golang.org/genai",
+		"github.com/tmc/", "github.com/riverqueue/", "github.com/redis/", "go.opentelemetry.io/",
+	} {
+		for dep := range strings.Lines(string(deps)) {
+			if strings.HasPrefix(dep, heavy) {
+				t.Errorf("go run ./examples/openai compiles %s", dep)
+			}
 		}
 	}
 }
