@@ -76,6 +76,9 @@ type figure struct {
 // such as 1.02–1.04× is two of them. Times in ms and s, and sizes in KB, are settings too often.
 var claim = regexp.MustCompile(`(\d[\d,]*(?:\.\d+)?)(?:–(\d[\d,]*(?:\.\d+)?))?(\s?×|\s?ns\b|\s?µs\b| refused|%(?: of the quota)?| B\b)`)
 
+// address is where a link or an image leads.
+var address = regexp.MustCompile(`\]\([^)]*\)`)
+
 // target is what was wanted, not what was measured.
 var target = regexp.MustCompile(`[≤≥]\s?[\d.,]+\s?(?:×|%|ns|µs|B)?`)
 
@@ -91,7 +94,7 @@ func figures(path, text string) []figure {
 		if fenced {
 			continue
 		}
-		line = inlineCode.ReplaceAllString(line, "")
+		line = address.ReplaceAllString(inlineCode.ReplaceAllString(line, ""), "")
 		for _, m := range claim.FindAllStringSubmatch(target.ReplaceAllString(line, ""), -1) {
 			for _, number := range m[1:3] {
 				if number != "" {
@@ -223,6 +226,7 @@ func TestFiguresFinds(t *testing.T) {
 		"about 3.6×":                "a.md:1: 3.6× is not in docs/performance.md",
 		"wanted ≤ 9.9×":             "", // a target is no claim
 		"took 1.7 µs":               "",
+		"[Go](go-1.25%2B), 9 B":     "a.md:1: 9 B is not in",
 		"\n\ntook 1.8 µs":           "a.md:3: 1.8 µs is not in",
 		"5 refused":                 "a.md:1: 5 refused is not in",
 		"0 refused":                 "",
