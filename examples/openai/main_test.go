@@ -246,7 +246,9 @@ func TestFlagsOfTheSimulator(t *testing.T) {
 
 // The first example that a newcomer runs compiles its own SDK and none of the others.
 func TestCompilesOneSDK(t *testing.T) {
-	deps, err := exec.CommandContext(t.Context(), "go", "list", "-deps", ".").Output()
+	list := exec.CommandContext(t.Context(), "go", "list", "-deps", ".")
+	list.Env = append(os.Environ(), "GOWORK=")
+	deps, err := list.Output()
 	if err != nil {
 		t.Fatal(err)
 	}
