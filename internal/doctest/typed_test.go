@@ -1,10 +1,7 @@
-// Package guide builds the program that docs/guides/getting_started.md makes its reader type,
-// and runs it against a simulator.
-package guide
+package doctest
 
 import (
 	"bytes"
-	"context"
 	"go/ast"
 	"go/format"
 	"go/parser"
@@ -19,85 +16,69 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/require"
+
+	_ "github.com/llmqueue/llmqueue/llmhttp" // so that the tests run again when it changes
 	"github.com/llmqueue/llmqueue/llmtest"
 )
 
-const document = "../../../docs/guides/getting_started.md"
+// gettingStarted makes its reader type a program, step by step.
+const gettingStarted = "docs/guides/getting_started.md"
 
-// block is a step of the program. Blocks marked go are fragments of their own.
-var block = regexp.MustCompile("(?ms)^```golang\n(.*?)^```$")
+// step is a block that adds to the program. Blocks marked go are fragments of their own.
+var step = regexp.MustCompile("(?ms)^```golang\n(.*?)^```$")
 
-func blocks(t *testing.T) []string {
-	text, err := os.ReadFile(document)
-	if err != nil {
-		t.Fatal(err)
-	}
+func steps(t *testing.T) []string {
 	var code []string
-	for _, m := range block.FindAllStringSubmatch(string(text), -1) {
+	for _, m := range step.FindAllStringSubmatch(read(t, gettingStarted), -1) {
 		formatted, err := format.Source([]byte(m[1]))
-		if err != nil {
-			t.Fatalf("%v in:\n%s", err, m[1])
-		}
-		if string(formatted) != m[1] {
-			t.Errorf("not as gofmt has it:\n%s", m[1])
-		}
+		require.NoError(t, err, m[1])
+		require.Equal(t, string(formatted), m[1], "not as gofmt has it")
 		code = append(code, m[1])
 	}
-	if len(code) < 2 {
-		t.Fatalf("%s has %d steps", document, len(code))
-	}
+	require.Greater(t, len(code), 1, "%s has no steps", gettingStarted)
 	return code
 }
 
-// The program builds after every step, and its end prints what the guide says.
+// TestTypedInOrder puts the steps into one file as a reader would. The program compiles after
+// every step, and what can be run without a key is run against a simulator.
 func TestTypedInOrder(t *testing.T) {
-	server, err := llmtest.Start(llmtest.OpenAI(llmtest.RPM(500), llmtest.TPM(200_000)))
-	if err != nil {
-		t.Fatal(err)
+	if testing.Short() {
+		t.Skip("it builds a program with OpenAI's SDK, which takes a minute the first time")
 	}
+	server, err := llmtest.Start(llmtest.OpenAI(llmtest.RPM(500), llmtest.TPM(200_000)))
+	require.NoError(t, err)
 	defer server.Close()
-	steps := blocks(t)
+	steps := steps(t)
 	dir := t.TempDir()
+	printed := map[int][]string{ // by the programs that run, after so many steps
+		1:          nil, // only the answer, whose words are the simulator's
+		2:          {"completed by gpt-4.1 after 1 attempts"},
+		len(steps): {"impatient: refused at once", "later: pending", "later: completed", "read: completed"},
+	}
 	for n := 1; n <= len(steps); n++ {
 		source := []byte(steps[0])
 		if n > 1 {
 			source = program(t, steps[:n])
 		}
-		if typecheckOnly := n != 1 && n != 2 && n != len(steps); typecheckOnly {
-			run(t.Context(), t, source, nil, "vet", write(t, dir, source))
+		file := filepath.Join(dir, "main.go")
+		require.NoError(t, os.WriteFile(file, source, 0o600))
+		wants, runs := printed[n]
+		if !runs {
+			runGo(t, source, nil, "vet", file)
 			continue
 		}
-		out := run(t.Context(), t, source, []string{"OPENAI_API_KEY=any", "OPENAI_BASE_URL=" + server.URL()}, "run", write(t, dir, source))
-		wants := []string{}
-		switch n {
-		case 2:
-			wants = []string{"completed by gpt-4.1 after 1 attempts"}
-		case len(steps):
-			wants = []string{"impatient: refused at once", "later: pending", "later: completed", "read: completed"}
-		}
+		out := runGo(t, source, []string{"OPENAI_API_KEY=any", "OPENAI_BASE_URL=" + server.URL()}, "run", file)
+		require.NotEmpty(t, strings.TrimSpace(out), "after step %d the program prints nothing", n)
 		for _, want := range wants {
-			if !strings.Contains(out, want) {
-				t.Errorf("after step %d the program does not print %q:\n%s", n, want, out)
-			}
-		}
-		t.Logf("after step %d:\n%s", n, out)
-		if strings.TrimSpace(out) == "" {
-			t.Errorf("after step %d the program prints nothing", n)
+			require.Contains(t, out, want, "after step %d", n)
 		}
 	}
 }
 
-func write(t *testing.T, dir string, source []byte) string {
-	name := filepath.Join(dir, "main.go")
-	if err := os.WriteFile(name, source, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return name
-}
-
-func run(ctx context.Context, t *testing.T, source []byte, env []string, args ...string) string {
+func runGo(t *testing.T, source []byte, env []string, args ...string) string {
 	t.Helper()
-	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd := exec.CommandContext(t.Context(), "go", args...)
 	cmd.Env = append(os.Environ(), "GOWORK=") // the workspace has what the program imports
 	cmd.Env = append(cmd.Env, env...)
 	out, err := cmd.CombinedOutput()
@@ -107,8 +88,8 @@ func run(ctx context.Context, t *testing.T, source []byte, env []string, args ..
 	return string(out)
 }
 
-// paths are the packages that the steps may use, as an editor adds them.
-var paths = []string{
+// typed are the packages that the steps may use, as an editor adds them.
+var typed = []string{
 	"context", "encoding/json", "errors", "fmt", "log", "net/http", "os", "os/signal", "syscall", "time",
 	"github.com/llmqueue/llmqueue", "github.com/llmqueue/llmqueue/llmhttp", "github.com/openai/openai-go/v3", "github.com/openai/openai-go/v3/option",
 }
@@ -159,7 +140,7 @@ func program(t *testing.T, steps []string) []byte {
 	}
 	var source strings.Builder
 	source.WriteString("package main\n\nimport (\n")
-	for _, path := range paths {
+	for _, path := range typed {
 		if name := strings.TrimSuffix(path, "/v3"); used[strings.TrimSuffix(name[strings.LastIndex(name, "/")+1:], "-go")] {
 			source.WriteString("\t" + strconv.Quote(path) + "\n")
 		}
