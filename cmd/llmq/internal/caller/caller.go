@@ -157,20 +157,24 @@ func (c *Caller) Call(ctx context.Context, path string, body []byte) (Reply, err
 	if len(data) > maxAnswer {
 		return r, fmt.Errorf("the answer is longer than %d MiB", maxAnswer>>20)
 	}
-	r.Status, r.Body, r.Usage = res.StatusCode, asJSON(data), llmhttp.ParseUsage(data)
+	seen := llmqueue.Observed(ctx)
+	r.Status, r.Usage = res.StatusCode, seen.Usage
 	for _, name := range []string{"X-Request-Id", "Request-Id", "Apim-Request-Id"} {
 		if r.RequestID == "" {
 			r.RequestID = c.redact(res.Header.Get(name))
 		}
 	}
-	failed := r
-	failed.Body = asJSON([]byte(c.redact(string(data))))
 	if r.Status < 200 || r.Status > 299 {
-		return failed, &StatusError{failed}
+		r.Body = c.hiddenBody(data)
+		return r, &StatusError{r}
 	}
-	if err := check(ctx, path, failed, data); err != nil {
-		return failed, err
+	body, whole := asJSON(data)
+	why := lacks(path, data, whole)
+	if why != "" || !served(seen.Outcome) {
+		r.Body = c.hiddenBody(data)
+		return r, noAnswer(r, data, why, !served(seen.Outcome))
 	}
+	r.Body = body
 	return r, nil
 }
 
@@ -195,13 +199,19 @@ func (c *Caller) authorize(h http.Header) {
 }
 
 // asJSON is a body as one line of JSON: as a text when it is none.
-func asJSON(data []byte) json.RawMessage {
-	var b bytes.Buffer
-	if json.Compact(&b, data) == nil {
-		return b.Bytes()
+func asJSON(data []byte) (line json.RawMessage, whole bool) {
+	b := bytes.NewBuffer(make([]byte, 0, len(data)))
+	if json.Compact(b, data) == nil {
+		return b.Bytes(), true
 	}
-	text, _ := json.Marshal(strings.ToValidUTF8(string(data), "\uFFFD"))
-	return text
+	line, _ = json.Marshal(strings.ToValidUTF8(string(data), "\uFFFD"))
+	return line, false
+}
+
+// hiddenBody is the body of a failure as one line of JSON, with no key in it.
+func (c *Caller) hiddenBody(data []byte) json.RawMessage {
+	line, _ := asJSON([]byte(c.redact(string(data))))
+	return line
 }
 
 // hidden is err with no key in its text.

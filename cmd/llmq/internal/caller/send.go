@@ -2,6 +2,7 @@ package caller
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -40,8 +41,8 @@ func (c *Caller) Send(ctx context.Context, method, path, contentType string, bod
 	if err != nil {
 		return nil, c.hidden(fmt.Errorf("the answer broke off: %w", err))
 	}
-	return nil, &StatusError{Reply{Status: res.StatusCode, Body: asJSON([]byte(c.redact(string(data))))}}
+	return nil, &StatusError{Reply{Status: res.StatusCode, Body: c.hiddenBody(data)}}
 }
 
 // Lacks says what a body lacks to be the answer that a path gives, or "".
-func Lacks(path string, body []byte) string { return lacks(path, body) }
+func Lacks(path string, body []byte) string { return lacks(path, body, json.Valid(body)) }
