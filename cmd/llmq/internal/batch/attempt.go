@@ -246,12 +246,9 @@ func (r *run) conclude(res llmqueue.Response[caller.Reply], err error) error {
 	if reply.Status != 0 {
 		rec.Response = &results.Response{Status: reply.Status, RequestID: reply.RequestID, Body: reply.Body}
 	}
-	if err := r.file.Append(rec); err != nil {
+	if err := r.record(rec); err != nil {
 		return err
 	}
-	r.ran.Add(1)
-	r.done.Store(r.file.Done)
-	r.failed.Store(r.file.Failed)
 	r.judge(it.Model, problem)
 	return nil
 }
