@@ -51,9 +51,7 @@ func (r *run) attempt(ctx context.Context, e *endpoint, model string, req llmque
 	r.input.Add(reply.Usage.InputTokens)
 	r.output.Add(reply.Usage.OutputTokens)
 	if reply.Usage != (llmqueue.Usage{}) {
-		if err := r.journal.End(number, reply.Usage); err != nil {
-			r.stop(CannotWrite, err)
-		}
+		r.journal.End(number, reply.Usage)
 	}
 	if err != nil {
 		return reply, r.failedAttempt(ctx, e, model, reply, err)

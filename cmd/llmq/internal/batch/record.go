@@ -36,7 +36,8 @@ func (r *run) flush() error {
 	return err
 }
 
-// keepRecording writes what is recorded, what comes within a short time together.
+// keepRecording writes what is recorded, what comes within a short time together, and what the
+// journal has of it.
 func (r *run) keepRecording(ended <-chan struct{}) {
 	for {
 		select {
@@ -47,6 +48,9 @@ func (r *run) keepRecording(ended <-chan struct{}) {
 		time.Sleep(recordEvery)
 		if err := r.flush(); err != nil {
 			r.lose(err)
+		}
+		if err := r.journal.Flush(); err != nil {
+			r.stop(CannotWrite, err)
 		}
 	}
 }
