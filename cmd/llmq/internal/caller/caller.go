@@ -42,7 +42,7 @@ type Config struct {
 type Caller struct {
 	config Config
 	base   *url.URL
-	client *http.Client
+	calls  http.RoundTripper
 	plain  *http.Client // for probes
 }
 
@@ -105,17 +105,17 @@ func New(c Config) (*Caller, error) {
 	if c.CAs != nil {
 		transport.TLSClientConfig = &tls.Config{RootCAs: c.CAs}
 	}
-	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse } // the key goes nowhere else
+	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return &Caller{
 		config: c, base: base,
-		client: &http.Client{Transport: llmhttp.NewTransport(transport), CheckRedirect: stay},
-		plain:  &http.Client{Transport: transport, CheckRedirect: stay, Timeout: 10 * time.Second},
+		calls: llmhttp.NewTransport(transport),
+		plain: &http.Client{Transport: transport, CheckRedirect: stay, Timeout: 10 * time.Second},
 	}, nil
 }
 
 // URL joins the base URL and a request's path, which may begin with what the base ends
 // with: /v1.
-func (c *Caller) URL(path string) string {
+func (c *Caller) URL(path string) *url.URL {
 	u := *c.base
 	if i := strings.LastIndexByte(u.Path, '/'); i >= 0 {
 		if last := u.Path[i:]; path == last || strings.HasPrefix(path, last+"/") {
@@ -123,7 +123,7 @@ func (c *Caller) URL(path string) string {
 		}
 	}
 	u.Path += path
-	return u.String()
+	return &u
 }
 
 // maxAnswer bounds what is read of an answer.
@@ -137,14 +137,15 @@ func (c *Caller) Call(ctx context.Context, path string, body []byte) (Reply, err
 		ctx, cancel = context.WithTimeout(ctx, c.config.Timeout)
 		defer cancel()
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.URL(path), bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "", bytes.NewReader(body))
 	if err != nil {
 		return Reply{}, c.hidden(err)
 	}
+	req.URL = c.URL(path)
 	c.authorize(req.Header)
 	req.Header.Set("Content-Type", "application/json")
 	r := Reply{Sent: time.Now()}
-	res, err := c.client.Do(req)
+	res, err := c.calls.RoundTrip(req) // as a client does that follows no redirects: the key goes nowhere else
 	if err != nil {
 		return r, c.hidden(err)
 	}

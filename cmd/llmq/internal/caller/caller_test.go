@@ -15,7 +15,7 @@ func TestURLsAreJoinedWhereTheyOverlap(t *testing.T) {
 			t.Fatal(err)
 		}
 		for path, want := range wants {
-			if got := c.URL(path); got != want {
+			if got := c.URL(path).String(); got != want {
 				t.Errorf("%s and %s make %s, want %s", base, path, got, want)
 			}
 		}

@@ -15,7 +15,7 @@ import (
 // closes the body.
 func (c *Caller) Send(ctx context.Context, method, path, contentType string, body io.Reader, size int64) (*http.Response, error) {
 	path, query, _ := strings.Cut(path, "?")
-	to := c.URL(path)
+	to := c.URL(path).String()
 	if query != "" {
 		to += "?" + query
 	}
