@@ -28,11 +28,11 @@ func (b *body) read(object []byte) (err error) {
 		if string(m.Value) == "null" {
 			continue
 		}
-		switch name := string(m.Name); name {
+		switch string(m.Name) {
 		case "model":
 			model := string(jsonwalk.Text(m.Value))
 			if b.model = &model; m.Value[0] != '"' {
-				err = wrongKind(name, m.Value, "string")
+				err = wrongKind("model", m.Value, "string")
 			}
 		case "stream":
 			err = read(m, "bool", &b.stream)
@@ -52,10 +52,14 @@ func (b *body) read(object []byte) (err error) {
 		// protobuf.dev/programming-guides/json.
 		case "generationConfig", "generation_config":
 			err = b.generation(m)
-		case "messages", "input", "prompt", "system", "instructions", "tools", "response_format",
+		case "messages":
+			b.messages = true
+			b.text += textOf(m.Value)
+		case "input":
+			b.input = true
+			b.text += textOf(m.Value)
+		case "prompt", "system", "instructions", "tools", "response_format",
 			"contents", "content", "systemInstruction", "system_instruction":
-			b.messages = b.messages || name == "messages"
-			b.input = b.input || name == "input"
 			b.text += textOf(m.Value)
 		}
 		if err != nil {
