@@ -1,5 +1,5 @@
 // Package jsonwalk goes through JSON that is known to be valid, as it stands: it builds no
-// values and copies nothing. What it is given has to be what json.Valid holds for valid, or it
+// values and copies nothing. But for Valid, what it is given has to be valid, or it
 // panics.
 package jsonwalk
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -64,6 +65,37 @@ func same(t *testing.T, met, want any) {
 	got, _ = json.Marshal(again)
 	if wanted, _ := json.Marshal(want); !bytes.Equal(got, wanted) {
 		t.Errorf("met %s, want %s", got, wanted)
+	}
+}
+
+// FuzzValidSaysWhatJSONValidSays of anything.
+func FuzzValidSaysWhatJSONValidSays(f *testing.F) {
+	for _, data := range []string{
+		"", " ", "1 2", "{}", "[ ]", "{]", "[}", `{"a":1,}`, `[1,]`, `{"a"}`, `{"a":}`, `{1:2}`, `{,}`, "tru", "nullx", `"a`, `"\\`, `"\x"`, `"\u12g4"`, `"\u12`, "\"a\tb\"",
+		"01", "-", "-0", "1.", "1.e1", ".5", "1e", "1E+", "1e-7 ", "+1", `"12345678"`, "\"1234567\x1f\"", "\"1234567\x7f\x80\xff\"", `"1234567\"9"`, `{"a":[{"b":"c"},[true,false,null]]}`,
+		strings.Repeat("[", 10_000) + strings.Repeat("]", 10_000), strings.Repeat("[", 10_001) + strings.Repeat("]", 10_001), `{"a" : "b" , "c":[ ] } `, "\ufeff{}",
+	} {
+		f.Add([]byte(data))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if got, want := Valid(data), json.Valid(data); got != want {
+			t.Errorf("%q is valid: %v, want %v", data, got, want)
+		}
+	})
+}
+
+// BenchmarkALineWithAnImage is of 7 MB, against json.Valid.
+func BenchmarkALineWithAnImage(b *testing.B) {
+	line := []byte(`{"image":"` + strings.Repeat("iVBORw0K", 7<<17) + `"}`)
+	for name, valid := range map[string]func([]byte) bool{"jsonwalk": Valid, "encoding-json": json.Valid} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(line)))
+			for b.Loop() {
+				if !valid(line) {
+					b.Fatal("it is valid")
+				}
+			}
+		})
 	}
 }
 

@@ -69,7 +69,7 @@ func ParseTemplate(text string) (*template.Template, error) {
 }
 
 func (f *Format) parse(line []byte, n int64) (*Request, error) {
-	if !json.Valid(line) || line[0] != '{' {
+	if !jsonwalk.Valid(line) || line[0] != '{' {
 		return nil, noObject(line)
 	}
 	fields := make(map[string]json.RawMessage, 8)
