@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/llmqueue/llmqueue"
+	"github.com/llmqueue/llmqueue/cmd/llmq/internal/jsonwalk"
 	"github.com/llmqueue/llmqueue/llmhttp"
 )
 
@@ -199,14 +200,18 @@ func (c *Caller) authorize(h http.Header) {
 	}
 }
 
-// asJSON is a body as one line of JSON: as a text when it is none.
+// asJSON is a body as one line of JSON: as it is, if it is that, and as a text when it is none.
 func asJSON(data []byte) (line json.RawMessage, whole bool) {
-	b := bytes.NewBuffer(make([]byte, 0, len(data)))
-	if json.Compact(b, data) == nil {
-		return b.Bytes(), true
+	if !jsonwalk.Valid(data) {
+		line, _ = json.Marshal(strings.ToValidUTF8(string(data), "\uFFFD"))
+		return line, false
 	}
-	line, _ = json.Marshal(strings.ToValidUTF8(string(data), "\uFFFD"))
-	return line, false
+	if data = bytes.TrimSpace(data); bytes.IndexByte(data, '\n') < 0 && bytes.IndexByte(data, '\r') < 0 {
+		return data, true
+	}
+	var b bytes.Buffer
+	_ = json.Compact(&b, data) // it is valid
+	return b.Bytes(), true
 }
 
 // hiddenBody is the body of a failure as one line of JSON, with no key in it.
