@@ -99,6 +99,16 @@ func (r *run) collect(b *spool.Batch, at *providerbatch.Batch) error {
 	if err != nil {
 		return err
 	}
+	if at.Expired && r.Via.Deadline == 0 { // of some providers without a result for each
+		for i := range members {
+			if !seen[i] {
+				recorded++
+				if err := r.recordLine(b, at, &members[i], &providerbatch.Line{Error: providerbatch.NotInTime}); err != nil {
+					return err
+				}
+			}
+		}
+	}
 	if err := r.file.Sync(); err != nil { // before the batch is forgotten
 		return fail(CannotWrite, err)
 	}

@@ -114,12 +114,16 @@ func New(c Config) (*Caller, error) {
 }
 
 // URL joins the base URL and a request's path, which may begin with what the base ends
-// with: /v1.
+// with: /v1. Gemini has the version behind /upload.
 func (c *Caller) URL(path string) string {
 	u := *c.base
 	if i := strings.LastIndexByte(u.Path, '/'); i >= 0 {
-		if last := u.Path[i:]; path == last || strings.HasPrefix(path, last+"/") {
+		last := u.Path[i:]
+		switch {
+		case path == last || strings.HasPrefix(path, last+"/"):
 			path = path[len(last):]
+		case strings.HasPrefix(path, "/upload"+last+"/"):
+			u.Path = u.Path[:i]
 		}
 	}
 	u.Path += path

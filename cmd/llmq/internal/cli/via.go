@@ -18,7 +18,7 @@ type viaFlags struct {
 }
 
 func (f *viaFlags) register(fs *pflag.FlagSet) {
-	fs.StringVar(&f.via, "via", "calls", "calls: one for each request, under the limits; batch: the provider's batches (OpenAI, Anthropic), at half the price and within 24 h")
+	fs.StringVar(&f.via, "via", "calls", "calls: one for each request, under the limits; batch: the provider's batches (OpenAI, Anthropic, Gemini), at half the price and within 24 h")
 	fs.DurationVar(&f.deadline, "deadline", 0, "with --via batch: cancel a batch so long after its submission, and go on by calls with what it has not done")
 	fs.BoolVar(&f.cancel, "cancel", false, "with --via batch: cancel the batches of earlier runs, and keep what they have done")
 }
@@ -36,8 +36,8 @@ func (f *viaFlags) read(p provider, input string) (v batch.ViaBatch, err error) 
 		return v, fmt.Errorf("--deadline %v: want more than 0", f.deadline)
 	case input == "-":
 		return v, errors.New("--via batch needs a file: what comes by stdin cannot be read again")
-	case p.suffix != "" && p.suffix != "api.openai.com" && p.suffix != "api.anthropic.com":
-		return v, fmt.Errorf("--via batch speaks the batch APIs of OpenAI and Anthropic, which %s does not have: run without it", p.suffix)
+	case p.suffix != "" && p.suffix != "api.openai.com" && p.suffix != "api.anthropic.com" && p.suffix != gemini:
+		return v, fmt.Errorf("--via batch speaks the batch APIs of OpenAI, Anthropic and Gemini, which %s does not have: run without it", p.suffix)
 	}
 	return batch.ViaBatch{On: true, Cancel: f.cancel, Deadline: f.deadline}, nil
 }

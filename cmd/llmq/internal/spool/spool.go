@@ -77,6 +77,10 @@ func (b *Batch) Body() string { return b.file(".jsonl") }
 
 // line is a request as the provider wants it.
 func (b *Batch) line(req *requests.Request) []byte {
+	if strings.HasSuffix(b.Path, ":generateContent") { // the model is that of the batch
+		line := fmt.Appendf(nil, `{"key":"%s-%d","request":`, b.Mark, b.Requests)
+		return append(append(line, req.Body...), "}\n"...)
+	}
 	if b.Path == "/v1/messages" { // a list in JSON, of which the provider wants no more
 		line := fmt.Appendf(nil, `{"custom_id":"%s-%d","params":`, b.Mark, b.Requests)
 		if b.Requests > 0 {
