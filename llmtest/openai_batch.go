@@ -13,13 +13,14 @@ import (
 
 // OpenAI's files and batches: developers.openai.com/api/reference/resources/batches and
 // github.com/openai/openai-openapi. That an input file has at most 50,000 requests and
-// 200 MB is documented there; so are the states, that an expired request is an error
+// 200 MB is documented there, and that those of embeddings have at most 50,000 inputs in all; so are the states, that an expired request is an error
 // batch_expired, and that results come in any order. That a canceled one is batch_cancelled is
 // inferred, as are the codes of a file that is refused.
 
 const (
 	openAIBatchRequests = 50_000
 	openAIBatchBytes    = 200 << 20
+	openAIBatchInputs   = 50_000
 )
 
 // batchRoute finds what serves a path of files and batches.
@@ -129,7 +130,7 @@ func (j *batchJob) read(data []byte, bound int) {
 	bad := func(line int, code, format string, args ...any) {
 		j.invalid = append(j.invalid, batchProblem{Code: code, Message: fmt.Sprintf(format, args...), Line: line})
 	}
-	n := 0
+	n, inputs := 0, 0
 	for text := range bytes.Lines(data) {
 		n++
 		var l batchLine
@@ -137,8 +138,12 @@ func (j *batchJob) read(data []byte, bound int) {
 			bad(n, "invalid_json_line", "This line is not parseable as valid JSON.")
 			continue
 		}
-		var body struct{ Model string }
+		var body struct {
+			Model string
+			Input json.RawMessage
+		}
 		_ = json.Unmarshal(l.Body, &body)
+		inputs += inputsOf(body.Input)
 		if model == "" {
 			model = body.Model
 		}
@@ -158,9 +163,22 @@ func (j *batchJob) read(data []byte, bound int) {
 	if n == 0 {
 		bad(0, "empty_file", "The input file is empty.")
 	}
+	if j.endpoint == "/v1/embeddings" && inputs > openAIBatchInputs {
+		bad(0, "too_many_inputs", "The input file has more than %d embedding inputs.", openAIBatchInputs)
+	}
 	if n > bound {
 		bad(0, "too_many_requests", "The input file has more than %d requests.", bound)
 	}
+}
+
+// inputsOf is how many inputs an input is: a list of numbers is one, in tokens.
+func inputsOf(raw json.RawMessage) int {
+	var list []json.RawMessage
+	var tokens []int64
+	if json.Unmarshal(raw, &list) != nil || json.Unmarshal(raw, &tokens) == nil {
+		return 1
+	}
+	return len(list)
 }
 
 // batchObject is a batch as it stands. It wants the lock.

@@ -46,6 +46,9 @@ func batchPath(req *requests.Request) string {
 // checkBatch refuses a request that no batch takes.
 func (r *run) checkBatch(req *requests.Request) error {
 	path := batchPath(req)
+	if r.Via.Flex {
+		return r.checkTier(req)
+	}
 	if !r.Via.On || slices.Contains(batchPaths, path) || strings.HasPrefix(path, "/v1beta/models/") && strings.HasSuffix(path, generateContent) {
 		return nil
 	}

@@ -224,6 +224,13 @@ type hiddenError struct {
 func (e *hiddenError) Error() string { return e.text }
 func (e *hiddenError) Unwrap() error { return e.err }
 
+// Untrusted reports whether err is of a host whose certificate is of no authority that is
+// known, of another name, or out of its time: another attempt would end alike.
+func Untrusted(err error) bool {
+	e := (*tls.CertificateVerificationError)(nil)
+	return errors.As(err, &e)
+}
+
 // Unreachable reports whether err is of a call that never reached the provider: no name,
 // no route, no connection.
 func Unreachable(err error) bool {
