@@ -2,9 +2,9 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/llmqueue/llmqueue/llmtest"
 )
@@ -36,49 +36,25 @@ func TestABatchThatOnlyFailsStopsTheRun(t *testing.T) {
 			if c.code == 3 && !strings.Contains(stderr, "all 30 requests of ") {
 				t.Errorf("it does not say why: %s", stderr)
 			}
-			noSpoolOfBatches(t, dir, c.code)
+			if c.code != 3 { // a batch that was never submitted stays until the next run
+				noSpool(t, dir)
+			}
 		})
-	}
-}
-
-// noSpoolOfBatches checks that a run forgot the batches that are over: one that was never
-// submitted stays until the next run.
-func noSpoolOfBatches(t *testing.T, dir string, code int) {
-	t.Helper()
-	if code != 3 {
-		noSpool(t, dir)
-	}
-}
-
-// TestABatchHoldsTheBoundOfEmbeddingInputs of 50,000 over all its requests.
-func TestABatchHoldsTheBoundOfEmbeddingInputs(t *testing.T) {
-	t.Parallel()
-	srv := batching(t, llmtest.Batches{})
-	dir := t.TempDir()
-	list := strings.TrimSuffix(strings.Repeat(`"a",`, 2000), ",")
-	lines := make([]string, 26)
-	for i := range lines {
-		lines[i] = fmt.Sprintf(`{"custom_id":"r%d","url":"/v1/embeddings","body":{"model":"m","input":[%s]}}`, i, list)
-	}
-	lines[25] = `{"custom_id":"r25","url":"/v1/embeddings","body":{"model":"m","input":[1,2,3]}}`
-	write(t, dir, "in.jsonl", lines...)
-	if code, _, stderr := llmq(t, dir, viaBatch(srv.URL())...); code != 0 {
-		t.Fatalf("exit code %d: %s", code, stderr)
-	}
-	eachOnce(t, readResults(t, dir, "out.jsonl"), 26)
-	if b := batchesAt(t, srv); len(b) != 2 || b[0].Counts.Total+b[1].Counts.Total != 26 || max(b[0].Counts.Total, b[1].Counts.Total) != 25 {
-		t.Errorf("the batches are %+v", b)
 	}
 }
 
 // TestASimulatedBatchLasts as long as it is told to.
 func TestASimulatedBatchLasts(t *testing.T) {
 	t.Parallel()
+	url, stop := simulator(t, "--batch-duration", "1h")
+	defer stop()
 	dir := t.TempDir()
-	p := command(t, dir, nil, "simulate", "--listen", "127.0.0.1:0", "--batch-duration", "1h")
+	write(t, dir, "in.jsonl", chats(5, 10)...)
+	p := command(t, dir, nil, viaBatch(url)...)
 	if err := p.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = p.Process.Kill(); _ = p.Wait() }()
-	_ = time.Second
+	eventually(t, "a batch that is noted", func() bool { return noted(dir) })
+	_ = p.Process.Signal(os.Interrupt)
+	oneLine(t, p.code(), 130, p.stderr.String(), "goes on with 5 requests in batches")
 }
