@@ -100,7 +100,7 @@ func TestContentsThatABatchDoesNotFinishGoOnByCalls(t *testing.T) {
 
 func TestContentsWhoseBatchExpiresAreFailures(t *testing.T) {
 	t.Parallel()
-	srv := batchingContent(t, llmtest.Batches{Duration: time.Hour, Window: 100 * time.Millisecond})
+	srv := batchingContent(t, llmtest.Batches{Duration: 200 * time.Millisecond, Window: 100 * time.Millisecond})
 	dir := t.TempDir()
 	write(t, dir, "in.jsonl", contents(5)...)
 	code, _, stderr := llmq(t, dir, viaBatch(srv.URL())...)
