@@ -89,30 +89,29 @@ func (f *serveFlags) read(fs *pflag.FlagSet) (c *gateway.Config, err error) {
 				return nil, fmt.Errorf("--%s is for one provider without --config: set it in %s", name, f.config)
 			}
 		}
-		if c, err = gateway.ReadConfig(f.config); err != nil {
-			return nil, err
-		}
-	} else {
-		c = &gateway.Config{}
-		if f.dialect != "" || f.baseURL != "" {
-			c.Upstreams = []gateway.Upstream{f.upstream()}
-		} else if f.keyEnv != "" || f.auth != "" {
-			return nil, errors.New("--key-env and --auth are of one provider: name it with --dialect or --base-url")
-		}
-		c.Default.Limits = gateway.Limits{
-			RPM: *f.amounts["rpm"], TPM: *f.amounts["tpm"], ITPM: *f.amounts["itpm"], OTPM: *f.amounts["otpm"],
-			RPD: *f.amounts["rpd"], TPD: *f.amounts["tpd"], Concurrent: f.concurrency, Period: f.period,
-		}
-		c.Default.MaxWait = f.maxWait
+		return gateway.ReadConfig(f.config, f.set)
 	}
-	if fs.Changed("keep-alive") {
-		c.KeepAlive = f.keepAlive
+	c = &gateway.Config{}
+	if f.dialect != "" || f.baseURL != "" {
+		c.Upstreams = []gateway.Upstream{f.upstream()}
+	} else if f.keyEnv != "" || f.auth != "" {
+		return nil, errors.New("--key-env and --auth are of one provider: name it with --dialect or --base-url")
 	}
+	c.Default.Limits = gateway.Limits{
+		RPM: *f.amounts["rpm"], TPM: *f.amounts["tpm"], ITPM: *f.amounts["itpm"], OTPM: *f.amounts["otpm"],
+		RPD: *f.amounts["rpd"], TPD: *f.amounts["tpd"], Concurrent: f.concurrency, Period: f.period,
+	}
+	c.Default.MaxWait = f.maxWait
+	f.set(c)
+	return c, c.Complete()
+}
+
+// set changes a configuration as the flags have it.
+func (f *serveFlags) set(c *gateway.Config) {
 	if f.keysEnv != "" || f.keysFile != "" {
 		c.Clients.KeysEnv, c.Clients.KeysFile = f.keysEnv, f.keysFile
 	}
-	c.Listen, c.Redis = cmp.Or(f.listen, c.Listen), cmp.Or(f.redis, c.Redis)
-	return c, c.Complete()
+	c.Listen, c.Redis, c.KeepAlive = cmp.Or(f.listen, c.Listen), cmp.Or(f.redis, c.Redis), cmp.Or(f.keepAlive, c.KeepAlive)
 }
 
 // upstream is the one provider of the flags.

@@ -48,8 +48,6 @@ type Config struct {
 	// What other gateways have and this one does not do.
 	Prices  any `yaml:"prices"`
 	Tenants any `yaml:"tenants"`
-
-	source []byte
 }
 
 // Upstream is a provider.
@@ -163,13 +161,14 @@ func wrong(path []any, format string, args ...any) error {
 
 func at(path []any, more ...any) []any { return append(slices.Clone(path), more...) }
 
-// ReadConfig reads a file and completes it. Its errors name the file, the line and what to do.
-func ReadConfig(file string) (*Config, error) {
+// ReadConfig reads a file, changes what set does, and completes it. Its errors name the file, the
+// line and what to do.
+func ReadConfig(file string, set func(*Config)) (*Config, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("--config: %w", err)
 	}
-	c, err := ParseConfig(data)
+	c, err := ParseConfig(data, set)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
@@ -179,9 +178,9 @@ func ReadConfig(file string) (*Config, error) {
 // syntax is where a library's error says that it is.
 var syntax = regexp.MustCompile(`^\[(\d+):\d+\] `)
 
-// ParseConfig reads the text of a file and completes it.
-func ParseConfig(data []byte) (*Config, error) {
-	c := &Config{source: data}
+// ParseConfig is ReadConfig of a file's text.
+func ParseConfig(data []byte, set func(*Config)) (*Config, error) {
+	c := &Config{}
 	if err := yaml.UnmarshalWithOptions(data, c, yaml.Strict()); err != nil && len(bytes.TrimSpace(data)) > 0 {
 		first, _, _ := strings.Cut(strings.TrimSpace(yaml.FormatError(err, false, false)), "\n")
 		if m := syntax.FindStringSubmatch(first); m != nil {
@@ -192,6 +191,7 @@ func ParseConfig(data []byte) (*Config, error) {
 		}
 		return nil, errors.New(first)
 	}
+	set(c)
 	if err := c.Complete(); err != nil {
 		if e := (*configError)(nil); errors.As(err, &e) {
 			if line := lineOf(data, e.path); line > 0 {
@@ -223,6 +223,7 @@ func lineOf(data []byte, path []any) int {
 }
 
 // Complete fills in what is left to defaults and checks everything, but for keys in the environment.
+// Call it once.
 func (c *Config) Complete() error {
 	c.UnknownModels = cmp.Or(c.UnknownModels, "learn")
 	c.MaxRequestBytes = cmp.Or(c.MaxRequestBytes, 32<<20)

@@ -43,7 +43,7 @@ func (l *logged) String() string {
 // parse reads a configuration's text.
 func parse(t testing.TB, text string) *Config {
 	t.Helper()
-	c, err := ParseConfig([]byte(text))
+	c, err := ParseConfig([]byte(text), func(*Config) {})
 	if err != nil {
 		t.Fatal(err)
 	}
