@@ -20,13 +20,17 @@ import (
 type sentenceError struct {
 	is   error
 	text string
+	at   time.Time // when it may be over, zero when that is not known
 }
 
 func (e *sentenceError) Error() string { return e.is.Error() + ": " + e.text }
 func (e *sentenceError) Unwrap() error { return e.is }
 
+// RetryAt is for package llmhttp, which tells clients when to come again.
+func (e *sentenceError) RetryAt() time.Time { return e.at }
+
 func errorf(is error, format string, args ...any) error {
-	return &sentenceError{is, fmt.Sprintf(format, args...)}
+	return &sentenceError{is: is, text: fmt.Sprintf(format, args...)}
 }
 
 // joinedError is two errors in one line.
@@ -102,8 +106,9 @@ func (c *core) refusal(no *engine.Refusal) error {
 }
 
 func (c *core) quotaExhausted(at int64) error {
-	return errorf(ErrQuotaExhausted, "model %q starts nothing before %s: raise the quota and call Resume, or wait for its renewal (WithWaitForQuota keeps requests)",
-		c.modelID, c.clock.Date(at).Format(time.RFC3339))
+	renewed := c.clock.Date(at)
+	return &sentenceError{ErrQuotaExhausted, fmt.Sprintf("model %q starts nothing before %s: raise the quota and call Resume, or wait for its renewal (WithWaitForQuota keeps requests)",
+		c.modelID, renewed.Format(time.RFC3339)), renewed}
 }
 
 var errOpen = errors.New("its circuit breaker is open")

@@ -55,6 +55,20 @@
 //
 // A call outside a queue's attempt passes through untouched.
 //
+// # Calls that wait by themselves
+//
+// A [QueueTransport] is for calls that no processor makes, such as those that an agent framework
+// hides: one run makes several, with tools in between, and each of them should wait, not the run.
+// In the client of an SDK or a framework it takes a permit for each call of a model, waits for
+// it in that model's queue, and tries again what the queue tries again:
+//
+//	client := openai.NewClient(option.WithHTTPClient(&http.Client{
+//		Transport: llmhttp.NewQueueTransport(manager, nil),
+//	}))
+//
+// [WithClaim] says for whom a call is made and how long it may wait. A service answers its own
+// clients with [StatusOf].
+//
 // It understands OpenAI, Azure OpenAI, Anthropic, Gemini, Vertex AI, Bedrock, Groq, Mistral,
 // Together, Cohere, OpenRouter, DeepSeek, xAI, Moonshot, Zhipu, MiniMax, DashScope,
 // Volcengine, Baidu, vLLM, llama.cpp and Ollama, and who speaks as one of them does.
@@ -80,6 +94,6 @@
 // # Alone
 //
 // [ParseLimits], [ParseError], [ParseDelay] and [ParseUsage] read the same from
-// headers and bodies that came another way. No input makes them panic, or wait longer
+// headers and bodies that came another way, [ParseRequest] what a request asks. No input makes them panic, or wait longer
 // than 31 days.
 package llmhttp

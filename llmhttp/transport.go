@@ -22,38 +22,32 @@ type Transport struct {
 	observe    func(context.Context, llmqueue.Observation) // for tests; nil: llmqueue.Observe
 }
 
-// Option configures a [Transport].
-type Option struct{ apply func(*Transport) }
-
-// WithSDKRetries leaves retrying to the SDK as well. Defaults to the queue alone:
-// answers after which an SDK might try again carry the response header
-// X-Should-Retry: false, which the SDKs of OpenAI and Anthropic obey, so that attempts
-// do not multiply and no slot is held by an SDK that sleeps. Those are failures that may
-// pass, and successes, because a body that breaks off is one too. Where a connection
-// fails before there is an answer, nothing can be said: turn the SDK's own retries off,
-// with its WithMaxRetries(0), to leave these to the queue as well.
-func WithSDKRetries() Option { return Option{func(t *Transport) { t.sdkRetries = true }} }
-
 // original is what http.DefaultTransport was before a Transport could take its place.
 var original = http.DefaultTransport
 
 // NewTransport returns a Transport that sends requests through base; nil means what
-// [http.DefaultTransport] is now, or what that sends requests through where it is a
-// Transport itself: it may take the default's place, and no answer is observed twice.
+// [http.DefaultTransport] is now, or what that sends requests through where it is a Transport
+// or a QueueTransport itself: they may take the default's place, and no answer is observed
+// twice.
 func NewTransport(base http.RoundTripper, opts ...Option) *Transport {
-	if base == nil {
-		base = http.DefaultTransport
-		if ours, ok := base.(*Transport); ok {
-			base = ours.next()
-		}
+	var o options
+	o.set(opts)
+	return &Transport{base: beneath(base), sdkRetries: o.sdkRetries}
+}
+
+// beneath is what a new transport sends requests through: see NewTransport.
+func beneath(base http.RoundTripper) http.RoundTripper {
+	if base != nil {
+		return base
 	}
-	t := &Transport{base: base}
-	for _, o := range opts {
-		if o.apply != nil {
-			o.apply(t)
-		}
+	switch ours := http.DefaultTransport.(type) {
+	case *Transport:
+		return ours.next()
+	case *QueueTransport:
+		return ours.sends.next()
+	default:
+		return ours
 	}
-	return t
 }
 
 func (t *Transport) tell(ctx context.Context, o llmqueue.Observation) {
