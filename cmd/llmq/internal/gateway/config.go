@@ -322,19 +322,17 @@ func (c *Config) completeModel(m *Model, path []any) error {
 	if m.MaxWait < 0 || m.MaxQueued < 0 || m.Attempts < 0 || m.Timeout < 0 || m.FirstByteTimeout < 0 || m.StallTimeout < 0 {
 		return wrong(path, "times and bounds want 0 or more")
 	}
-	single := m.Endpoint
-	if len(m.Endpoints) == 0 {
-		if single.Upstream == "" {
-			single.Upstream = c.Upstreams[0].Name
-		}
-		m.Endpoints = []Endpoint{single}
-	} else if single != (Endpoint{}) {
+	several := len(m.Endpoints) > 0
+	if !several {
+		m.Endpoints = []Endpoint{m.Endpoint}
+		m.Endpoints[0].Upstream = cmp.Or(m.Upstream, c.Upstreams[0].Name)
+	} else if m.Endpoint != (Endpoint{}) {
 		return wrong(path, "upstream, model and limits stand at each of its endpoints, or at the model, not at both")
 	}
 	seen := map[[2]string]bool{}
 	for i, e := range m.Endpoints {
 		where := path
-		if m.Endpoint != single || len(m.Endpoints) > 1 {
+		if several {
 			where = at(path, "endpoints", i)
 		}
 		u := c.upstream(e.Upstream)

@@ -207,7 +207,7 @@ func (g *Gateway) readBody(a *answer, r *http.Request, c *call, config *Config) 
 		return nil
 	}
 	media, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if r.Method != http.MethodPost || media != "application/json" && media != "" {
+	if r.Method != http.MethodPost || strings.HasPrefix(media, "multipart/") || media == "application/octet-stream" {
 		r.Body = &upload{r.Body, a.control, config.ClientTimeout}
 		return nil
 	}

@@ -75,6 +75,9 @@ func (q *queues) Acquire(ctx context.Context, claim llmqueue.Claim) (*llmqueue.P
 
 // route finds the way to a model, and makes one to a model that is not known.
 func (q *queues) route(d *dialect, model string) (*route, error) {
+	if model == "" {
+		return nil, fmt.Errorf("%w: the request names no model", llmqueue.ErrModelNotRegistered)
+	}
 	q.mu.RLock()
 	r := q.routes[routeKey{d, model}]
 	learn := q.config.UnknownModels == "learn"
