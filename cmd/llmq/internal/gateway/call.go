@@ -37,6 +37,9 @@ type call struct {
 	credentials credentials
 	until       time.Time // by when it has to start; zero without a bound
 	route       *route    // of the latest attempt; nil before the first
+	handed      bool      // it has left the model that was asked for
+	left        int       // how many models may still follow then
+	patience    patience
 }
 
 type callKey struct{}

@@ -23,8 +23,8 @@ const maxFailure = 64 << 10
 
 // RoundTrip sends a call. When no model serves it, the answer is that of the model that was asked for.
 func (f *fallback) RoundTrip(r *http.Request) (*http.Response, error) {
-	res, err := f.queue.RoundTrip(r)
 	c := callOf(r.Context())
+	res, err := f.ask(r, c)
 	asked := c.route
 	if asked == nil || len(asked.fallbacks) == 0 || !elsewhere(r, res, err) {
 		return res, err
@@ -36,7 +36,9 @@ func (f *fallback) RoundTrip(r *http.Request) (*http.Response, error) {
 		res.Header.Del("Content-Length")
 	}
 	path, body := c.path, c.body
-	for _, model := range asked.fallbacks {
+	c.handed = true
+	for i, model := range asked.fallbacks {
+		c.left = len(asked.fallbacks) - 1 - i
 		if c.path, c.body, err = c.dialect.rename(path, body, model); err != nil {
 			break // the body is no JSON: the answer says so
 		}
@@ -48,7 +50,7 @@ func (f *fallback) RoundTrip(r *http.Request) (*http.Response, error) {
 			}
 		}
 		setBody(next, c.body)
-		other, err := f.queue.RoundTrip(next)
+		other, err := f.ask(next, c)
 		if !elsewhere(r, other, err) {
 			if err == nil {
 				other.Header.Set(headerModel, model)
@@ -60,6 +62,18 @@ func (f *fallback) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 	}
 	c.route, c.path, c.body = asked, path, body
+	return res, err
+}
+
+// ask sends a call to its model's queue.
+func (f *fallback) ask(r *http.Request, c *call) (*http.Response, error) {
+	if !f.queues.hand() {
+		return f.queue.RoundTrip(r)
+	}
+	res, err := f.queue.RoundTrip(r.WithContext(c.patience.begin(r.Context())))
+	if c.patience.end() && err != nil {
+		err = errLate
+	}
 	return res, err
 }
 

@@ -125,7 +125,7 @@ func (g *Gateway) newProxy(base http.RoundTripper) *httputil.ReverseProxy {
 	}
 	return &httputil.ReverseProxy{
 		Rewrite:        func(*httputil.ProxyRequest) {}, // done by ServeHTTP, and by direct for each attempt
-		Transport:      &fallback{llmhttp.NewQueueTransport(g.queues, base, opts...), g.queues},
+		Transport:      &fallback{llmhttp.NewQueueTransport(g.queues, attempts{base}, opts...), g.queues},
 		BufferPool:     &buffers{},
 		ModifyResponse: g.answered,
 		ErrorHandler:   g.failed,
@@ -302,12 +302,16 @@ func (g *Gateway) forecast(ctx context.Context, h http.Header, c *call, refused 
 // failed answers a call of which no answer came.
 func (g *Gateway) failed(w http.ResponseWriter, r *http.Request, err error) {
 	c, a := callOf(r.Context()), w.(*answer)
-	if a.hush() {
+	if a.hush() && r.Context().Err() == nil {
 		_, _ = a.Write(c.dialect.event(http.StatusBadGateway, c.dialect.errorBody(http.StatusBadGateway, "llmq: the upstream cannot be reached")))
 		return
 	}
 	if r.Context().Err() != nil {
 		panic(http.ErrAbortHandler) // the client is gone
+	}
+	if errors.Is(err, errLate) {
+		c.dialect.refuse(a, http.StatusTooManyRequests, "no model could serve the call within its max_wait")
+		return
 	}
 	g.log.Warn("upstream failed", "dialect", c.dialect.name, "path", c.path, "error", err)
 	c.dialect.refuse(a, http.StatusBadGateway, "the upstream cannot be reached")

@@ -57,6 +57,7 @@ type queues struct {
 	first    map[*dialect]*upstream
 	routes   map[routeKey]*route
 	unknown  int
+	hands    bool // a model has fallbacks
 	limiters []*llmredis.Limiter
 }
 
@@ -70,6 +71,9 @@ func (q *queues) Acquire(ctx context.Context, claim llmqueue.Claim) (*llmqueue.P
 	c.route = r
 	claim.ModelID = r.queue
 	claim.MaxWait = c.maxWait(r.settings.MaxWait)
+	if first := len(r.fallbacks) > 0 && !c.handed; (first || c.left > 0) && claim.MaxWait > 0 {
+		c.patience.bound(claim.MaxWait)
+	}
 	return q.manager.Acquire(ctx, claim)
 }
 
@@ -192,8 +196,16 @@ func (q *queues) lead(r *route, m Model) *route {
 		}
 		r.endpoints[name] = way{q.ups[e.Upstream], e.Model}
 	}
+	q.hands = q.hands || len(r.fallbacks) > 0
 	q.routes[routeKey{r.dialect, r.model}] = r
 	return r
+}
+
+// hand reports whether any model has another one that takes over.
+func (q *queues) hand() bool {
+	q.mu.RLock()
+	defer q.mu.RUnlock()
+	return q.hands
 }
 
 // upstreamsOf are a configuration's, and the first of each dialect.

@@ -195,6 +195,7 @@ func TestAnotherModelTakesOver(t *testing.T) {
 	}{
 		"what cannot start in time": {"openai", "/v1/chat/completions", chat("a"), llmtest.OpenAI, "a: {rpm: 1, fallbacks: [b], max_wait: 1s}, b: {rpm: 100}", llmtest.Fault{}},
 		"what fails in the end":     {"openai", "/v1/chat/completions", chat("a"), llmtest.OpenAI, "a: {rpm: 100, attempts: 1, fallbacks: [b]}, b: {rpm: 100}", llmtest.Fault{Status: 500}},
+		"what is refused for now":   {"openai", "/v1/chat/completions", chat("a"), llmtest.OpenAI, "a: {rpm: 100, fallbacks: [b], max_wait: 300ms}, b: {rpm: 100}", llmtest.Fault{Status: 429, RetryAfter: time.Minute}},
 		"by the path":               {"gemini", "/v1beta/models/a:generateContent", `{"contents":[{"parts":[{"text":"Why?"}]}]}`, llmtest.Gemini, "a: {rpm: 1, fallbacks: [b], max_wait: 1s}, b: {rpm: 100}", llmtest.Fault{}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -225,7 +226,7 @@ func TestNoOtherModelTakesOverWhatItCannotServe(t *testing.T) {
 		calls  int
 	}{
 		"a request that is wrong": {llmtest.Fault{Status: 400}, 400, 1},
-		"all of them fail":        {llmtest.Fault{Status: 503}, 503, 2},
+		"all of them fail":        {llmtest.Fault{Status: 500}, 500, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
