@@ -309,6 +309,10 @@ func (g *Gateway) failed(w http.ResponseWriter, r *http.Request, err error) {
 	if r.Context().Err() != nil {
 		panic(http.ErrAbortHandler) // the client is gone
 	}
+	if g.draining.Load() {
+		c.dialect.refuse(a, http.StatusServiceUnavailable, "the gateway ends")
+		return
+	}
 	if errors.Is(err, errLate) {
 		c.dialect.refuse(a, http.StatusTooManyRequests, "no model could serve the call within its max_wait")
 		return

@@ -258,12 +258,26 @@ func (q *queues) close(ctx context.Context) error {
 	return err
 }
 
+// way is an endpoint of a call's model as it is now, or else as it was when the call came.
+func (q *queues) way(c *call, endpoint string) (way, bool) {
+	q.mu.RLock()
+	now := q.routes[routeKey{c.dialect, c.route.model}]
+	q.mu.RUnlock()
+	if now != nil {
+		if w, ok := now.endpoints[endpoint]; ok {
+			return w, true
+		}
+	}
+	w, ok := c.route.endpoints[endpoint]
+	return w, ok
+}
+
 // direct points a request of an attempt at its endpoint.
 func (q *queues) direct(endpoint string, r *http.Request) error {
 	c := callOf(r.Context())
-	w, ok := c.route.endpoints[endpoint]
-	if !ok { // a file read again has taken it out
-		return llmqueue.Elsewhere(fmt.Errorf("the endpoint %s is gone", endpoint))
+	w, ok := q.way(c, endpoint)
+	if !ok {
+		return fmt.Errorf("the endpoint %s is gone", endpoint)
 	}
 	path := c.path
 	if model := w.model; model != "" {

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -82,9 +83,7 @@ func (u *upstream) address(r *http.Request, path string, c *credentials) error {
 	}
 	switch {
 	case u.key == "":
-		for name, v := range c.header {
-			r.Header[name] = v
-		}
+		maps.Copy(r.Header, c.header)
 		if c.query != "" && r.Header.Get("X-Goog-Api-Key") == "" {
 			r.Header.Set("X-Goog-Api-Key", c.query)
 		}
