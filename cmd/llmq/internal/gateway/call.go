@@ -3,6 +3,7 @@ package gateway
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"math"
 	"net/http"
@@ -64,17 +65,19 @@ func (c *call) maxWait(bound time.Duration) time.Duration {
 
 // deadline is how long a client says that it waits; 0 if it does not say. bySDK tells whether the
 // headers of SDKs count, which mean the time until something comes.
-func deadline(h http.Header, bySDK bool) time.Duration {
+func deadline(h http.Header, bySDK bool) (time.Duration, error) {
 	if v := h.Get(headerMaxWait); v != "" {
-		if d, err := time.ParseDuration(v); err == nil && d > 0 {
-			return d
+		d, err := time.ParseDuration(v)
+		if err != nil {
+			d = seconds(v)
 		}
-		if d := seconds(v); d > 0 {
-			return d
+		if d <= 0 {
+			return 0, fmt.Errorf("header X-LLMQ-Max-Wait is %q, give a duration such as 1m30s or seconds", v)
 		}
+		return d, nil
 	}
 	if !bySDK {
-		return 0
+		return 0, nil
 	}
 	shortest := time.Duration(0)
 	for _, name := range sdkTimeouts {
@@ -82,7 +85,7 @@ func deadline(h http.Header, bySDK bool) time.Duration {
 			shortest = d
 		}
 	}
-	return shortest
+	return shortest, nil
 }
 
 func seconds(s string) time.Duration {
@@ -94,12 +97,14 @@ func seconds(s string) time.Duration {
 }
 
 // claim is what the call claims of a queue, apart from its model and size.
-func claim(tenant string, h http.Header, mayPriority bool) llmqueue.Claim {
-	c := llmqueue.Claim{Tenant: tenant}
-	if mayPriority {
-		c.Priority, _ = strconv.Atoi(h.Get(headerPriority))
+func claim(tenant string, h http.Header, mayPriority bool) (c llmqueue.Claim, err error) {
+	c.Tenant = tenant
+	if v := h.Get(headerPriority); v != "" && mayPriority {
+		if c.Priority, err = strconv.Atoi(v); err != nil {
+			return c, fmt.Errorf("header X-LLMQ-Priority is %q, give a whole number", v)
+		}
 	}
-	return c
+	return c, nil
 }
 
 // streams reports whether a call asks for a stream in which a comment may stand.

@@ -45,7 +45,7 @@ type Config struct {
 	// Redis is the URL of a Redis that holds the given limits for several gateways.
 	Redis string `yaml:"redis"`
 
-	// What other gateways have and this one does not do.
+	// What the queues cannot do yet. A file that has it is refused.
 	Prices  any `yaml:"prices"`
 	Tenants any `yaml:"tenants"`
 }

@@ -4,6 +4,7 @@ package gateway
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -175,10 +176,15 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	streams := live.config.KeepAlive > 0 && c.body != nil && c.streams(r)
-	if bound := deadline(r.Header, !streams); bound > 0 {
+	bound, err := deadline(r.Header, !streams)
+	claims, wrong := claim(tenant, r.Header, !live.config.Clients.enabled() || live.config.Clients.TrustPriority)
+	if err = cmp.Or(err, wrong); err != nil {
+		d.refuse(a, http.StatusBadRequest, err.Error())
+		return
+	}
+	if bound > 0 {
 		c.until = time.Now().Add(bound)
 	}
-	claims := claim(tenant, r.Header, !live.config.Clients.enabled() || live.config.Clients.TrustPriority)
 	for name := range r.Header {
 		if strings.HasPrefix(name, "X-Llmq-") || name == http.CanonicalHeaderKey(live.config.Clients.TenantHeader) {
 			delete(r.Header, name)

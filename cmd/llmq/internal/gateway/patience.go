@@ -34,16 +34,29 @@ func (p *patience) begin(ctx context.Context) context.Context {
 func (p *patience) bound(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.giveUp != nil {
-		giveUp := p.giveUp
-		p.timer = time.AfterFunc(d, func() {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			p.late = true
-			if !p.trying {
-				giveUp(errLate)
-			}
-		})
+	if p.giveUp == nil {
+		return
+	}
+	p.unbind()
+	var timer *time.Timer
+	timer = time.AfterFunc(d, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.timer != timer {
+			return // taken off meanwhile
+		}
+		if p.late = true; !p.trying {
+			p.giveUp(errLate)
+		}
+	})
+	p.timer = timer
+}
+
+// unbind takes the bound off. Callers hold the lock.
+func (p *patience) unbind() {
+	if p.timer != nil {
+		p.timer.Stop()
+		p.timer = nil
 	}
 }
 
@@ -74,11 +87,7 @@ func (p *patience) failed() {
 func (p *patience) end() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.timer == nil {
-		return false
-	}
-	p.timer.Stop()
-	p.timer = nil
+	p.unbind()
 	return p.late && !p.trying
 }
 

@@ -136,6 +136,11 @@ func TestACallThatWouldStartTooLateIsToldWhen(t *testing.T) {
 			t.Errorf("with %s the headers are %v", header, res.header)
 		}
 	}
+	for header, value := range map[string]string{"X-LLMQ-Max-Wait": "soon", "X-LLMQ-Priority": "high"} {
+		if res := post(t, g.url+"/v1/chat/completions", chat("m"), header, value); res.status != http.StatusBadRequest || !strings.Contains(res.body, header) {
+			t.Errorf("%s: %s gets %d %s", header, value, res.status, res.body)
+		}
+	}
 	if n := srv.Stats().Accepted; n != 1 {
 		t.Errorf("%d calls went upstream, want 1", n)
 	}
