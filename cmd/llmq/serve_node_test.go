@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/llmqueue/llmqueue/llmtest"
 )
@@ -104,9 +103,6 @@ func TestOfficialClientsNeverFail(t *testing.T) {
 		t.Errorf("the programs made %d calls, want %d", made, ofOpenAI+ofAnthropic)
 	}
 	for name, srv := range map[string]*llmtest.Server{"OpenAI": openai, "Anthropic": anthropic} {
-		var tl strings.Builder
-		_ = srv.WriteTimeline(&tl, 5*time.Second)
-		t.Log(tl.String())
 		s := srv.Stats()
 		t.Logf("%s: %d accepted, %d completed, %d failed, %d refused", name, s.Accepted, s.Completed, s.Failed, s.Refused)
 		if s.Refused != 0 || s.Invalid != 0 || s.Failed == 0 {

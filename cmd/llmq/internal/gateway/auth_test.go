@@ -95,6 +95,29 @@ func TestTheUpstreamGetsItsOwnKeyAndNoOther(t *testing.T) {
 	}
 }
 
+// A call that goes to another upstream than the first of its dialect takes no key of that along.
+func TestAnUpstreamsKeyGoesToNoOtherUpstream(t *testing.T) {
+	t.Parallel()
+	first, _ := recorder(t)
+	second, seen := recorder(t)
+	for settings, want := range map[string]map[string]string{
+		"":                                       {"Authorization": "Bearer sk-mine"},
+		", key_env: UPSTREAM_KEY, auth: api-key": {"Api-Key": upstreamKey},
+	} {
+		g := serve(t, "upstreams:\n  - {name: one, dialect: openai, base_url: '"+first+"/v1', key_env: UPSTREAM_KEY}\n"+
+			"  - {name: two, dialect: openai, base_url: '"+second+"/v1'"+settings+"}\nmodels: {m: {upstream: two}}")
+		if res := post(t, g.url+"/v1/chat/completions", chat("m"), "Authorization", "Bearer sk-mine"); res.status != http.StatusOK {
+			t.Fatalf("%d %s", res.status, res.body)
+		}
+		r := <-seen
+		for _, name := range []string{"Authorization", "Api-Key"} {
+			if got := r.Header.Get(name); got != want[name] {
+				t.Errorf("with%s the upstream got %s: %q, want %q", settings, name, got, want[name])
+			}
+		}
+	}
+}
+
 func TestATenantIsTheKeysNotTheHeaders(t *testing.T) {
 	t.Parallel()
 	url, _ := recorder(t)

@@ -79,6 +79,13 @@ func TestReload(t *testing.T) {
 	if !slices.Equal(later, want) {
 		t.Errorf("what takes a restart is %q, want %q", later, want)
 	}
+	for { // until what runs at the endpoint that is gone has ended
+		if info, err := g.queues.manager.Info("m"); err != nil || t.Context().Err() != nil {
+			t.Fatalf("the endpoint that is gone stayed: %v", err)
+		} else if len(info.Endpoints) == 1 {
+			break
+		}
+	}
 	if _, err := g.Reload(parse(t, ups+keysFile(t, "team-a short"))); err == nil {
 		t.Error("keys that are wrong were taken over")
 	}
