@@ -108,8 +108,8 @@ func identify(clients []client, r *http.Request) *client {
 	return who
 }
 
-// IsLoopback reports whether an address to listen on can be reached from this machine alone.
-func IsLoopback(address string) bool {
+// isLoopback reports whether an address to listen on can be reached from this machine alone.
+func isLoopback(address string) bool {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		return false

@@ -85,6 +85,9 @@ func TestTheUpstreamGetsItsOwnKeyAndNoOther(t *testing.T) {
 					t.Errorf("the upstream got %s: %q, want %q", name, got, c.want[name])
 				}
 			}
+			if got := r.Header.Get("Accept-Encoding"); got != "" {
+				t.Errorf("the upstream may answer in %s, in which usage cannot be read", got)
+			}
 			if strings.Contains(r.URL.RawQuery, "key=") {
 				t.Errorf("the upstream got the query %s", r.URL.RawQuery)
 			}

@@ -249,6 +249,8 @@ func (c *Config) Complete() error {
 		return wrong([]any{"max_request_bytes"}, "%d: want 1 or more", c.MaxRequestBytes)
 	case c.ClientTimeout < 0 || c.DrainTimeout < 0:
 		return wrong(nil, "client_timeout and drain_timeout want a time above zero")
+	case !isLoopback(c.Listen) && !c.Clients.enabled():
+		return wrong([]any{"listen"}, "%s can be reached from other machines: let clients need keys (clients.keys_file, --client-keys-env or --client-keys-file)", c.Listen)
 	case c.Clients.KeysFile != "" && c.Clients.KeysEnv != "":
 		return wrong([]any{"clients"}, "keys_file and keys_env exclude each other, give one")
 	}

@@ -32,6 +32,8 @@ func TestConfigErrorsNameTheLineAndWhatToDo(t *testing.T) {
 		"zone":                 {up + "models: {m: {rpd: 5, day_resets: Mars}}", "is no time zone"},
 		"unknown models":       {up + "unknown_models: maybe", "is none of learn, pass and refuse"},
 		"keep-alive":           {up + "keep_alive: 1ms", "100ms and more"},
+		"beyond loopback":      {up + "listen: 0.0.0.0:4000\nclients: {trust_priority: true}", "line 2: listen: 0.0.0.0:4000 can be reached"},
+		"all addresses":        {up + "listen: ':4000'", "let clients need keys"},
 		"prices":               {up + "prices: {m: {input: 1}}", "line 2: prices: llmq serve counts no money yet"},
 		"tenants":              {up + "tenants: {a: {weight: 2}}", "line 2: tenants: tenants have equal shares"},
 		"keys twice":           {up + "clients: {keys_file: a, keys_env: B}", "give one"},
