@@ -39,9 +39,11 @@ func (f *fallback) RoundTrip(r *http.Request) (*http.Response, error) {
 	c.handed = true
 	for i, model := range asked.fallbacks {
 		c.left = len(asked.fallbacks) - 1 - i
-		if c.path, c.body, err = c.dialect.rename(path, body, model); err != nil {
-			break // the body is no JSON: the answer says so
+		renamed, with, bad := c.dialect.rename(path, body, model)
+		if bad != nil {
+			break // a form, for example
 		}
+		c.path, c.body = renamed, with
 		next := r.Clone(r.Context())
 		if c.path != path { // the transport finds the model in it
 			next.URL.Path, next.URL.RawPath = c.path, c.path
@@ -50,14 +52,14 @@ func (f *fallback) RoundTrip(r *http.Request) (*http.Response, error) {
 			}
 		}
 		setBody(next, c.body)
-		other, err := f.ask(next, c)
-		if !elsewhere(r, other, err) {
-			if err == nil {
+		other, failed := f.ask(next, c)
+		if !elsewhere(r, other, failed) {
+			if failed == nil {
 				other.Header.Set(headerModel, model)
 			}
-			return other, err
+			return other, failed
 		}
-		if err == nil {
+		if failed == nil {
 			_ = other.Body.Close()
 		}
 	}

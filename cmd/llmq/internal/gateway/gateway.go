@@ -323,6 +323,10 @@ func (g *Gateway) failed(w http.ResponseWriter, r *http.Request, err error) {
 		c.dialect.refuse(a, http.StatusTooManyRequests, "no model could serve the call within its max_wait")
 		return
 	}
+	if errors.Is(err, errNoJSON) {
+		c.dialect.refuse(a, http.StatusBadRequest, errNoJSON.Error())
+		return
+	}
 	g.log.Warn("upstream failed", "dialect", c.dialect.name, "path", c.path, "error", err)
 	c.dialect.refuse(a, http.StatusBadGateway, "the upstream cannot be reached")
 }

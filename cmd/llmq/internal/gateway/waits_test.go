@@ -248,6 +248,59 @@ func TestNoOtherModelTakesOverWhatItCannotServe(t *testing.T) {
 	}
 }
 
+func TestNoModelInTime(t *testing.T) {
+	t.Parallel()
+	srv := llmtest.NewServer(t, llmtest.OpenAI(), llmtest.WithFaultScript(llmtest.Fault{}, llmtest.Fault{Status: 429, RetryAfter: time.Minute}))
+	g := serve(t, "upstreams: [{dialect: openai, base_url: '"+srv.URL()+"'}]\nmodels: {a: {rpm: 100, fallbacks: [b], max_wait: 300ms}, b: {rpm: 1, max_wait: 1s}}")
+	if res := post(t, g.url+"/v1/chat/completions", chat("b")); res.status != http.StatusOK {
+		t.Fatalf("%d %s", res.status, res.body)
+	}
+	res := post(t, g.url+"/v1/chat/completions", chat("a"))
+	if res.status != http.StatusTooManyRequests || !strings.Contains(res.body, "within its max_wait") {
+		t.Errorf("%d %s", res.status, res.body)
+	}
+}
+
+func TestAnUpstreamThatIsNotThere(t *testing.T) {
+	t.Parallel()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = ln.Close()
+	ups := "upstreams: [{dialect: openai, base_url: 'http://" + ln.Addr().String() + "/v1'}]\n"
+	for _, models := range []string{"models: {m: {rpm: 100, attempts: 1}}", "models: {m: {rpm: 100, attempts: 1, fallbacks: [b]}, b: {rpm: 100, attempts: 1}}"} {
+		g := serve(t, ups+models)
+		res := post(t, g.url+"/v1/chat/completions", chat("m"))
+		if res.status != http.StatusBadGateway || !strings.Contains(res.body, "cannot be reached") {
+			t.Errorf("%d %s", res.status, res.body)
+		}
+		if res = get(t, g.url+"/v1/models"); res.status != http.StatusBadGateway {
+			t.Errorf("what asks no model: %d %s", res.status, res.body)
+		}
+	}
+}
+
+// A form waits in its model's queue, and goes upstream as it is: no other model can be set in it.
+func TestForms(t *testing.T) {
+	t.Parallel()
+	url, seen := recorder(t)
+	g := serve(t, "upstreams: [{dialect: openai, base_url: '"+url+"/v1'}]\nmodels: {m: {endpoints: [{upstream: openai, rpm: 100}]}, n: {model: other, rpm: 100}}")
+	const form = "--x\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nMODEL\r\n--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.mp3\"\r\n\r\nsound\r\n--x--\r\n"
+	for model, want := range map[string]int{"m": http.StatusOK, "n": http.StatusBadRequest} {
+		res := post(t, g.url+"/v1/audio/transcriptions", strings.Replace(form, "MODEL", model, 1), "Content-Type", "multipart/form-data; boundary=x")
+		if res.status != want {
+			t.Errorf("%s: %d %s, want %d", model, res.status, res.body, want)
+		}
+	}
+	if len(seen) != 1 {
+		t.Fatalf("%d forms went upstream, want 1", len(seen))
+	}
+	if info, err := g.queues.manager.Info("m"); err != nil || info.Completed != 1 {
+		t.Errorf("the form waited in no queue: %+v, %v", info, err)
+	}
+}
+
 // Each endpoint of a model gets its own key and its own name of the model.
 func TestEndpoints(t *testing.T) {
 	t.Parallel()
