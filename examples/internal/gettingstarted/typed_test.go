@@ -1,4 +1,5 @@
-package doctest
+// Package gettingstarted holds the guide of that name to what it makes one type.
+package gettingstarted
 
 import (
 	"bytes"
@@ -16,27 +17,32 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/stretchr/testify/require"
-
 	_ "github.com/llmqueue/llmqueue/llmhttp" // so that the tests run again when it changes
 	"github.com/llmqueue/llmqueue/llmtest"
 )
 
 // gettingStarted makes its reader type a program, step by step.
-const gettingStarted = "docs/guides/getting_started.md"
+const gettingStarted = "../../../docs/guides/getting_started.md"
 
 // step is a block that adds to the program. Blocks marked go are fragments of their own.
 var step = regexp.MustCompile("(?ms)^```golang\n(.*?)^```$")
 
 func steps(t *testing.T) []string {
+	t.Helper()
+	guide, err := os.ReadFile(gettingStarted)
+	must(t, err)
 	var code []string
-	for _, m := range step.FindAllStringSubmatch(read(t, gettingStarted), -1) {
+	for _, m := range step.FindAllStringSubmatch(string(guide), -1) {
 		formatted, err := format.Source([]byte(m[1]))
-		require.NoError(t, err, m[1])
-		require.Equal(t, string(formatted), m[1], "not as gofmt has it")
+		must(t, err)
+		if string(formatted) != m[1] {
+			t.Errorf("not as gofmt has it:\n%s", m[1])
+		}
 		code = append(code, m[1])
 	}
-	require.Greater(t, len(code), 1, "%s has no steps", gettingStarted)
+	if len(code) < 2 {
+		t.Fatalf("%s has no steps", gettingStarted)
+	}
 	return code
 }
 
@@ -47,7 +53,7 @@ func TestTypedInOrder(t *testing.T) {
 		t.Skip("it builds a program with OpenAI's SDK, which takes a minute the first time")
 	}
 	server, err := llmtest.Start(llmtest.OpenAI(llmtest.RPM(500), llmtest.TPM(200_000)))
-	require.NoError(t, err)
+	must(t, err)
 	defer server.Close()
 	steps := steps(t)
 	dir := t.TempDir()
@@ -62,17 +68,28 @@ func TestTypedInOrder(t *testing.T) {
 			source = program(t, steps[:n])
 		}
 		file := filepath.Join(dir, "main.go")
-		require.NoError(t, os.WriteFile(file, source, 0o600))
+		must(t, os.WriteFile(file, source, 0o600))
 		wants, runs := printed[n]
 		if !runs {
 			runGo(t, source, nil, "vet", file)
 			continue
 		}
 		out := runGo(t, source, []string{"OPENAI_API_KEY=any", "OPENAI_BASE_URL=" + server.URL()}, "run", file)
-		require.NotEmpty(t, strings.TrimSpace(out), "after step %d the program prints nothing", n)
-		for _, want := range wants {
-			require.Contains(t, out, want, "after step %d", n)
+		if strings.TrimSpace(out) == "" {
+			t.Errorf("after step %d the program prints nothing", n)
 		}
+		for _, want := range wants {
+			if !strings.Contains(out, want) {
+				t.Errorf("after step %d the program does not print %q:\n%s", n, want, out)
+			}
+		}
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
