@@ -16,6 +16,7 @@ import (
 	"github.com/cloudwego/eino/schema"
 	anyllmconfig "github.com/mozilla-ai/any-llm-go/config"
 	"github.com/mozilla-ai/any-llm-go/providers"
+	anyllmanthropic "github.com/mozilla-ai/any-llm-go/providers/anthropic"
 	anyllmopenai "github.com/mozilla-ai/any-llm-go/providers/openai"
 	"github.com/tmc/langchaingo/llms"
 	langchainclaude "github.com/tmc/langchaingo/llms/anthropic"
@@ -95,22 +96,34 @@ func fantasyModel(t *testing.T, client *http.Client, url string) fantasy.Languag
 	return m
 }
 
-// fantasyChat has the agent's own retries off: it does not know X-Should-Retry.
+// fantasyChat asks the model and no agent: fantasy's agent retries by itself, see TestFantasyRetries.
 func fantasyChat(t *testing.T, client *http.Client, url string, stream bool) ask {
 	t.Helper()
-	agent := fantasy.NewAgent(fantasyModel(t, client, url), fantasy.WithMaxOutputTokens(maxTokens), fantasy.WithMaxRetries(0))
+	m := fantasyModel(t, client, url)
 	return func(ctx context.Context, prompt string) (string, error) {
-		var res *fantasy.AgentResult
-		var err error
-		if stream {
-			res, err = agent.Stream(ctx, fantasy.AgentStreamCall{Prompt: prompt})
-		} else {
-			res, err = agent.Generate(ctx, fantasy.AgentCall{Prompt: prompt})
+		limit := int64(maxTokens)
+		call := fantasy.Call{Prompt: fantasy.Prompt{fantasy.NewUserMessage(prompt)}, MaxOutputTokens: &limit}
+		if !stream {
+			res, err := m.Generate(ctx, call)
+			if err != nil {
+				return "", err
+			}
+			return res.Content.Text(), nil
 		}
+		parts, err := m.Stream(ctx, call)
 		if err != nil {
 			return "", err
 		}
-		return res.Response.Content.Text(), nil
+		var text strings.Builder
+		for part := range parts {
+			switch part.Type {
+			case fantasy.StreamPartTypeTextDelta:
+				text.WriteString(part.Delta)
+			case fantasy.StreamPartTypeError:
+				return "", part.Error
+			}
+		}
+		return text.String(), nil
 	}
 }
 
@@ -138,6 +151,24 @@ func anyLLMOpenAI(t *testing.T, client *http.Client, url string, stream bool) as
 			text.WriteString(first(chunk.Choices).Delta.Content)
 		}
 		return text.String(), <-errs
+	}
+}
+
+// anyLLMAnthropic gives its client in vain.
+func anyLLMAnthropic(t *testing.T, client *http.Client, url string, _ bool) ask {
+	t.Helper()
+	p, err := anyllmanthropic.New(anyllmconfig.WithAPIKey("any"), anyllmconfig.WithBaseURL(url), anyllmconfig.WithHTTPClient(client))
+	if err != nil {
+		t.Fatal(err)
+	}
+	limit := maxTokens
+	return func(ctx context.Context, prompt string) (string, error) {
+		res, err := p.Completion(ctx, providers.CompletionParams{Model: "m", Messages: []providers.Message{{Role: "user", Content: prompt}}, MaxTokens: &limit})
+		if err != nil {
+			return "", err
+		}
+		message := first(res.Choices).Message
+		return message.ContentString(), nil
 	}
 }
 
