@@ -55,31 +55,33 @@ func einoModel(t *testing.T, client *http.Client, url string) model.ToolCallingC
 func einoChat(t *testing.T, client *http.Client, url string, stream bool) ask {
 	t.Helper()
 	m := einoModel(t, client, url)
-	return func(ctx context.Context, prompt string) (string, error) {
-		messages := []*schema.Message{schema.UserMessage(prompt)}
-		if !stream {
-			res, err := m.Generate(ctx, messages)
-			if err != nil {
-				return "", err
-			}
-			return res.Content, nil
-		}
-		s, err := m.Stream(ctx, messages)
+	return func(ctx context.Context, prompt string) (string, error) { return askEino(ctx, m, prompt, stream) }
+}
+
+func askEino(ctx context.Context, m model.ToolCallingChatModel, prompt string, stream bool) (string, error) {
+	messages := []*schema.Message{schema.UserMessage(prompt)}
+	if !stream {
+		res, err := m.Generate(ctx, messages)
 		if err != nil {
 			return "", err
 		}
-		defer s.Close()
-		var text strings.Builder
-		for {
-			chunk, err := s.Recv()
-			if errors.Is(err, io.EOF) {
-				return text.String(), nil
-			}
-			if err != nil {
-				return "", err
-			}
-			text.WriteString(chunk.Content)
+		return res.Content, nil
+	}
+	s, err := m.Stream(ctx, messages)
+	if err != nil {
+		return "", err
+	}
+	defer s.Close()
+	var text strings.Builder
+	for {
+		chunk, err := s.Recv()
+		if errors.Is(err, io.EOF) {
+			return text.String(), nil
 		}
+		if err != nil {
+			return "", err
+		}
+		text.WriteString(chunk.Content)
 	}
 }
 
@@ -96,35 +98,37 @@ func fantasyModel(t *testing.T, client *http.Client, url string) fantasy.Languag
 	return m
 }
 
-// fantasyChat asks the model and no agent: fantasy's agent retries by itself, see TestFantasyRetries.
+// fantasyChat asks the model and no agent: fantasy's agent retries by itself.
 func fantasyChat(t *testing.T, client *http.Client, url string, stream bool) ask {
 	t.Helper()
 	m := fantasyModel(t, client, url)
-	return func(ctx context.Context, prompt string) (string, error) {
-		limit := int64(maxTokens)
-		call := fantasy.Call{Prompt: fantasy.Prompt{fantasy.NewUserMessage(prompt)}, MaxOutputTokens: &limit}
-		if !stream {
-			res, err := m.Generate(ctx, call)
-			if err != nil {
-				return "", err
-			}
-			return res.Content.Text(), nil
-		}
-		parts, err := m.Stream(ctx, call)
+	return func(ctx context.Context, prompt string) (string, error) { return askFantasy(ctx, m, prompt, stream) }
+}
+
+func askFantasy(ctx context.Context, m fantasy.LanguageModel, prompt string, stream bool) (string, error) {
+	limit := int64(maxTokens)
+	call := fantasy.Call{Prompt: fantasy.Prompt{fantasy.NewUserMessage(prompt)}, MaxOutputTokens: &limit}
+	if !stream {
+		res, err := m.Generate(ctx, call)
 		if err != nil {
 			return "", err
 		}
-		var text strings.Builder
-		for part := range parts {
-			switch part.Type {
-			case fantasy.StreamPartTypeTextDelta:
-				text.WriteString(part.Delta)
-			case fantasy.StreamPartTypeError:
-				return "", part.Error
-			}
-		}
-		return text.String(), nil
+		return res.Content.Text(), nil
 	}
+	parts, err := m.Stream(ctx, call)
+	if err != nil {
+		return "", err
+	}
+	var text strings.Builder
+	for part := range parts {
+		switch part.Type {
+		case fantasy.StreamPartTypeTextDelta:
+			text.WriteString(part.Delta)
+		case fantasy.StreamPartTypeError:
+			return "", part.Error
+		}
+	}
+	return text.String(), nil
 }
 
 func anyLLMOpenAI(t *testing.T, client *http.Client, url string, stream bool) ask {
