@@ -100,7 +100,11 @@ func (c *core) carryOut(ns int64) {
 		case engine.Gone:
 			c.clear(e.Handle, e.PageFreed)
 		case engine.CheckStall:
-			c.engine.Stalled(ns, e.Attempt, c.running[e.Attempt].heard.Load())
+			heard := c.running[e.Attempt].heard.Load()
+			if c.running[e.Attempt].emitting.Load() > 0 {
+				heard = ns // who takes the chunks is slow, not the provider
+			}
+			c.engine.Stalled(ns, e.Attempt, heard)
 		case engine.AskElsewhere:
 			more := c.todo.more()
 			more.asked = append(more.asked, c.ref(e.Handle))

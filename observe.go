@@ -75,6 +75,7 @@ type attempt struct {
 	core     *core         // that Observe tells
 	heard    atomic.Int64  // ns, when output came last
 	told     atomic.Uint32 // what of it the core was told
+	emitting atomic.Int32  // how many Emits wait for the consumer
 	usage    Usage
 	number   uint32 // the engine's
 	reported bool
@@ -161,8 +162,9 @@ const (
 // output notes that a part of the answer came, and tells the core of the first one.
 func (a *attempt) output(what uint32) {
 	a.heard.Store(a.core.clock.Now())
-	if a.told.Or(what)&what != what {
+	if a.told.Load()&what != what {
 		a.core.output(a, what&toldStreamed != 0)
+		a.told.Or(what) // now: others go on only when it is decided which attempt counts
 	}
 }
 

@@ -128,7 +128,7 @@ func (q *Queue[P, T]) prepareHere(ctx context.Context, req *Request[P], in *inta
 	} else if d, ok := ctx.Deadline(); ok {
 		in.Deadline = q.clock.Since(d)
 	}
-	if q.coalesce == nil {
+	if _, streams := ctx.(*stream); streams || q.coalesce == nil {
 		return nil
 	}
 	if err := recovered(func() { in.key = q.coalesce(*req) }); err != nil {
