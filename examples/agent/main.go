@@ -35,9 +35,6 @@ const (
 	period = 2 * time.Second
 )
 
-// queue is one of runs, and its permits are for calls.
-type queue = llmqueue.Queue[struct{}, string]
-
 func run(ctx context.Context, args []string, stdout io.Writer) error {
 	flags := flag.NewFlagSet("agent", flag.ContinueOnError)
 	model := flags.String("model", chat.DefaultModel, "model to ask")

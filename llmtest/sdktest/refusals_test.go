@@ -121,7 +121,7 @@ func TestRefusals(t *testing.T) {
 				{"unknown", "other", llmqueue.RPM(1), http.StatusNotFound, llmqueue.ErrModelNotRegistered, "model not registered"},
 			} {
 				inBubble(t, fmt.Sprintf("%s/stream=%v/%s", s.name, stream, c.name), func(t *testing.T) {
-					err, calls := refused(t, s, stream, c.model, c.limit)
+					calls, err := refused(t, s, stream, c.model, c.limit)
 					if err == nil || calls != 1 {
 						t.Fatalf("%d calls, error %v", calls, err)
 					}
@@ -152,7 +152,7 @@ func TestRefusals(t *testing.T) {
 
 // refused asks for an answer to some 600 tokens within five seconds, from a queue of which another call has
 // just taken the minute's request.
-func refused(t *testing.T, s sdk, stream bool, model string, limit llmqueue.Limit) (err error, calls int64) {
+func refused(t *testing.T, s sdk, stream bool, model string, limit llmqueue.Limit) (calls int64, err error) {
 	srv := llmtest.NewServer(t, s.provider(), llmtest.InMemory())
 	q, err := llmqueue.NewQueue(model, nothingProcessed, llmqueue.WithLimits(limit))
 	if err != nil {
@@ -176,7 +176,7 @@ func refused(t *testing.T, s sdk, stream bool, model string, limit llmqueue.Limi
 	if err := q.Shutdown(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	return err, tr.calls.Load()
+	return tr.calls.Load(), err
 }
 
 // The default transport reaches clients that take none: any-llm-go's Anthropic ignores its option.
