@@ -83,7 +83,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		return err
 	}
 
-	fmt.Fprintf(stdout, "Answered by %s: %d requests per %v.\n\n", from, limit, period)
+	fmt.Fprintf(stdout, "Answered by %s. The limit: %d requests per %v.\n\n", from, limit, period)
 	begin := time.Now()
 	failed, first := sideBySide(ctx, *runs, one)
 	took := time.Since(begin)

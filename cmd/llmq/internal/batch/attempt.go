@@ -51,9 +51,7 @@ func (r *run) attempt(ctx context.Context, e *endpoint, model string, req llmque
 	r.input.Add(reply.Usage.InputTokens)
 	r.output.Add(reply.Usage.OutputTokens)
 	if reply.Usage != (llmqueue.Usage{}) {
-		if err := r.journal.End(number, reply.Usage); err != nil {
-			r.stop(CannotWrite, err)
-		}
+		r.journal.End(number, reply.Usage)
 	}
 	if err != nil {
 		return reply, r.failedAttempt(ctx, e, model, reply, err)
@@ -246,12 +244,9 @@ func (r *run) conclude(res llmqueue.Response[caller.Reply], err error) error {
 	if reply.Status != 0 {
 		rec.Response = &results.Response{Status: reply.Status, RequestID: reply.RequestID, Body: reply.Body}
 	}
-	if err := r.file.Append(rec); err != nil {
+	if err := r.record(rec); err != nil {
 		return err
 	}
-	r.ran.Add(1)
-	r.done.Store(r.file.Done)
-	r.failed.Store(r.file.Failed)
 	r.judge(it.Model, problem)
 	return nil
 }

@@ -2,6 +2,7 @@ package caller
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -14,7 +15,7 @@ import (
 // closes the body.
 func (c *Caller) Send(ctx context.Context, method, path, contentType string, body io.Reader, size int64) (*http.Response, error) {
 	path, query, _ := strings.Cut(path, "?")
-	to := c.URL(path)
+	to := c.URL(path).String()
 	if query != "" {
 		to += "?" + query
 	}
@@ -40,8 +41,8 @@ func (c *Caller) Send(ctx context.Context, method, path, contentType string, bod
 	if err != nil {
 		return nil, c.hidden(fmt.Errorf("the answer broke off: %w", err))
 	}
-	return nil, &StatusError{Reply{Status: res.StatusCode, Body: asJSON([]byte(c.redact(string(data))))}}
+	return nil, &StatusError{Reply{Status: res.StatusCode, Body: c.hiddenBody(data)}}
 }
 
 // Lacks says what a body lacks to be the answer that a path gives, or "".
-func Lacks(path string, body []byte) string { return lacks(path, body) }
+func Lacks(path string, body []byte) string { return lacks(path, body, json.Valid(body)) }
