@@ -115,12 +115,16 @@ func New(c Config) (*Caller, error) {
 }
 
 // URL joins the base URL and a request's path, which may begin with what the base ends
-// with: /v1.
+// with: /v1. Gemini has the version behind /upload.
 func (c *Caller) URL(path string) *url.URL {
 	u := *c.base
 	if i := strings.LastIndexByte(u.Path, '/'); i >= 0 {
-		if last := u.Path[i:]; path == last || strings.HasPrefix(path, last+"/") {
+		last := u.Path[i:]
+		switch {
+		case path == last || strings.HasPrefix(path, last+"/"):
 			path = path[len(last):]
+		case strings.HasPrefix(path, "/upload"+last+"/"):
+			u.Path = u.Path[:i]
 		}
 	}
 	u.Path += path
@@ -235,6 +239,13 @@ type hiddenError struct {
 
 func (e *hiddenError) Error() string { return e.text }
 func (e *hiddenError) Unwrap() error { return e.err }
+
+// Untrusted reports whether err is of a host whose certificate is of no authority that is
+// known, of another name, or out of its time: another attempt would end alike.
+func Untrusted(err error) bool {
+	e := (*tls.CertificateVerificationError)(nil)
+	return errors.As(err, &e)
+}
 
 // Unreachable reports whether err is of a call that never reached the provider: no name,
 // no route, no connection.

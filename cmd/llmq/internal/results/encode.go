@@ -101,6 +101,7 @@ func appendRun(b []byte, r *Run) (_ []byte, err error) {
 		b = append(b, '"')
 	}
 	b = appendUnless(b, `,"batch":`, r.Batch)
+	b = appendUnless(b, `,"tier":`, r.Tier)
 	if len(r.Kept) > 0 {
 		kept, err := json.Marshal(r.Kept)
 		if err != nil {

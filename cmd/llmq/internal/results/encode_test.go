@@ -18,7 +18,7 @@ func FuzzALineIsThatOfEncodingJSON(f *testing.F) {
 			CustomID: id,
 			Run: Run{
 				Line: n, Model: model, Instead: instead, LatencyMS: latency, Attempts: int(n), Input: n, Output: n / 2, Cached: n % 3, Charged: -n,
-				FromCache: n%2 == 0, Hash: Hash(hash), Batch: request,
+				FromCache: n%2 == 0, Hash: Hash(hash), Batch: request, Tier: instead,
 			},
 		}
 		if at != 0 {

@@ -60,6 +60,7 @@ type Run struct {
 	FromCache bool      `json:"from_cache,omitempty"` // the answer was there: nothing was sent
 	Hash      Hash      `json:"request_hash,omitzero"`
 	Batch     string    `json:"batch,omitempty"` // the provider's, if the request was in one
+	Tier      string    `json:"tier,omitempty"`  // "flex" if the provider answered at that tier
 
 	Kept map[string]json.RawMessage `json:"kept,omitempty"` // fields of the line, by --keep
 }
@@ -75,10 +76,18 @@ func (r *Run) Usage() llmqueue.Usage {
 // standard API prices" (platform.claude.com/docs/en/build-with-claude/batch-processing).
 const BatchShare = 0.5
 
+// FlexShare is what a call costs at the tier flex: OpenAI prices it "at Batch API rates"
+// (developers.openai.com/api/docs/guides/flex-processing), as Azure does, and Gemini's has
+// "a 50% cost reduction compared to standard rates" (ai.google.dev/gemini-api/docs/flex-inference).
+const FlexShare = 0.5
+
 // Share is what the record's tokens cost, of their price by a call.
 func (r *Run) Share() float64 {
-	if r.Batch != "" {
+	switch {
+	case r.Batch != "":
 		return BatchShare
+	case r.Tier != "":
+		return FlexShare
 	}
 	return 1
 }
