@@ -1,16 +1,22 @@
 package llmhttp_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"regexp"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -128,4 +134,61 @@ func BenchmarkQueueTransport(b *testing.B) {
 			b.ReportMetric(took[1]/took[0], "x-observing")
 		})
 	}
+}
+
+// BenchmarkQueueTransportStream measures how late the parts of a stream arrive that a provider
+// over loopback sends, by a bare client and by one whose calls wait in a queue, in turns:
+// µs-bare and µs-queued are the median lags, µs-more is their difference.
+func BenchmarkQueueTransportStream(b *testing.B) {
+	const parts, pause = 50, 500 * time.Microsecond
+	begun := time.Now()
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		for range parts {
+			fmt.Fprintf(w, "data: {\"object\":\"chat.completion.chunk\",\"choices\":[{\"delta\":{\"content\":\"%d\"}}]}\n\n", time.Since(begun))
+			w.(http.Flusher).Flush()
+			time.Sleep(pause)
+		}
+		_, _ = io.WriteString(w, lastPart)
+	}))
+	defer srv.Close()
+	m := newManager(b, llmqueue.WithLimits(llmqueue.RPM(1<<40), llmqueue.TPM(1<<40), llmqueue.Concurrent(64)))
+	base := &http.Transport{}
+	defer base.CloseIdleConnections()
+	transports := [2]http.RoundTripper{base, llmhttp.NewQueueTransport(m, base)}
+	var lags [2][]time.Duration
+	sent := regexp.MustCompile(`"content":"(\d+)"`)
+	stream := func(i int) {
+		r, err := http.NewRequestWithContext(b.Context(), http.MethodPost, srv.URL+"/v1/chat/completions", strings.NewReader(`{"model":"m","stream":true,"messages":[]}`))
+		if err != nil {
+			b.Fatal(err)
+		}
+		res, err := transports[i].RoundTrip(r)
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer res.Body.Close()
+		for lines := bufio.NewScanner(res.Body); lines.Scan(); {
+			now := time.Since(begun)
+			if found := sent.FindSubmatch(lines.Bytes()); found != nil {
+				at, err := strconv.ParseInt(string(found[1]), 10, 64)
+				if err != nil {
+					b.Fatal(err)
+				}
+				lags[i] = append(lags[i], now-time.Duration(at))
+			}
+		}
+	}
+	for i := 0; b.Loop(); i++ {
+		stream(i % 2)
+		stream(1 - i%2)
+	}
+	var medians [2]float64
+	for i := range lags {
+		slices.Sort(lags[i])
+		medians[i] = float64(lags[i][len(lags[i])/2].Nanoseconds()) / 1000
+	}
+	b.ReportMetric(medians[0], "µs-bare")
+	b.ReportMetric(medians[1], "µs-queued")
+	b.ReportMetric(medians[1]-medians[0], "µs-more")
 }

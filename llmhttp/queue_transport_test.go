@@ -212,6 +212,34 @@ func TestFailuresAreTheProvidersOwn(t *testing.T) {
 	}
 }
 
+// Azure's SDK has one reader for a request's body: its GetBody takes that back to the beginning.
+func TestBodiesThatAreRewound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newManager(t)
+		var sent []string
+		tr := llmhttp.NewQueueTransport(m, provider(func(r *http.Request) (*http.Response, error) {
+			b, err := io.ReadAll(r.Body)
+			require.NoError(t, err)
+			if sent = append(sent, string(b)); len(sent) == 1 {
+				return says(500, jsonType, `{}`)(), nil
+			}
+			return says(200, jsonType, whole)(), nil
+		}))
+		r := post(t, asksM)
+		one := strings.NewReader(asksM)
+		body := &closing{Reader: one}
+		r.Body, r.GetBody = body, func() (io.ReadCloser, error) {
+			_, err := one.Seek(0, io.SeekStart)
+			return body, err
+		}
+		status, _, err := called(t, tr, r)
+		require.NoError(t, err)
+		assert.Equal(t, 200, status)
+		assert.Equal(t, []string{asksM, asksM}, sent)
+		assert.True(t, body.closed)
+	})
+}
+
 // A body without GetBody that is longer than the limit goes out whole, once.
 func TestBodiesTooLongToRepeat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -3,6 +3,7 @@ package llmhttp
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"mime"
 	"mime/multipart"
@@ -11,7 +12,7 @@ import (
 
 // requestBody is a request's body, for all attempts.
 type requestBody struct {
-	first  io.ReadCloser                 // what was given; nil when it was sent, or when there is none
+	first  io.ReadCloser                 // what was given; nil when it was sent, when again gives it, or when there is none
 	again  func() (io.ReadCloser, error) // the body from its beginning; nil when it is there only once
 	absent bool
 }
@@ -62,13 +63,10 @@ func (c *call) read() error {
 func (c *call) readBody(seen *requestScanner) error {
 	r := c.request
 	if r.GetBody != nil {
-		c.body.again = r.GetBody
-		body, err := r.GetBody()
-		if err != nil {
-			return err
-		}
-		defer body.Close()
-		return seen.read(r.Header, body)
+		// No attempt sends r.Body: azcore's GetBody rewinds that very reader. As net/http does
+		// it, the body is closed before GetBody is called.
+		c.body.first, c.body.again = nil, r.GetBody
+		return errors.Join(seen.read(r.Header, r.Body), r.Body.Close())
 	}
 	limit := c.transport.options.replay
 	start, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
