@@ -260,8 +260,8 @@ func (c *core) observe(a *attempt, o Observation) {
 	c.engine.Observe(ns, a.number, &in)
 }
 
-// Streamed says, from inside a processor, that it has handed on part of the answer:
-// when the attempt fails, the request fails with it and is not tried again, because
+// Streamed says, from inside a processor, that it has handed on part of the answer by other
+// means than Emit, which says so itself: when the attempt fails, the request fails with it and is not tried again, because
 // whoever read the first part cannot take it back. Safe for concurrent use.
 func Streamed(ctx context.Context) {
 	if a, ok := ctx.Value(attemptKey{}).(*attempt); ok {
