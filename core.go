@@ -25,6 +25,7 @@ type core struct {
 	types     types
 	registry  *registry                 // that its fallbacks are in; nil without a Manager
 	observers []*fanout.Observer[Event] // until Shutdown is done
+	logs      *fanout.Observer[Event]   // of them that of WithLogger, or nil
 	detach    []func()                  // of WithMonitor, until Shutdown is done
 	dropped   atomic.Int64
 	timer     *time.Timer    // the only one; see arm
@@ -59,6 +60,8 @@ type core struct {
 	closed      bool
 	drained     chan struct{}
 	fallbacks   int64 // requests handed to other models
+	fellBack    error // why the latest was
+	noUsage     error // why token limits are not enforced, nil if they are as far as is known
 	input       input
 	todo        todo
 }

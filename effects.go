@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
+	"time"
 
 	"github.com/llmqueue/llmqueue/internal/endpoint"
 	"github.com/llmqueue/llmqueue/internal/engine"
@@ -53,6 +55,8 @@ type rareTodo struct {
 	ended       []*call    // whose followers are to end
 	asked       []ref      // whose MaxWait passed while a fallback has their call
 	sweep       bool       // there is more to end
+	flush       bool       // the log has a line that must not be lost
+	unlogged    *Event     // is said although there is no logger
 }
 
 func (t *todo) more() *rareTodo {
@@ -137,6 +141,9 @@ func (c *core) release() {
 		}
 		w = next
 	}
+	if t.rare != nil {
+		c.tell(t.rare)
+	}
 	for w := t.answered; w != nil; {
 		next := w.next
 		w.next = nil
@@ -155,6 +162,17 @@ func (c *core) release() {
 	}
 	if t.rare != nil {
 		c.doRare(t.rare)
+	}
+}
+
+// tell writes what must not be lost into the log. It comes before the answers: a program may end
+// with the answer that it waits for.
+func (c *core) tell(t *rareTodo) {
+	if t.unlogged != nil {
+		_ = recovered(func() { logEvents(slog.Default())(*t.unlogged) })
+	}
+	if t.flush && c.logs != nil {
+		c.logs.Flush(time.Second)
 	}
 }
 
@@ -276,6 +294,9 @@ func (c *core) applyEnd(ns int64, e *engine.Effect) {
 	entry.waiters = nil
 	if len(c.observers) > 0 {
 		c.emitEnd(h, e, err, usage, hand)
+		if e.State == engine.Failed && c.logs != nil {
+			c.todo.more().flush = true
+		}
 	}
 	keeps := tag&tagNoWait != 0
 	if e.State == engine.Completed && !keeps && entry.id == nil {
@@ -325,9 +346,9 @@ func (c *core) applyTold(ns int64, e *engine.Effect) {
 			})
 		}
 	case engine.NoUsage:
-		c.emit(Event{Type: EventNoUsage, Time: now, Err: errReservesNothing})
+		c.applyNoUsage(Event{Type: EventNoUsage, ModelID: c.modelID, Time: now, Err: errReservesNothing})
 	case engine.EstimatesAlone:
-		c.emit(Event{Type: EventNoUsage, Time: now, Err: errEstimatesAlone})
+		c.applyNoUsage(Event{Type: EventNoUsage, ModelID: c.modelID, Time: now, Err: errEstimatesAlone})
 	case engine.PausedByHand:
 		c.emit(Event{Type: EventPaused, Time: now})
 	case engine.ResumedByHand:
@@ -337,6 +358,17 @@ func (c *core) applyTold(ns int64, e *engine.Effect) {
 		c.limitsChanged()
 	case engine.EndpointEvent:
 		c.applyEndpointEvent(ns, e.Event)
+	}
+}
+
+// applyNoUsage says that token limits are not enforced, to whom it may concern.
+func (c *core) applyNoUsage(e Event) {
+	c.noUsage = e.Err
+	c.emit(e)
+	if more := c.todo.more(); c.logs != nil {
+		more.flush = true
+	} else {
+		more.unlogged = &e
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"slices"
 	"time"
 
 	"github.com/llmqueue/llmqueue/internal/engine"
@@ -75,12 +74,12 @@ const observerBuffer = 4096
 
 // startObservers begins to hand out events.
 func (c *core) startObservers() {
-	handlers := c.settings.observers
-	if c.settings.logger != nil {
-		handlers = append(slices.Clip(handlers), logEvents(c.settings.logger))
-	}
-	for _, handle := range handlers {
+	for _, handle := range c.settings.observers {
 		c.observers = append(c.observers, fanout.New(handle, observerBuffer, &c.dropped))
+	}
+	if c.settings.logger != nil {
+		c.logs = fanout.New(logEvents(c.settings.logger), observerBuffer, &c.dropped)
+		c.observers = append(c.observers, c.logs)
 	}
 }
 

@@ -13,12 +13,14 @@ import (
 // the http.Client of any SDK or agent framework, and nothing else changes. Make one with
 // [NewQueueTransport]. Safe for concurrent use.
 //
-// A call is a POST that names a model, in its body or its path: see [ParseRequest]. It takes a
-// permit of that model's queue, with an estimate of its tokens (the output is the request's own
-// bound, else the mean of the model's answers so far), waits there on its caller's goroutine, and
-// goes out through a [Transport]. It is settled when its answer was read to the end, was closed,
-// or its context ended: whoever does none of these keeps a slot. What asks no model passes, and so
-// does what is called within an attempt of a queue, which is queued already.
+// A call is a POST that asks a model, which its body or its path names: see [ParseRequest]. It
+// takes a permit of that model's queue, with an estimate of its tokens (the output is the
+// request's own bound, else the mean of the model's answers so far), waits there on its caller's
+// goroutine, and goes out through a [Transport]. It is settled when its answer was read to the
+// end, was closed, or its context ended: whoever does none of these keeps a slot. What asks no
+// model passes, and so does what is called within an attempt of a queue, which is queued already.
+// One that names no model is one of a model that is not registered, or of the only one when the acquirer is
+// a Queue. As with every permit, llmqueue.WithFallback does not apply.
 //
 // What the queue tries again is sent again, up to the queue's retry policy. A whole answer is read
 // before it is handed on, so that one which breaks is tried again as well. A stream is handed on
@@ -66,7 +68,7 @@ func (t *QueueTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 		c.body.close()
 		return nil, fmt.Errorf("llmhttp: read the request's body: %w", err)
 	}
-	if c.Model == "" {
+	if !c.Asks {
 		return t.pass(c)
 	}
 	claim, err := t.claim(c)

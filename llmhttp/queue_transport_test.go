@@ -350,6 +350,7 @@ func TestUnknownModels(t *testing.T) {
 		{"are refused", nil, 404, 0},
 		{"wait in the default's queue", []llmhttp.Option{llmhttp.WithDefaultModel("m")}, 200, 1},
 		{"pass", []llmhttp.Option{llmhttp.WithPassUnknown()}, 200, 0},
+		{"and those that are not named", []llmhttp.Option{llmhttp.WithDefaultModel("m"), llmhttp.WithModelID(func(c llmhttp.ModelCall) string { return "" })}, 200, 1},
 		{"have another name here", []llmhttp.Option{llmhttp.WithModelID(func(c llmhttp.ModelCall) string { return strings.TrimPrefix(c.Model, "vendor/") })}, 200, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -375,16 +376,28 @@ func TestUnknownModels(t *testing.T) {
 	}
 }
 
+// A single queue takes what names no model.
+func TestCallsOfAQueueWithoutAModel(t *testing.T) {
+	m := newManager(t)
+	q, ok := m.Queue("m")
+	require.True(t, ok)
+	tr := llmhttp.NewQueueTransport(q, answers(says(200, jsonType, whole)))
+	for body, want := range map[string]int{`{"messages":[]}`: 200, asksM: 200, `{"model":"other"}`: 404} {
+		status, _, err := called(t, tr, post(t, body))
+		require.NoError(t, err)
+		assert.Equal(t, want, status, body)
+	}
+}
+
 // What asks no model, and what is queued already, waits for nothing.
 func TestCallsThatPass(t *testing.T) {
 	m := newManager(t, llmqueue.WithLimits(llmqueue.Concurrent(1)))
 	tr := llmhttp.NewQueueTransport(m, answers(says(200, jsonType, whole)))
 	held, err := m.Acquire(t.Context(), llmqueue.Claim{ModelID: "m"})
 	require.NoError(t, err)
-	for _, r := range []*http.Request{
-		post(t, asksM).WithContext(held.Context()),
-		post(t, `{"purpose":"batch"}`),
-	} {
+	batch := post(t, `{"model":"m"}`)
+	batch.URL.Path = "/v1/batches"
+	for _, r := range []*http.Request{post(t, asksM).WithContext(held.Context()), batch} {
 		status, _, err := called(t, tr, r)
 		require.NoError(t, err)
 		assert.Equal(t, 200, status)

@@ -8,9 +8,12 @@ import (
 // ModelCall is what a request asks of a model. The zero value is a request that asks no
 // model, such as a list of models or the upload of a file.
 type ModelCall struct {
+	// Asks says that the request asks a model, by its name or by its path. One that counts
+	// tokens, begins a batch or is about a model does not.
+	Asks bool
 	// Model is its name as the request has it: the member "model" of the body, else a part of
 	// the path (Gemini, Vertex AI, Bedrock, an Azure deployment). It is empty when the request
-	// asks no model: also when it counts tokens, begins a batch, or is about a model.
+	// names none, as some servers allow, or when its body cannot be read.
 	Model string
 	// Stream says that the answer is to come in parts. Ollama does that unless it is told not
 	// to, which only its answer shows.
@@ -60,7 +63,11 @@ func (s *requestScanner) call(path string) ModelCall {
 	if !c.NoOutput && s.bound > 0 {
 		c.MaxOutputTokens = s.bound * max(s.answers, 1)
 	}
-	if c.Model == "" {
+	c.Asks = c.Model != ""
+	for end := range strings.FieldsSeq(callPaths) {
+		c.Asks = c.Asks || strings.HasSuffix(lower, end)
+	}
+	if !c.Asks {
 		return ModelCall{}
 	}
 	return c
@@ -73,6 +80,10 @@ const (
 		:batchgeneratecontent :asyncbatchembedcontent /cachedcontents /model-invocation-job
 		/client_secrets /realtime/sessions /realtime/transcription_sessions
 		/api/show /api/pull /api/push /api/create /api/copy /api/delete /api/blobs`
+	// callPaths is how paths end whose requests ask a model also when they name none.
+	callPaths = `/completions /responses /messages /embeddings /embed /rerank /moderations /v1/chat /v2/chat
+		/api/chat /api/generate /api/embed /generate /generate_stream /images/generations /images/edits
+		/audio/speech /audio/transcriptions /audio/translations`
 	// noOutput is what paths hold whose answers have no output tokens.
 	noOutput = "/embed embedcontent /moderations /rerank /classify"
 	// streamPaths is what paths hold whose answers are streams.

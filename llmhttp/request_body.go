@@ -52,7 +52,7 @@ func (c *call) read() error {
 		}
 	}
 	c.ModelCall = seen.call(r.URL.EscapedPath())
-	if seen.texts != nil && c.Model != "" && seen.bytes > 0 {
+	if seen.texts != nil && c.Asks && seen.bytes > 0 {
 		c.InputTokens = max(c.transport.options.tokenizer(c.Model, seen.texts.String()), 0) + seen.other()
 	}
 	return nil
