@@ -5,41 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
-	"time"
 
 	"github.com/llmqueue/llmqueue/internal/endpoint"
 	"github.com/llmqueue/llmqueue/internal/engine"
 )
-
-// waiter is someone who waits for a request's end: a Submit, a Wait, a SubmitAll, the queue
-// that a request came from, or the holder of a permit.
-type waiter struct {
-	next   *waiter
-	done   chan struct{} // one token when it is answered
-	sink   receiver      // takes the answer instead of done, unless nil
-	typed  any           // the *typedWaiter[T] that this is a part of
-	permit *Permit
-	answer *reply // is written here; nil for a permit, whose holder gets it otherwise
-}
-
-// receiver is someone who takes answers other than from a channel.
-type receiver interface{ put(w *waiter) }
-
-// reply is how a request ended, without its result.
-type reply struct {
-	ref                     ref
-	id                      string // empty: the assigned one
-	model                   string // empty: the queue's own
-	state                   engine.State
-	attempts                int
-	created, started, ended int64 // ns
-	usage                   Usage
-	err                     error
-	metadata                map[string]string
-	unserved                []string // the models that could not serve the request, when it ended so
-}
 
 // todo is what a decision caused, to be done after the lock.
 type todo struct {
@@ -165,17 +135,6 @@ func (c *core) release() {
 	}
 }
 
-// tell writes what must not be lost into the log. It comes before the answers: a program may end
-// with the answer that it waits for.
-func (c *core) tell(t *rareTodo) {
-	if t.unlogged != nil {
-		_ = recovered(func() { logEvents(slog.Default())(*t.unlogged) })
-	}
-	if t.flush && c.logs != nil {
-		c.logs.Flush(time.Second)
-	}
-}
-
 func (c *core) doRare(t *rareTodo) {
 	for _, p := range t.withdrawals {
 		p.core.end(p.ref, engine.CanceledState, engine.Canceled, errWithdrawn)
@@ -269,6 +228,7 @@ func (c *core) applyEnd(ns int64, e *engine.Effect) {
 	usage := c.usageOf(&v)
 	for w := entry.waiters; w != nil; {
 		next := w.next
+		c.unnest(w)
 		if w.permit != nil {
 			c.endPermit(w.permit, err)
 		} else {
@@ -358,17 +318,6 @@ func (c *core) applyTold(ns int64, e *engine.Effect) {
 		c.limitsChanged()
 	case engine.EndpointEvent:
 		c.applyEndpointEvent(ns, e.Event)
-	}
-}
-
-// applyNoUsage says that token limits are not enforced, to whom it may concern.
-func (c *core) applyNoUsage(e Event) {
-	c.noUsage = e.Err
-	c.emit(e)
-	if more := c.todo.more(); c.logs != nil {
-		more.flush = true
-	} else {
-		more.unlogged = &e
 	}
 }
 

@@ -93,6 +93,28 @@ func (c *core) stopObservers() {
 	fanout.StopAll(observers, max(c.settings.grace, time.Second))
 }
 
+// tell writes what must not be lost into the log. It comes before the answers: a program may end
+// with the answer that it waits for.
+func (c *core) tell(t *rareTodo) {
+	if t.unlogged != nil {
+		_ = recovered(func() { logEvents(slog.Default())(*t.unlogged) })
+	}
+	if t.flush && c.logs != nil {
+		c.logs.Flush(time.Second)
+	}
+}
+
+// applyNoUsage says that token limits are not enforced, to whom it may concern.
+func (c *core) applyNoUsage(e Event) {
+	c.noUsage = e.Err
+	c.emit(e)
+	if more := c.todo.more(); c.logs != nil {
+		more.flush = true
+	} else {
+		more.unlogged = &e
+	}
+}
+
 // emit hands an event to the observers, in order. Callers hold the lock.
 func (c *core) emit(e Event) {
 	e.ModelID = c.modelID

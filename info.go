@@ -29,7 +29,7 @@ type QueueInfo struct {
 	// FallbackReason is why the latest of them was: a failure here of which a request that
 	// completed elsewhere says nothing.
 	FallbackReason string `json:"fallback_reason,omitempty"`
-	Hedges    int64 `json:"hedges"`    // attempts that started beside a slow one (WithHedge)
+	Hedges         int64  `json:"hedges"` // attempts that started beside a slow one (WithHedge)
 	// Abandoned counts processors that still run although nobody waits for them any more:
 	// their request was canceled, their attempt timed out, or another attempt was faster.
 	// Each holds its slot until it returns.

@@ -228,6 +228,9 @@ func (r *registry) Unregister(ctx context.Context, modelID string) error {
 	if err != nil {
 		return err
 	}
+	if err := c.shutFromWithin(ctx); err != nil {
+		return err
+	}
 	r.mu.Lock()
 	if r.queues[modelID] == c {
 		r.queues = maps.Clone(r.queues)

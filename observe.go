@@ -68,7 +68,7 @@ type ObservedLimit struct {
 
 // attempt is one run of a processor, as the processor sees it: its context, and what it
 // reports. It is one allocation. A processor may keep it after it returned, so it is never
-// reused. The context's Mu guards all but core and number; it is taken after the queue's lock,
+// reused. The context's Mu guards all but core, number and nested; it is taken after the queue's lock,
 // never before.
 type attempt struct {
 	lazyctx.Context[observations]
@@ -78,6 +78,7 @@ type attempt struct {
 	emitting atomic.Int32  // how many Emits wait for the consumer
 	usage    Usage
 	number   uint32 // the engine's
+	nested   uint16 // guarded by the queue's lock: see core.nest
 	reported bool
 	byResult bool // usage is what a result says: a report replaces it, not the other way
 }

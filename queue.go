@@ -125,8 +125,11 @@ func (q *Queue[P, T]) prepareHere(ctx context.Context, req *Request[P], in *inta
 	in.Estimate, in.Sized = toEngineUsage(req.Estimate), !req.Estimate.isZero()
 	if req.NoWait {
 		in.Tag = tagNoWait
-	} else if d, ok := ctx.Deadline(); ok {
-		in.Deadline = q.clock.Since(d)
+	} else {
+		in.own = q.own(ctx)
+		if d, ok := ctx.Deadline(); ok {
+			in.Deadline = q.clock.Since(d)
+		}
 	}
 	if _, streams := ctx.(*stream); streams || q.coalesce == nil {
 		return nil
@@ -254,7 +257,7 @@ func (q *Queue[P, T]) Wait(ctx context.Context, requestID string) (resp Response
 		return resp, errNotMade
 	}
 	w := q.waiters.Get().(*typedWaiter[T])
-	r, waits, err := q.await(requestID, &w.waiter)
+	r, waits, err := q.await(ctx, requestID, &w.waiter)
 	if !waits {
 		q.waiters.Put(w)
 		if err != nil {

@@ -283,6 +283,9 @@ func (c *core) Shutdown(ctx context.Context) error {
 	if !c.made {
 		return errNotMade
 	}
+	if err := c.shutFromWithin(ctx); err != nil {
+		return err
+	}
 	ns := c.lock()
 	c.closed = true
 	c.engine.Close(ns)
