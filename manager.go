@@ -397,6 +397,4 @@ func (r *registry) Check() error {
 var (
 	_ Inspector  = (*Manager[int, int])(nil)
 	_ Controller = (*Manager[int, int])(nil)
-	_ Acquirer   = (*Manager[int, int])(nil)
-	_ Acquirer   = (*Queue[int, int])(nil)
 )

@@ -28,6 +28,8 @@ type Acquirer interface {
 	Acquire(ctx context.Context, c Claim) (*Permit, error)
 }
 
+var _, _ Acquirer = (*Manager[int, int])(nil), (*Queue[int, int])(nil)
+
 // ErrTryAgain says that an attempt of a permit failed and that the request goes on: call
 // Permit.Again to wait for its next attempt.
 var ErrTryAgain = errors.New("llmqueue: attempt failed, call Again to wait for the next one")

@@ -72,7 +72,8 @@ func (q *Queue[P, T]) Do(ctx context.Context, params P) (T, error) {
 // A refused request gives a zero Response and an error that wraps ErrInvalidParams,
 // ErrModelNotRegistered, ErrDuplicateRequest, ErrQueueFull, ErrQueueClosed, ErrRequestTooLarge
 // (it can never fit under a limit), ErrQuotaExhausted, ErrQueueTimeout (a *DeadlineError: its
-// deadline or MaxWait ends before it could start) or ErrCanceled (ctx had already ended).
+// deadline or MaxWait ends before it could start) or ErrCanceled (ctx had already ended). With the
+// context of one of the queue's processors it is ErrInvalidConfiguration where it would hang.
 //
 // When ctx ends first, a waiting request leaves the line without using quota and a running one
 // has its processor's context canceled; Submit returns at once.
