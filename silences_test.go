@@ -90,7 +90,9 @@ func TestTheLastLineIsLogged(t *testing.T) {
 				_, err := q.Do(t.Context(), 1)
 				assert.ErrorIs(t, err, errBoom)
 				assert.LessOrEqual(t, time.Since(begin), time.Second)
-				assert.Contains(t, log.String(), c.want)
+				if c.want != "" { // else it is not written yet
+					assert.Contains(t, log.String(), c.want)
+				}
 				time.Sleep(c.takes)
 			})
 		})

@@ -323,7 +323,7 @@ func (o ObservedLimit) limit() (Limit, error) {
 // err says in an error what o says.
 func (o Observation) err() error {
 	if o.Code == "" {
-		return fmt.Errorf("the provider says: %s", o.Outcome)
+		return errors.New("the provider says: " + string(o.Outcome)) // an answer has several: no formatting
 	}
 	return fmt.Errorf("the provider says: %s (%s)", o.Outcome, o.Code)
 }

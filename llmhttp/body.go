@@ -80,6 +80,7 @@ func (b *body) end(err error) {
 		if o.Usage == (llmqueue.Usage{}) && !b.scan.stored {
 			o.Usage = headerUsage(b.from.header)
 		}
+		b.scan.release()
 		b.scan = nil
 	}
 	b.mu.Unlock()

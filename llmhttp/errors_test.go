@@ -57,6 +57,7 @@ func TestParseError(t *testing.T) {
 		{"openai project's spend", 429, "", `{"error":{"code":"project_spend_limit_exceeded"}}`, exhausted, 0, "project_spend_limit_exceeded"},
 		{"openai organization's usage", 429, "", `{"error":{"code":"organization_usage_limit_exceeded"}}`, exhausted, 0, "organization_usage_limit_exceeded"},
 		{"a passing limit that speaks of a quota", 429, "", `{"error":{"code":"rate_limit_exceeded","message":"Quota exceeded, insufficient_quota for now. Try again in 2s."}}`, rateLimited, 2 * time.Second, "rate_limit_exceeded"},
+		{"openai, flex has no room", 429, "", `{"error":{"code":"resource_unavailable","type":"resource_unavailable","message":"m"}}`, overloaded, 0, "resource_unavailable"},
 		{"openai overloaded", 503, "", `{"error":{"code":"server_is_overloaded","type":"server_error"}}`, overloaded, 0, "server_is_overloaded"},
 		{"openai 500", 500, "", `{"error":{"type":"server_error","code":null}}`, retryable, 0, "server_error"},
 

@@ -203,9 +203,12 @@ func appendLower(to []byte, s string) []byte {
 // Anthropic's priority and fast limits are left out, they bind few calls. Limits on requests
 // come first, and the shorter periods before the longer ones.
 func ParseLimits(h http.Header, now time.Time) []llmqueue.ObservedLimit {
-	now = answered(h, now)
 	var fs families
 	fs.read(h)
+	if fs.n == 0 && h["Ratelimit-Policy"] == nil && h["X-Ratelimit-Policy"] == nil {
+		return nil
+	}
+	now = answered(h, now)
 	var limits []llmqueue.ObservedLimit
 	var tokens *family // Anthropic's
 	for i := range fs.n {

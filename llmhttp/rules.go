@@ -249,7 +249,7 @@ const (
 		stringabovemaxlength *contentfilter* *contentpolicy* *contentmoderation* *contentblocked* *policyviolation *sensitivecontent* datainspectionfailed
 		moderation* prohibitedcontent promptblocked invalidprompt safety maxtokensexceeded outofcontexterror tokenstoolong characterstoolong moderationblocked unsaferequest *riskdetection* cyberpolicy*`
 	lackingWords = `modelnotreadyexception overloadederror serverisoverloaded engineoverloaded* serveroverloaded* modeloverloaded* modelcapacityexhausted capacityexceeded servicetiercapacityexceeded queueexceeded modelservingerror
-		nocapacity insufficientcapacity systembusy modelloading resourcebusy serverbusy`
+		nocapacity insufficientcapacity resourceunavailable systembusy modelloading resourcebusy serverbusy`
 	refusedWords = `usagenotincluded *notactivated *notpurchased servicenotopen invalidaccountstatus *servicestop invalidparametervaluemodel providernotinitialize keymodelaccessdenied
 		authfailure* invalidendpoint* invalidapikey* incorrectapikey* expiredapikey missingapikey disabledapikey revokedapikey wrongapikey invalidkey invalidtoken invalidaccesskey* invalidaccesstoken invalidauth*
 		invalidcredential* expiredtoken* expiredkey missingkey missingtoken apikey* apitoken* accesskey* accesstoken* credentialsmissing *authenticationerror *authenticationfailed

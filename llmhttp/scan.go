@@ -1,6 +1,9 @@
 package llmhttp
 
-import "bytes"
+import (
+	"bytes"
+	"sync"
+)
 
 // scanner reads JSON documents of any size as their bytes come along, and keeps of each the
 // few values whose places are in the tree: see places.go. When a document has ended it hands
@@ -113,6 +116,17 @@ func (s *scanner) write(p []byte) {
 	case amazonFrames:
 		s.frames.write(p, s)
 	}
+}
+
+// scanners are those that have read their answer, whose memory the next ones use.
+var scanners = sync.Pool{New: func() any { return new(scanner) }}
+
+func newScanner() *scanner { return scanners.Get().(*scanner) }
+
+// release gives the scanner up. What it found stays whole: none of it is in that memory.
+func (s *scanner) release() {
+	*s = scanner{key: s.key[:0], doc: document{s.doc.bytes[:0], s.doc.values[:0]}}
+	scanners.Put(s)
 }
 
 // reset forgets a document that did not end.

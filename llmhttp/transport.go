@@ -123,7 +123,7 @@ func (t *Transport) served(ctx context.Context, sent time.Time, from origin, res
 	if res.Body != nil && res.Body != http.NoBody {
 		b := &body{src: res.Body, ctx: ctx, from: from, tell: t.tell, sent: sent}
 		if plain(res.Header) {
-			b.scan = &scanner{}
+			b.scan = newScanner()
 		}
 		res.Body = b
 	}

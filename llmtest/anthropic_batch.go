@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -48,14 +46,7 @@ func (d anthropic) bad(w http.ResponseWriter, status int, format string, args ..
 }
 
 func (d anthropic) createBatch(w http.ResponseWriter, r *http.Request) {
-	b := d.config.batches
-	bound, most := b.MaxBytes, b.MaxRequests
-	if bound == 0 {
-		bound = anthropicBatchBytes
-	}
-	if most == 0 {
-		most = anthropicBatchRequests
-	}
+	most, bound := d.config.batches.bounds(anthropicBatchRequests, anthropicBatchBytes)
 	var req struct {
 		Requests []struct {
 			CustomID string          `json:"custom_id"`
@@ -77,7 +68,7 @@ func (d anthropic) createBatch(w http.ResponseWriter, r *http.Request) {
 		d.bad(w, http.StatusBadRequest, "requests: List should have at most %d items", most)
 		return
 	}
-	j := &batchJob{created: time.Now()}
+	j := &batchJob{}
 	seen := map[string]bool{}
 	for i, l := range req.Requests {
 		switch {
@@ -93,8 +84,7 @@ func (d anthropic) createBatch(w http.ResponseWriter, r *http.Request) {
 	}
 	d.store.mu.Lock()
 	defer d.store.mu.Unlock()
-	j.id = fmt.Sprintf("msgbatch_%08x", len(d.store.batches)+1)
-	d.store.batches = append(d.store.batches, j)
+	d.begin(j, "msgbatch_", 24*time.Hour)
 	writeJSON(w, http.StatusOK, d.batchObject(r, j))
 }
 
@@ -105,14 +95,10 @@ func isBatchID(s string) bool {
 // batchObject is a batch as it stands. It wants the lock.
 func (d anthropic) batchObject(r *http.Request, j *batchJob) any {
 	p := d.config.batches.phase(j, time.Now())
-	window := d.config.batches.Window
-	if window == 0 {
-		window = 24 * time.Hour
-	}
 	counts := map[string]int{"processing": len(j.lines), "succeeded": 0, "errored": 0, "canceled": 0, "expired": 0}
 	object := map[string]any{
 		"id": j.id, "type": "message_batch", "processing_status": "in_progress", "request_counts": counts, "ended_at": nil,
-		"created_at": j.created.UTC(), "expires_at": j.created.Add(window).UTC(), "archived_at": nil, "cancel_initiated_at": nil, "results_url": nil,
+		"created_at": j.created.UTC(), "expires_at": j.expires.UTC(), "archived_at": nil, "cancel_initiated_at": nil, "results_url": nil,
 	}
 	if !j.canceled.IsZero() {
 		object["processing_status"], object["cancel_initiated_at"] = "canceling", j.canceled.UTC()
@@ -151,35 +137,27 @@ func (d anthropic) finishBatch(j *batchJob, p batchPhase) {
 
 // answerLine answers one request of a batch.
 func (d anthropic) answerLine(j *batchJob, i int) map[string]any {
-	body := j.lines[i].Body
-	c, f, p := readMessages(nil, body)
-	if p == nil {
-		c.body = hash(body)
-		r := d.config.plan(&c, &ticket{accepted: math.MaxInt64})
-		if p = r.fault.problem(false); p == nil {
-			return map[string]any{"type": "succeeded", "message": f.whole(&answer{call: &c, number: i, began: j.created, text: r.text(), tokens: r.tokens, cut: r.cut})}
-		}
+	whole, p := d.answer(j, i, readMessages)
+	if p != nil {
+		return map[string]any{"type": "errored", "error": anthropicErrorOf(p)}
 	}
-	d.complete(p)
-	return map[string]any{"type": "errored", "error": anthropicErrorOf(p)}
+	return map[string]any{"type": "succeeded", "message": whole}
 }
 
 // batch serves one batch: its results, or itself, after it was canceled if that is asked.
 func (d anthropic) batch(w http.ResponseWriter, r *http.Request, id, action string) {
 	d.store.mu.Lock()
 	defer d.store.mu.Unlock()
-	i := slices.IndexFunc(d.store.batches, func(j *batchJob) bool { return j.id == id })
-	if i < 0 {
+	j := d.store.job(id)
+	if j == nil {
 		d.bad(w, http.StatusNotFound, "No batch found with id %s", id)
 		return
 	}
-	j := d.store.batches[i]
-	switch p := d.config.batches.phase(j, time.Now()); {
-	case action == "cancel" && p.ended():
+	p := d.config.batches.phase(j, time.Now())
+	switch {
+	case action == "cancel" && (p.ended() || d.config.batches.cancel(j)):
 		d.bad(w, http.StatusBadRequest, "Batch %s has already ended", id)
 		return
-	case action == "cancel" && j.canceled.IsZero():
-		j.canceled = time.Now()
 	case action == "results" && !p.ended():
 		d.bad(w, http.StatusNotFound, "Batch %s has no results yet", id)
 		return
@@ -194,17 +172,9 @@ func (d anthropic) batch(w http.ResponseWriter, r *http.Request, id, action stri
 
 // listBatches lists batches, the latest first.
 func (d anthropic) listBatches(w http.ResponseWriter, r *http.Request) {
-	limit, err := strconv.Atoi(r.URL.Query().Get("limit"))
-	if err != nil || limit < 1 || limit > 1000 {
-		limit = 20
-	}
 	d.store.mu.Lock()
 	defer d.store.mu.Unlock()
-	page, last, more := d.store.page(r.URL.Query().Get("after_id"), limit)
-	list, first := []any{}, (*string)(nil)
-	for _, j := range page {
-		list = append(list, d.batchObject(r, j))
-		first = &page[0].id
-	}
-	writeJSON(w, http.StatusOK, map[string]any{"data": list, "first_id": first, "last_id": last, "has_more": more})
+	page, last, more := d.store.page(r, "limit", 1000, "after_id")
+	data, first := list(page, func(j *batchJob) any { return d.batchObject(r, j) })
+	writeJSON(w, http.StatusOK, map[string]any{"data": data, "first_id": first, "last_id": last, "has_more": more})
 }

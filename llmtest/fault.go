@@ -33,7 +33,7 @@ const (
 // Status chooses what an error says, in the provider's words, also where no status
 // is sent any more: 429 that a limit is reached, 500 that something inside broke,
 // and the provider's status for overload, which is the default, that it is
-// overloaded. Bedrock has more exceptions within a stream: 424 is its
+// overloaded. [OpenAI] says with FaultFull and 429 that its tier flex has no room. Bedrock has more exceptions within a stream: 424 is its
 // modelStreamErrorException and 400 its validationException.
 //
 // With FaultAnswer the error is the choice's own in a chat completion, with the

@@ -9,8 +9,8 @@ import (
 )
 
 // Gemini is a provider that speaks the Gemini API's generateContent and
-// streamGenerateContent, at POST /v1beta/models/MODEL:generateContent, and
-// /v1beta/models. A stream is of server-sent events with ?alt=sse, and otherwise
+// streamGenerateContent, at POST /v1beta/models/MODEL:generateContent,
+// /v1beta/models, files and batches ([WithBatches]). A stream is of server-sent events with ?alt=sse, and otherwise
 // one JSON array, as Gemini's is. It differs from [OpenAI] in that there are no
 // rate limit headers; a refusal names the quota and the delay in the error's
 // details.
@@ -54,6 +54,9 @@ func (gemini) key(r *http.Request) string {
 
 func (d gemini) route(r *http.Request) (route, *problem) {
 	path := r.URL.Path
+	if found, ok := d.batchRoute(r); ok {
+		return found, nil
+	}
 	for _, version := range []string{"/v1beta/", "/v1/"} {
 		path = strings.TrimPrefix(path, version)
 	}

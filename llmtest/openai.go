@@ -117,7 +117,9 @@ func newOpenAIError(message, kind, param, code string) (e openAIError) {
 
 // openAIErrorOf puts a problem into OpenAI's words. rate_limit_exceeded,
 // insufficient_quota, organization_spend_limit_exceeded and server_is_overloaded
-// are documented codes; the type of server errors follows the same pattern.
+// are documented codes; the type of server errors follows the same pattern. So is that the tier
+// flex answers 429 Resource Unavailable when it lacks room
+// (developers.openai.com/api/docs/guides/flex-processing); how its body says that is inferred.
 func openAIErrorOf(p *problem) openAIError {
 	switch p.reason {
 	case wrongKey:
@@ -137,6 +139,9 @@ func openAIErrorOf(p *problem) openAIError {
 	case spendLimited:
 		return newOpenAIError("Your organization has reached its spend limit.", "insufficient_quota", "", "organization_spend_limit_exceeded")
 	case overloaded:
+		if p.status == http.StatusTooManyRequests { // of the tier flex
+			return newOpenAIError("Resource unavailable. Please try again later.", "resource_unavailable", "", "resource_unavailable")
+		}
 		return newOpenAIError("The server is overloaded. Please try again later.", "service_unavailable_error", "", "server_is_overloaded")
 	case injected:
 		kind, code := injectedCode(p.status)

@@ -5,23 +5,22 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"math"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
 
 // OpenAI's files and batches: developers.openai.com/api/reference/resources/batches and
 // github.com/openai/openai-openapi. That an input file has at most 50,000 requests and
-// 200 MB is documented there; so are the states, that an expired request is an error
+// 200 MB is documented there, and that those of embeddings have at most 50,000 inputs in all; so are the states, that an expired request is an error
 // batch_expired, and that results come in any order. That a canceled one is batch_cancelled is
 // inferred, as are the codes of a file that is refused.
 
 const (
 	openAIBatchRequests = 50_000
 	openAIBatchBytes    = 200 << 20
+	openAIBatchInputs   = 50_000
 )
 
 // batchRoute finds what serves a path of files and batches.
@@ -51,10 +50,7 @@ func (d openAI) bad(w http.ResponseWriter, status int, param, format string, arg
 }
 
 func (d openAI) upload(w http.ResponseWriter, r *http.Request) {
-	bound := d.config.batches.MaxBytes
-	if bound == 0 {
-		bound = openAIBatchBytes
-	}
+	_, bound := d.config.batches.bounds(openAIBatchRequests, openAIBatchBytes)
 	r.Body = http.MaxBytesReader(w, r.Body, bound+1<<20)
 	in, head, err := r.FormFile("file")
 	if err != nil {
@@ -77,29 +73,14 @@ func (d openAI) upload(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// add stores a file. It wants the lock.
-func (s *batchStore) add(name, purpose string, data []byte) *batchFile {
-	f := &batchFile{id: fmt.Sprintf("file-%08x", len(s.files)+1), name: name, purpose: purpose, created: time.Now(), data: data}
-	s.files = append(s.files, f)
-	return f
-}
-
 func (f *batchFile) object() any {
 	return map[string]any{"id": f.id, "object": "file", "bytes": len(f.data), "created_at": f.created.Unix(), "filename": f.name, "purpose": f.purpose, "status": "processed"}
-}
-
-// find finds a file. It wants the lock.
-func (s *batchStore) find(id string) *batchFile {
-	if i := slices.IndexFunc(s.files, func(f *batchFile) bool { return f.id == id }); i >= 0 {
-		return s.files[i]
-	}
-	return nil
 }
 
 func (d openAI) file(w http.ResponseWriter, _ *http.Request, id string, content bool) {
 	d.store.mu.Lock()
 	defer d.store.mu.Unlock()
-	f := d.store.find(id)
+	f := d.store.file(id)
 	switch {
 	case f == nil:
 		d.bad(w, http.StatusNotFound, "id", "No such File object: %s", id)
@@ -124,7 +105,7 @@ func (d openAI) createBatch(w http.ResponseWriter, r *http.Request) {
 	}
 	d.store.mu.Lock()
 	defer d.store.mu.Unlock()
-	f := d.store.find(req.InputFileID)
+	f := d.store.file(req.InputFileID)
 	switch {
 	case f == nil:
 		d.bad(w, http.StatusBadRequest, "input_file_id", "Invalid 'input_file_id': no such file.")
@@ -136,25 +117,20 @@ func (d openAI) createBatch(w http.ResponseWriter, r *http.Request) {
 		d.bad(w, http.StatusBadRequest, "endpoint", "Invalid 'endpoint': '%s'.", req.Endpoint)
 		return
 	}
-	j := &batchJob{
-		id: fmt.Sprintf("batch_%08x", len(d.store.batches)+1), input: f.id, endpoint: req.Endpoint, window: req.Window,
-		metadata: req.Metadata, created: time.Now(),
-	}
-	j.read(f.data, d.config.batches.MaxRequests)
-	d.store.batches = append(d.store.batches, j)
+	j := &batchJob{input: f.id, endpoint: req.Endpoint, window: req.Window, metadata: req.Metadata}
+	bound, _ := d.config.batches.bounds(openAIBatchRequests, openAIBatchBytes)
+	j.read(f.data, bound)
+	d.begin(j, "batch_", 24*time.Hour)
 	writeJSON(w, http.StatusOK, d.batchObject(j))
 }
 
 // read takes in the lines of a file, and what is wrong with them.
 func (j *batchJob) read(data []byte, bound int) {
-	if bound == 0 {
-		bound = openAIBatchRequests
-	}
 	seen, model := map[string]bool{}, ""
 	bad := func(line int, code, format string, args ...any) {
 		j.invalid = append(j.invalid, batchProblem{Code: code, Message: fmt.Sprintf(format, args...), Line: line})
 	}
-	n := 0
+	n, inputs := 0, 0
 	for text := range bytes.Lines(data) {
 		n++
 		var l batchLine
@@ -162,8 +138,12 @@ func (j *batchJob) read(data []byte, bound int) {
 			bad(n, "invalid_json_line", "This line is not parseable as valid JSON.")
 			continue
 		}
-		var body struct{ Model string }
+		var body struct {
+			Model string
+			Input json.RawMessage
+		}
 		_ = json.Unmarshal(l.Body, &body)
+		inputs += inputsOf(body.Input)
 		if model == "" {
 			model = body.Model
 		}
@@ -183,9 +163,22 @@ func (j *batchJob) read(data []byte, bound int) {
 	if n == 0 {
 		bad(0, "empty_file", "The input file is empty.")
 	}
+	if j.endpoint == "/v1/embeddings" && inputs > openAIBatchInputs {
+		bad(0, "too_many_inputs", "The input file has more than %d embedding inputs.", openAIBatchInputs)
+	}
 	if n > bound {
 		bad(0, "too_many_requests", "The input file has more than %d requests.", bound)
 	}
+}
+
+// inputsOf is how many inputs an input is: a list of numbers is one, in tokens.
+func inputsOf(raw json.RawMessage) int {
+	var list []json.RawMessage
+	var tokens []int64
+	if json.Unmarshal(raw, &list) != nil || json.Unmarshal(raw, &tokens) == nil {
+		return 1
+	}
+	return len(list)
 }
 
 // batchObject is a batch as it stands. It wants the lock.
@@ -217,8 +210,7 @@ func (d openAI) batchObject(j *batchJob) any {
 // finishBatch writes the files of results once, and counts the requests that failed.
 func (d openAI) finishBatch(j *batchJob, p batchPhase) (failed int) {
 	var output, errors bytes.Buffer
-	for i := len(j.lines) - 1; i >= 0; i-- { // in another order than the input
-		l := &j.lines[i]
+	for i, l := range slices.Backward(j.lines) { // in another order than the input
 		line := map[string]any{"id": fmt.Sprintf("batch_req_%s_%d", j.id, i), "custom_id": l.CustomID, "response": nil, "error": nil}
 		out := &output
 		switch {
@@ -248,64 +240,41 @@ func (d openAI) finishBatch(j *batchJob, p batchPhase) (failed int) {
 
 // answerLine answers one request of a batch.
 func (d openAI) answerLine(j *batchJob, i int) (status int, body any) {
-	l := &j.lines[i]
-	request := &http.Request{Method: http.MethodPost, Header: http.Header{}}
-	var read operation
-	switch l.URL {
+	read := d.embeddings("")
+	switch j.lines[i].URL {
 	case "/v1/chat/completions":
 		read = chatStyle{}.read
 	case "/v1/responses":
 		read = readResponse
-	default:
-		read = d.embeddings("")
 	}
-	c, f, p := read(request, l.Body)
-	if p == nil {
-		c.body = hash(l.Body)
-		r := d.config.plan(&c, &ticket{accepted: math.MaxInt64})
-		a := answer{call: &c, number: i, began: j.created, text: r.text(), tokens: r.tokens, cut: r.cut}
-		if p = r.fault.problem(false); p == nil {
-			return http.StatusOK, f.whole(&a)
-		}
+	whole, p := d.answer(j, i, read)
+	if p != nil {
+		return p.status, openAIErrorOf(p)
 	}
-	d.complete(p)
-	return p.status, openAIErrorOf(p)
+	return http.StatusOK, whole
 }
 
 // batch serves one batch, and cancels it before if that is asked.
 func (d openAI) batch(w http.ResponseWriter, _ *http.Request, id string, cancel bool) {
 	d.store.mu.Lock()
 	defer d.store.mu.Unlock()
-	i := slices.IndexFunc(d.store.batches, func(j *batchJob) bool { return j.id == id })
-	if i < 0 {
+	j := d.store.job(id)
+	if j == nil {
 		d.bad(w, http.StatusNotFound, "id", "No batch found with id '%s'.", id)
 		return
 	}
-	j := d.store.batches[i]
-	if cancel && j.canceled.IsZero() {
-		now := time.Now()
-		if p := d.config.batches.phase(j, now); p.ended() {
-			d.bad(w, http.StatusConflict, "", "Cannot cancel a batch with status '%s'.", p.status)
-			return
-		}
-		j.canceled = now
+	if cancel && d.config.batches.cancel(j) {
+		d.bad(w, http.StatusConflict, "", "Cannot cancel a batch with status '%s'.", d.config.batches.phase(j, time.Now()).status)
+		return
 	}
 	writeJSON(w, http.StatusOK, d.batchObject(j))
 }
 
 // listBatches lists batches, the latest first.
 func (d openAI) listBatches(w http.ResponseWriter, r *http.Request) {
-	limit, err := strconv.Atoi(r.URL.Query().Get("limit"))
-	if err != nil || limit < 1 || limit > 100 {
-		limit = 20
-	}
 	d.store.mu.Lock()
 	defer d.store.mu.Unlock()
-	page, last, more := d.store.page(r.URL.Query().Get("after"), limit)
-	list, first := []any{}, (*string)(nil)
-	for _, j := range page {
-		list = append(list, d.batchObject(j))
-		first = &page[0].id
-	}
-	writeJSON(w, http.StatusOK, map[string]any{"object": "list", "data": list, "first_id": first, "last_id": last, "has_more": more})
+	page, last, more := d.store.page(r, "limit", 100, "after")
+	data, first := list(page, d.batchObject)
+	writeJSON(w, http.StatusOK, map[string]any{"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": more})
 }

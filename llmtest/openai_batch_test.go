@@ -208,3 +208,14 @@ func TestBatchesAreListedByPages(t *testing.T) {
 	}
 	require.Equal(t, want, got)
 }
+
+func TestBatchOfTooManyEmbeddingInputsIsNotRun(t *testing.T) {
+	c := batchClient{t, llmtest.NewServer(t, llmtest.OpenAI())}
+	line := func(id string, n int) string {
+		return fmt.Sprintf(`{"custom_id":%q,"method":"POST","url":"/v1/embeddings","body":{"model":"m","input":["a"%s]}}`, id, strings.Repeat(`,"a"`, n-1))
+	}
+	_, file := c.upload("batch", line("a", 50_000), line("b", 1))
+	_, made := c.object("POST", "/batches", fmt.Sprintf(`{"input_file_id":%q,"endpoint":"/v1/embeddings","completion_window":"24h"}`, file))
+	require.Equal(t, "failed", made["status"])
+	require.Contains(t, fmt.Sprint(made["errors"]), "more than 50000 embedding inputs")
+}

@@ -28,7 +28,7 @@ func TestAnAnswerIsKeptAsItCame(t *testing.T) {
 	const long = "sk-very-secret-0123456789"
 	for _, key := range []string{"test", "1", "choices", long} {
 		t.Run(key, func(t *testing.T) {
-			answer := fmt.Sprintf(`{"choices":[{"index":0,"message":{"role":"assistant","content":"The latest test results: %s","n":1}}],"usage":{"prompt_tokens":11,"completion_tokens":1}}`, long)
+			answer := fmt.Sprintf(`{"choices":[{"index":0,"message":{"role":"assistant","content": "The <b>latest</b> test & results: %s" , "n":1}}],"usage":{"prompt_tokens":11,"completion_tokens":1}}`, long)
 			srv, dir := replying(t, 200, answer), t.TempDir()
 			write(t, dir, "in.jsonl", chats(1, 10)...)
 			p := command(t, dir, []string{"LLMQ_API_KEY=" + key}, "run", "in.jsonl", "-o", "out.jsonl", "--base-url", srv.URL)

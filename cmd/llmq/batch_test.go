@@ -273,7 +273,7 @@ func TestWhatCannotBeRunInABatchIsToldAtOnce(t *testing.T) {
 	}{
 		"another provider": {viaBatch("https://api.groq.com/openai/v1"), 2, "which api.groq.com does not have"},
 		"stdin":            {[]string{"run", "-", "-o", "o.jsonl", "--base-url", srv.URL(), "--via", "batch"}, 2, "needs a file"},
-		"another word":     {viaBatch(srv.URL(), "--via", "pigeon"), 2, "want calls or batch"},
+		"another word":     {viaBatch(srv.URL(), "--via", "pigeon"), 2, "want calls, batch or flex"},
 		"by calls":         {viaBatch(srv.URL(), "--via", "calls", "--deadline", "1h"), 2, "go with --via batch"},
 		"another path":     {[]string{"run", "rerank.jsonl", "-o", "p.jsonl", "--base-url", srv.URL(), "--via", "batch"}, 2, `rerank.jsonl:1: "/v1/rerank" cannot be in a batch`},
 		"a wrong key":      {viaBatch(srv.URL()), 3, "401 Unauthorized"},

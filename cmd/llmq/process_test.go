@@ -32,6 +32,10 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if to := os.Getenv(asProxy); to != "" {
+		fmt.Fprintln(os.Stderr, bareProxy(to))
+		os.Exit(1)
+	}
 	if os.Getenv(asMain) != "" {
 		main()
 	}

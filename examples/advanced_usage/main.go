@@ -225,7 +225,7 @@ func showInfo(stdout io.Writer, manager *llmqueue.Manager[Task, string]) error {
 	for _, info := range manager.InfoAll() {
 		var limits []string
 		for _, l := range info.Limits {
-			limits = append(limits, fmt.Sprintf("%s %d/%d", l.Limit.Kind, l.Used, l.Limit.Amount))
+			limits = append(limits, fmt.Sprintf("%d of %v", l.Used, l.Limit))
 		}
 		fmt.Fprintf(table, "   %s\t%d\t%d\t%d\t%d\t%d\t%s\n", info.ModelID, info.Completed, info.Failed,
 			info.Canceled, info.Retries, info.Usage.Total(), strings.Join(limits, ", "))

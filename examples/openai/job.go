@@ -7,7 +7,6 @@ import (
 	"iter"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/llmqueue/llmqueue"
@@ -45,16 +44,17 @@ func (j *job) runWithQueue(ctx context.Context, stdout io.Writer) error {
 	}
 
 	j.answers = make([]*Answer, len(j.questions))
-	var done, tokens atomic.Int64
+	var p progress
 	stop := watch(stdout, func() string {
 		info := queue.Info()
-		return line(len(j.questions), int(done.Load()), info.Processing, tokens.Load()) + use(info.Limits)
+		p.running.Store(int64(info.Processing))
+		return p.line(len(j.questions)) + use(info.Limits) + j.eta(ctx, queue)
 	})
 	begin := time.Now()
 	for res, err := range queue.SubmitAll(ctx, j.requests()) {
 		i, _ := strconv.Atoi(res.RequestID)
-		done.Add(1)
-		tokens.Add(res.Usage.Total())
+		p.tokens.Add(res.Usage.Total())
+		p.count(err)
 		j.record(i, res.Result, err)
 	}
 	j.wall = time.Since(begin)
@@ -63,6 +63,17 @@ func (j *job) runWithQueue(ctx context.Context, stdout io.Writer) error {
 
 	// Everything is answered or canceled; Shutdown lets the workers go.
 	return queue.Shutdown(context.WithoutCancel(ctx))
+}
+
+// eta is when the last question will start, as the queue itself forecasts it: when another
+// one like the last would, behind all that wait now. Empty when nothing waits.
+func (j *job) eta(ctx context.Context, queue *llmqueue.Queue[Question, Answer]) string {
+	last := j.questions[len(j.questions)-1]
+	f, err := queue.Forecast(ctx, llmqueue.NewRequest(j.model, last))
+	if err != nil || f.Position <= 1 || f.EstimatedStart.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf(", the last starts in about %s", seconds(time.Until(f.EstimatedStart)))
 }
 
 // requests yields one request for each question. The queue pulls them only as
@@ -84,24 +95,22 @@ func (j *job) requests() iter.Seq[llmqueue.Request[Question]] {
 func (j *job) runWithoutQueue(ctx context.Context, stdout io.Writer) {
 	j.answers = make([]*Answer, len(j.questions))
 	var (
-		done, running, tokens atomic.Int64
-		mu                    sync.Mutex // guards record
-		all                   sync.WaitGroup
+		p   progress
+		mu  sync.Mutex // guards record
+		all sync.WaitGroup
 	)
-	stop := watch(stdout, func() string {
-		return line(len(j.questions), int(done.Load()), int(running.Load()), tokens.Load())
-	})
+	stop := watch(stdout, func() string { return p.line(len(j.questions)) })
 	begin := time.Now()
 	slots := make(chan struct{}, j.concurrency)
 	for i, q := range j.questions {
 		slots <- struct{}{}
 		all.Go(func() {
 			defer func() { <-slots }()
-			running.Add(1)
+			p.running.Add(1)
 			answer, err := j.ask(ctx, q)
-			running.Add(-1)
-			done.Add(1)
-			tokens.Add(answer.Charged.Total())
+			p.running.Add(-1)
+			p.tokens.Add(answer.Charged.Total())
+			p.count(err)
 			mu.Lock()
 			defer mu.Unlock()
 			j.record(i, answer, err)

@@ -118,7 +118,7 @@ func (s settings) simulator() chat.Simulator {
 
 // limits says which limits there are, as far as the program knows, and who knows them.
 func (s settings) limits() string {
-	stated := fmt.Sprintf("%d requests and %s tokens per %v, %d at once", s.rpm, thousands(s.tpm), s.period, s.concurrency)
+	stated := fmt.Sprintf("%d requests and %s tokens per %s, %d at once", s.rpm, thousands(s.tpm), length(s.period), s.concurrency)
 	switch {
 	case s.known || s.noQueue:
 		return "Limits: " + stated + "."

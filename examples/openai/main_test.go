@@ -3,6 +3,7 @@ package main
 import (
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -75,10 +76,10 @@ func TestQueueIsNeverRefused(t *testing.T) {
 							t.Errorf("%s: %d, want %d\n%s", name, got, want, out)
 						}
 					}
-					if !strings.Contains(out, "60/60 done, 0 in flight, 0 waiting") {
+					if !strings.Contains(out, "60 of 60 answered, 0 in flight, 0 waiting") {
 						t.Errorf("the progress does not end with everything done:\n%s", out)
 					}
-					if learns := !slices.Contains(how.args, "-known"); strings.Contains(out, "limits learned") != learns {
+					if learns := !slices.Contains(how.args, "-known"); strings.Contains(out, "limit learned") != learns {
 						t.Errorf("limits learned: want %v\n%s", learns, out)
 					}
 					if got := ratio(t, out); got > minute.most+how.more {
@@ -239,6 +240,26 @@ func TestFlagsOfTheSimulator(t *testing.T) {
 		_, err := parse(tt.args, io.Discard)
 		if (err != nil) != (tt.want != "") || err != nil && !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%v: error %v, want %q", tt.args, err, tt.want)
+		}
+	}
+}
+
+// The first example that a newcomer runs compiles its own SDK and none of the others.
+func TestCompilesOneSDK(t *testing.T) {
+	list := exec.CommandContext(t.Context(), "go", "list", "-deps", ".")
+	list.Env = append(os.Environ(), "GOWORK=")
+	deps, err := list.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, heavy := range []string{
+		"github.com/Azure/", "github.com/anthropics/", "github.com/aws/", "github.com/ollama/", "google.golang.org/genai",
+		"github.com/tmc/", "github.com/riverqueue/", "github.com/redis/", "go.opentelemetry.io/",
+	} {
+		for dep := range strings.Lines(string(deps)) {
+			if strings.HasPrefix(dep, heavy) {
+				t.Errorf("go run ./examples/openai compiles %s", dep)
+			}
 		}
 	}
 }

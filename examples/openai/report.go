@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/llmqueue/llmqueue"
@@ -58,10 +59,29 @@ func terminal(out io.Writer) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
+// progress is how far a job has come.
+type progress struct {
+	answered, failed, running, tokens atomic.Int64
+}
+
+// count takes down that a question's call has ended.
+func (p *progress) count(err error) {
+	if err != nil {
+		p.failed.Add(1)
+	} else {
+		p.answered.Add(1)
+	}
+}
+
 // line is the part of the progress that needs no queue.
-func line(total, done, running int, tokens int64) string {
-	return fmt.Sprintf("%d/%d done, %d in flight, %d waiting, %s tokens",
-		done, total, running, max(total-done-running, 0), thousands(tokens))
+func (p *progress) line(total int) string {
+	answered, failed, running := int(p.answered.Load()), int(p.failed.Load()), int(p.running.Load())
+	s := fmt.Sprintf("%d of %d answered", answered, total)
+	if failed > 0 {
+		s = fmt.Sprintf("%d failed, ", failed) + s
+	}
+	return s + fmt.Sprintf(", %d in flight, %d waiting, %s tokens",
+		running, max(total-answered-failed-running, 0), thousands(p.tokens.Load()))
 }
 
 // use is how much of each limit per period is taken right now.
@@ -69,10 +89,37 @@ func use(limits []llmqueue.LimitInfo) string {
 	var b strings.Builder
 	for _, l := range limits {
 		if l.Limit.Kind != llmqueue.KindConcurrent {
-			fmt.Fprintf(&b, ", %s %s/%s", l.Limit.Kind, thousands(l.Used), thousands(l.Limit.Amount))
+			fmt.Fprintf(&b, ", %s of %s", thousands(l.Used), amount(l.Limit))
 		}
 	}
 	return b.String()
+}
+
+// amount writes a limit in full: a period that is not a minute is named, and so is one that is.
+func amount(l llmqueue.Limit) string {
+	counted, period := string(l.Kind), cmp.Or(l.Period, time.Minute)
+	switch l.Kind {
+	case llmqueue.KindRPM:
+		counted = "requests"
+	case llmqueue.KindTPM:
+		counted = "tokens"
+	default: // a limit of a day, or of a kind of tokens
+		if l.Period == 0 {
+			return thousands(l.Amount) + " " + counted
+		}
+	}
+	return fmt.Sprintf("%s %s per %s", thousands(l.Amount), counted, length(period))
+}
+
+// length writes a period as people do.
+func length(period time.Duration) string {
+	switch {
+	case period == time.Minute:
+		return "minute"
+	case period%time.Second == 0:
+		return fmt.Sprintf("%d s", period/time.Second)
+	}
+	return period.String()
 }
 
 // report prints the table.
@@ -97,15 +144,18 @@ func (j *job) report(stdout io.Writer) {
 		how = "without the queue"
 	}
 	fmt.Fprintln(stdout)
-	row := func(name string, value any) { fmt.Fprintf(stdout, "%-30s %17v\n", name, value) }
+	if n := j.missing(); n > 0 {
+		fmt.Fprintf(stdout, "%d of %d questions have no answer.\n\n", n, len(j.questions))
+	}
+	row := func(name string, value any) { fmt.Fprintf(stdout, "%-30s %24v\n", name, value) }
 	row("", how)
+	row("questions without an answer", j.missing())
 	row("requests", len(j.questions))
 	row("accepted by the server", server.Accepted)
 	row("refused by the server", server.Refused)
 	row("other faults", server.Faults+server.Overloaded)
-	row("questions without an answer", j.missing())
-	if learned := j.learned(); learned != "" {
-		row("limits learned", learned)
+	for _, limit := range j.learned() {
+		row("limit learned", limit)
 	}
 	row("wall time", seconds(j.wall))
 	if j.missing() > 0 {
@@ -120,22 +170,25 @@ func (j *job) report(stdout io.Writer) {
 	row("tokens used", thousands(used))
 	fmt.Fprintln(stdout)
 	if j.noQueue && server.Refused > 0 {
-		fmt.Fprintf(stdout, "The server refused %d calls, and %d questions have no answer. Run it without -no-queue to compare.\n", server.Refused, j.missing())
+		fmt.Fprintf(stdout, "The server refused %d calls. Run it without -no-queue to compare.\n", server.Refused)
 	}
 }
 
-// learned is what the queue learned of the limits; empty when it was not to learn any.
-func (j *job) learned() string {
+// learned is what the queue learned of the limits; nothing when it was not to learn any.
+func (j *job) learned() []string {
 	if j.known || j.noQueue {
-		return ""
+		return nil
 	}
 	var limits []string
 	for _, l := range j.limits {
 		if l.Limit.Kind != llmqueue.KindConcurrent {
-			limits = append(limits, fmt.Sprintf("%s %s", thousands(l.Limit.Amount), l.Limit.Kind))
+			limits = append(limits, amount(l.Limit))
 		}
 	}
-	return cmp.Or(strings.Join(limits, ", "), "none stated")
+	if len(limits) == 0 {
+		return []string{"none stated"}
+	}
+	return limits
 }
 
 // bounds are the limits per period that bound the run: those of the flags, unless the

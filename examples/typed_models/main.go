@@ -1,23 +1,40 @@
 // Typed_models sends a struct and gets a struct back. The `validate` tags of the
 // params are checked before a request costs anything, those of the result before
-// anyone works with it.
+// anyone works with it. The file stands alone: copy it.
+//
+// Without OPENAI_API_KEY a simulator in this process answers, in words without sense.
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"log"
+	"net/http"
+	"os"
+	"os/signal"
 	"strings"
 
+	"github.com/openai/openai-go/v3"
+	"github.com/openai/openai-go/v3/option"
+
 	"github.com/llmqueue/llmqueue"
-	"github.com/llmqueue/llmqueue/examples/internal/chat"
-	"github.com/llmqueue/llmqueue/examples/internal/program"
+	"github.com/llmqueue/llmqueue/llmhttp"
 	"github.com/llmqueue/llmqueue/llmtest"
 )
 
-func main() { program.Main("typed_models", run) }
+func main() {
+	model := flag.String("model", "gpt-4.1-mini", "model to ask")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, *model, os.Stdout); err != nil {
+		log.Fatal("typed_models: ", err)
+	}
+}
 
 // Article is what we send.
 type Article struct {
@@ -49,32 +66,34 @@ type Summary struct {
 // ReportUsage in the processor.
 func (s Summary) TokenUsage() llmqueue.Usage { return s.usage }
 
-func run(ctx context.Context, args []string, stdout io.Writer) error {
-	flags := flag.NewFlagSet("typed_models", flag.ContinueOnError)
-	model := flags.String("model", chat.DefaultModel, "model to ask")
-	if err := program.Parse(flags, args, stdout); err != nil {
-		return err
-	}
-	provider, err := chat.Open(chat.Simulator{
-		Limits: []llmtest.Limit{llmtest.RPM(500), llmtest.TPM(100_000)},
-	})
+func run(ctx context.Context, model string, out io.Writer) error {
+	client, closeClient, err := newClient(out)
 	if err != nil {
 		return err
 	}
-	defer provider.Close()
-	fmt.Fprintf(stdout, "Answered by %s.\n\n", provider)
+	defer closeClient()
 
-	queue, err := llmqueue.NewQueue(*model,
-		func(ctx context.Context, req llmqueue.Request[Article]) (Summary, error) {
-			reply, err := provider.Ask(ctx, req.ModelID, req.Params.prompt(), req.Params.MaxTokens)
-			return Summary{
-				Text:   reply.Text,
-				Words:  len(strings.Fields(reply.Text)),
-				Finish: reply.Finish,
-				usage:  reply.Usage,
-			}, err
-		},
-		llmqueue.WithLimits(llmqueue.RPM(500), llmqueue.TPM(100_000)))
+	summarize := func(ctx context.Context, req llmqueue.Request[Article]) (Summary, error) {
+		res, err := client.Chat.Completions.New(ctx, openai.ChatCompletionNewParams{
+			Model:               req.ModelID,
+			Messages:            []openai.ChatCompletionMessageParamUnion{openai.UserMessage(req.Params.prompt())},
+			MaxCompletionTokens: openai.Int(req.Params.MaxTokens),
+		})
+		if err != nil {
+			return Summary{}, err
+		}
+		if len(res.Choices) == 0 {
+			return Summary{}, errors.New("the answer has no choices")
+		}
+		text := res.Choices[0].Message.Content
+		return Summary{
+			Text:   text,
+			Words:  len(strings.Fields(text)),
+			Finish: res.Choices[0].FinishReason,
+			usage:  llmqueue.Usage{InputTokens: res.Usage.PromptTokens, OutputTokens: res.Usage.CompletionTokens},
+		}, nil
+	}
+	queue, err := llmqueue.NewQueue(model, summarize, llmqueue.WithLimits(llmqueue.RPM(500), llmqueue.TPM(100_000)))
 	if err != nil {
 		return err
 	}
@@ -87,30 +106,50 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		Audience:  "everybody",
 		MaxTokens: 300,
 	}
-	fmt.Fprintln(stdout, "A valid article:")
-	res, err := queue.Submit(ctx, llmqueue.NewRequest(*model, article))
+	fmt.Fprintln(out, "A valid article:")
+	res, err := queue.Submit(ctx, llmqueue.NewRequest(model, article))
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "  %s, %d words, %d tokens of %d reserved\n  %s\n\n", res.Status, res.Result.Words,
+	fmt.Fprintf(out, "  %s, %d words, %d tokens of %d reserved\n  %s\n\n", res.Status, res.Result.Words,
 		res.Usage.Total(), article.EstimateUsage().Total(), res.Result.Text)
 
-	fmt.Fprintln(stdout, "Params that break their tags are refused at once, and cost nothing:")
+	fmt.Fprintln(out, "Params that break their tags are refused at once, and cost nothing:")
 	wrong := article
 	wrong.Audience = "cats"
 	_, err = queue.Do(ctx, wrong)
 	if !errors.Is(err, llmqueue.ErrInvalidParams) {
 		return fmt.Errorf("expected invalid params, got %w", err)
 	}
-	fmt.Fprintf(stdout, "  %v\n\n", err)
+	fmt.Fprintf(out, "  %v\n\n", err)
 
-	fmt.Fprintln(stdout, "A result that breaks its tags is a failed request, here because two tokens cut it short:")
+	fmt.Fprintln(out, "A result that breaks its tags is a failed request, here because two tokens cut it short:")
 	short := article
 	short.MaxTokens = 2
-	res, err = queue.Submit(ctx, llmqueue.NewRequest(*model, short))
+	res, err = queue.Submit(ctx, llmqueue.NewRequest(model, short))
 	if !errors.Is(err, llmqueue.ErrInvalidResult) {
 		return fmt.Errorf("expected an invalid result, got %w", err)
 	}
-	fmt.Fprintf(stdout, "  %s, its %d tokens are counted all the same\n  %v\n", res.Status, res.Usage.Total(), err)
+	fmt.Fprintf(out, "  %s, its %d tokens are counted all the same\n  %v\n", res.Status, res.Usage.Total(), err)
 	return nil
+}
+
+// newClient returns a client of the SDK whose transport observes each answer for the queue.
+// The queue retries, so the SDK does not. A program that always has a key needs only the first client.
+func newClient(out io.Writer) (client openai.Client, closeClient func(), err error) {
+	noRetries := option.WithMaxRetries(0)
+	if os.Getenv("OPENAI_API_KEY") != "" { // the SDK reads it, and OPENAI_BASE_URL
+		fmt.Fprintf(out, "Answered by %s.\n\n", cmp.Or(os.Getenv("OPENAI_BASE_URL"), "the real service"))
+		transport := llmhttp.NewTransport(http.DefaultTransport)
+		return openai.NewClient(noRetries, option.WithHTTPClient(&http.Client{Transport: transport})), func() {}, nil
+	}
+	fmt.Fprint(out, "Answered by a simulator in this process, whose words make no sense (set OPENAI_API_KEY to ask the real service).\n\n")
+	server, err := llmtest.Start(llmtest.OpenAI(llmtest.RPM(500), llmtest.TPM(100_000)), llmtest.InMemory())
+	if err != nil {
+		return client, nil, err
+	}
+	transport := llmhttp.NewTransport(server.Client().Transport)
+	client = openai.NewClient(noRetries, option.WithHTTPClient(&http.Client{Transport: transport}),
+		option.WithBaseURL(server.URL()), option.WithAPIKey("no-key-needed"))
+	return client, server.Close, nil
 }

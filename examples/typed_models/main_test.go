@@ -8,10 +8,11 @@ import (
 func TestRun(t *testing.T) {
 	t.Setenv("OPENAI_API_KEY", "") // always the simulator
 	var out strings.Builder
-	if err := run(t.Context(), nil, &out); err != nil {
+	if err := run(t.Context(), "gpt-4.1-mini", &out); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
+		"whose words make no sense",
 		"completed,",
 		"invalid params",
 		"Audience",

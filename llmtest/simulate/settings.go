@@ -53,6 +53,7 @@ type flags struct {
 	seed                               uint64
 	load                               llmtest.Load
 	every, timeline                    time.Duration
+	batch                              time.Duration
 }
 
 // A limitFlag is the amount of one limit, 0 for none.
@@ -86,6 +87,7 @@ func (f *flags) register(fs *flag.FlagSet) {
 	fs.Int64Var(&f.load.Knee, "knee", 0, "requests in progress above which everything slows down")
 	fs.Int64Var(&f.load.Capacity, "capacity", 0, "requests in progress above which the server is overloaded")
 	fs.StringVar(&f.faults, "faults", "", "shares of requests that fail, such as 0.05:503,0.01:cut; a status or one of "+kinds())
+	fs.DurationVar(&f.batch, "batch-duration", 0, "how long a batch lasts, where the provider has any")
 	fs.DurationVar(&f.every, "every", 0, "show figures this often; 0 only at the end")
 	fs.DurationVar(&f.timeline, "timeline", 0, "show a timeline in steps of this at the end; 0 shows none")
 }
@@ -116,6 +118,7 @@ func (f *flags) server(key, keyFrom string) (provider llmtest.Provider, options 
 		llmtest.ListenOn(f.listen),
 		llmtest.WithKey(key),
 		llmtest.WithSeed(f.seed),
+		llmtest.WithBatches(llmtest.Batches{Duration: f.batch}),
 		llmtest.WithOutputTokens(f.output, 0.5),
 		llmtest.WithLatency(llmtest.Latency{FirstToken: f.first, PerToken: f.each, Spread: f.spread}),
 	}

@@ -60,9 +60,13 @@ func requests[P any](model string, params []P) iter.Seq[llmqueue.Request[P]] {
 	}
 }
 
-// Print writes the sums, what the server said to each call, and the limits.
+// Print writes the sums, first what has no answer, what the server said to each call, and the limits.
 func (s Summary) Print(w io.Writer, calls service.Calls, limits []llmqueue.LimitInfo) {
-	fmt.Fprintf(w, "\n%d of %d questions answered in %.1fs, %d input and %d output tokens\n",
+	fmt.Fprintln(w)
+	if missing := s.Questions - s.Answered; missing > 0 {
+		fmt.Fprintf(w, "%d of %d questions have no answer.\n", missing, s.Questions)
+	}
+	fmt.Fprintf(w, "%d of %d questions answered in %.1fs, %d input and %d output tokens\n",
 		s.Answered, s.Questions, s.Took.Seconds(), s.Usage.InputTokens, s.Usage.OutputTokens)
 	fmt.Fprintf(w, "Calls: %d accepted, %d refused, %d met an overloaded server, %d failed\n\n",
 		calls.Accepted, calls.Refused, calls.Overloaded, calls.Faults)

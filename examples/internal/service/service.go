@@ -69,9 +69,9 @@ func (s *Service) Close() {
 func (s *Service) String() string {
 	if s.Simulated() {
 		if s.variable == "" {
-			return "a simulator in this process"
+			return "a simulator in this process, whose words make no sense"
 		}
-		return fmt.Sprintf("a simulator in this process (set %s to ask the real service)", s.variable)
+		return fmt.Sprintf("a simulator in this process, whose words make no sense (set %s to ask the real service)", s.variable)
 	}
 	return "the real service"
 }

@@ -32,28 +32,26 @@ func (r *run) attempt(ctx context.Context, e *endpoint, model string, req llmque
 		return caller.Reply{}, llmqueue.Permanent(errNotRecorded)
 	}
 	asks := it.asksOf(model)
-	price, ok := r.money.reserve(asks)
+	price, ok := r.money.reserveShare(asks, r.Via.share())
 	if !ok {
 		r.stop(OverBudget, fmt.Errorf("the budget of $%.2f is used up: $%.4f are spent, run again with a larger --budget-usd to go on", r.Budget, r.money.spent()))
 		return caller.Reply{}, llmqueue.Permanent(errNotRecorded)
 	}
 	number, err := r.journal.Start(e.key(model), req.Estimate)
 	if err != nil {
-		r.money.settle(model, price, llmqueue.Usage{})
+		r.money.settle(model, price, llmqueue.Usage{}, 1)
 		r.stop(CannotWrite, err)
 		return caller.Reply{}, llmqueue.Permanent(errNotRecorded)
 	}
 	r.attempts.Add(1)
 	defer r.trial.start()()
-	reply, err := e.Call(ctx, asks.Path, asks.Body)
+	reply, err := e.Call(ctx, asks.Path, r.Via.body(asks))
 	reply.Charged = r.charged(e.key(model), req.Estimate, reply.Usage, reply.Usage != (llmqueue.Usage{})).Total()
-	r.money.settle(model, price, reply.Usage)
+	r.money.settle(model, price, reply.Usage, r.Via.shareOf(&reply))
 	r.input.Add(reply.Usage.InputTokens)
 	r.output.Add(reply.Usage.OutputTokens)
 	if reply.Usage != (llmqueue.Usage{}) {
-		if err := r.journal.End(number, reply.Usage); err != nil {
-			r.stop(CannotWrite, err)
-		}
+		r.journal.End(number, reply.Usage)
 	}
 	if err != nil {
 		return reply, r.failedAttempt(ctx, e, model, reply, err)
@@ -73,6 +71,13 @@ func (r *run) failedAttempt(ctx context.Context, e *endpoint, model string, repl
 	if ctx.Err() == nil {
 		text := r.reason(err)
 		r.lastError.Store(&text)
+		if reason := r.untrusted(e, err); reason != nil {
+			if r.refuses(e, model, reason) {
+				return llmqueue.Elsewhere(err)
+			}
+			r.stop(Unusable, reason)
+			return llmqueue.Permanent(errNotRecorded)
+		}
 		if caller.Unreachable(err) {
 			return r.unreachable(ctx, e, err)
 		}
@@ -131,6 +136,15 @@ func (r *run) hopeless(at *endpoint, e *caller.StatusError) error {
 		return fmt.Errorf("%w: check %s, it leads elsewhere", e, flag)
 	}
 	return nil
+}
+
+// untrusted is the error that ends the run when a host's certificate is not trusted, or nil.
+func (r *run) untrusted(e *endpoint, err error) error {
+	if !caller.Untrusted(err) {
+		return nil
+	}
+	return fmt.Errorf("the certificate of %s is not trusted: %s: check %s, or name the file of its authority with --ca-file",
+		e.Host(), e.Reason(err), cmp.Or(e.Endpoint.Caller.Flag, "--base-url"))
 }
 
 // outage is a time in which the provider's host is not reached.
@@ -243,15 +257,13 @@ func (r *run) conclude(res llmqueue.Response[caller.Reply], err error) error {
 			Hash: results.HashOf(it.Path, it.Body), Kept: it.Kept,
 		},
 	}
+	rec.Run.Tier = r.Via.tierOf(&reply)
 	if reply.Status != 0 {
 		rec.Response = &results.Response{Status: reply.Status, RequestID: reply.RequestID, Body: reply.Body}
 	}
-	if err := r.file.Append(rec); err != nil {
+	if err := r.record(rec); err != nil {
 		return err
 	}
-	r.ran.Add(1)
-	r.done.Store(r.file.Done)
-	r.failed.Store(r.file.Failed)
 	r.judge(it.Model, problem)
 	return nil
 }

@@ -88,6 +88,7 @@ type run struct {
 	stopped       chan struct{}  // closed once everything is shut down after a stop
 	asking        sync.WaitGroup // requests that are asked once more
 	recording     sync.Mutex     // of how requests ended
+	flushing      sync.Mutex     // while what was recorded is written
 }
 
 // item is what a queue carries.
@@ -259,6 +260,7 @@ func (r *run) work(interrupts <-chan os.Signal) error {
 		r.Notice("finishing what is in flight; once more ends at once (what is in flight then runs again)")
 		return errInterrupted
 	})
+	go r.keepRecording(ended)
 	go r.sync(ended)
 	if r.Progress != nil {
 		defer r.Progress(r.snapshot)()
@@ -278,6 +280,9 @@ func (r *run) finish() error {
 		<-r.stopped
 	} else if err := r.manager.Shutdown(r.hard); err != nil {
 		r.stop(Interrupted, err)
+	}
+	if err := r.flush(); err != nil {
+		r.lose(err)
 	}
 	if err := r.file.Tidy(r.Ordered); err != nil {
 		r.lose(err)

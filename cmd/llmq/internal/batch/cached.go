@@ -55,14 +55,8 @@ func (r *run) fromCache(req *requests.Request) (found bool) {
 		Response: &results.Response{Status: a.Status, RequestID: a.RequestID, Body: a.Body},
 		Run:      results.Run{Line: req.Line, Model: req.Model, FromCache: true, Hash: results.HashOf(req.Path, req.Body), Kept: req.Kept},
 	}
-	r.recording.Lock()
-	defer r.recording.Unlock()
-	if err := r.file.Append(rec); err != nil {
+	if err := r.record(rec); err != nil {
 		r.lose(err)
-		return true
 	}
-	r.hits.Add(1)
-	r.done.Store(r.file.Done)
-	r.failed.Store(r.file.Failed)
 	return true
 }

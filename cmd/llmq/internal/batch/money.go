@@ -52,12 +52,8 @@ func (m *money) spent() float64 {
 	return m.used
 }
 
-// reserve puts aside what an attempt may cost; false when the budget has not so much.
-func (m *money) reserve(req *requests.Request) (usd float64, ok bool) {
-	return m.reserveShare(req, 1)
-}
-
-// reserveShare is reserve at a share of the price.
+// reserveShare puts aside what an attempt may cost, at a share of its price; false when the
+// budget has not so much.
 func (m *money) reserveShare(req *requests.Request, share float64) (usd float64, ok bool) {
 	p, ok := m.table.Of(req.Model)
 	if !ok {
@@ -73,8 +69,8 @@ func (m *money) reserveShare(req *requests.Request, share float64) (usd float64,
 	return usd, true
 }
 
-// settle books what the attempt cost that put so much aside.
-func (m *money) settle(model string, usd float64, u llmqueue.Usage) {
+// settle books what the attempt cost that put so much aside, at a share of its price.
+func (m *money) settle(model string, usd float64, u llmqueue.Usage, share float64) {
 	p, ok := m.table.Of(model)
 	if !ok {
 		return
@@ -82,7 +78,7 @@ func (m *money) settle(model string, usd float64, u llmqueue.Usage) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.pending -= usd
-	m.used += p.Cost(u)
+	m.used += share * p.Cost(u)
 }
 
 // of is what usages cost, model by model.

@@ -26,12 +26,17 @@ type ViaBatch struct {
 	// Deadline is how long after its submission a batch is canceled; what it has not done by
 	// then goes on by calls. 0: never.
 	Deadline time.Duration
+	// Flex has each call ask for the provider's tier of that name.
+	Flex bool
 }
 
 // share is what a run's requests cost, of their price by calls.
 func (v ViaBatch) share() float64 {
-	if v.On {
+	switch {
+	case v.On:
 		return results.BatchShare
+	case v.Flex:
+		return results.FlexShare
 	}
 	return 1
 }
@@ -143,18 +148,27 @@ func (r *run) batchWork() error {
 			return err
 		}
 	}
-	open := r.batches.open[:0]
+	var waiting, open []*spool.Batch
 	for _, b := range r.batches.open {
 		if b.ID == "" {
-			if err := r.submit(b); err != nil {
-				return err
-			}
-		}
-		if b.ID != "" {
+			waiting = append(waiting, b)
+		} else {
 			open = append(open, b)
 		}
 	}
 	r.batches.open = open
+	for _, b := range waiting {
+		// What has ended by now may say that the next would fail, too.
+		if _, err := r.ask(0); err != nil {
+			return err
+		}
+		if err := r.submit(b); err != nil {
+			return err
+		}
+		if b.ID != "" {
+			r.batches.open = append(r.batches.open, b)
+		}
+	}
 	if r.halting.Err() != nil {
 		return nil
 	}
@@ -219,6 +233,8 @@ func (r *run) forGood(err error) error {
 	switch {
 	case errors.As(err, &e):
 		return e
+	case caller.Untrusted(err):
+		return fail(Unusable, r.untrusted(r.endpoints[0], err))
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, os.ErrPermission):
 		return fail(CannotWrite, err)
 	case !errors.As(err, &status):

@@ -17,36 +17,15 @@ import (
 // have ended.
 func (r *run) poll() error {
 	for wait := pollFirst; len(r.batches.open) > 0; wait = min(2*wait, pollLast) {
-		var open []*spool.Batch
-		next := wait
-		for i, b := range r.batches.open {
-			var at *providerbatch.Batch
-			err := r.patiently(func(ctx context.Context) (err error) {
-				if at, err = r.client(b.Path).Get(ctx, b.ID); err != nil || at.Ended {
-					return err
-				}
-				return r.cancelBatch(ctx, b)
-			})
-			if err == nil && at.Ended {
-				err = r.collect(b, at)
-				wait = pollFirst
-			}
-			if err != nil {
-				r.batches.open = append(open, r.batches.open[i:]...)
-				return err
-			}
-			if at.Ended {
-				continue
-			}
-			open = append(open, b)
-			text := fmt.Sprintf("%s: %s, %d of %d done", b.ID, at.Status, at.Done, b.Requests)
-			r.batches.standing.Store(&text)
-			if r.Via.Deadline > 0 && b.Canceled.IsZero() {
-				next = min(next, max(time.Until(b.Sent.Add(r.Via.Deadline)), 10*time.Millisecond))
-			}
+		before := len(r.batches.open)
+		next, err := r.ask(wait)
+		if err != nil {
+			return err
 		}
-		r.batches.open = open
-		if len(open) > 0 && !r.wait(next) {
+		if len(r.batches.open) < before {
+			wait = pollFirst
+		}
+		if len(r.batches.open) > 0 && !r.wait(next) {
 			return nil
 		}
 	}
@@ -55,6 +34,40 @@ func (r *run) poll() error {
 		return fail(OverBudget, fmt.Errorf("the budget of $%.2f is used up: $%.4f are spent, run again with a larger --budget-usd to go on", r.Budget, r.money.spent()))
 	}
 	return nil
+}
+
+// ask asks once how the batches stand, and takes the results of those that have ended. It
+// returns how long to wait until the next time: wait, or less if a deadline comes before.
+func (r *run) ask(wait time.Duration) (next time.Duration, err error) {
+	var open []*spool.Batch
+	next = wait
+	for i, b := range r.batches.open {
+		var at *providerbatch.Batch
+		err := r.patiently(func(ctx context.Context) (err error) {
+			if at, err = r.client(b.Path).Get(ctx, b.ID); err != nil || at.Ended {
+				return err
+			}
+			return r.cancelBatch(ctx, b)
+		})
+		if err == nil && at.Ended {
+			err = r.collect(b, at)
+		}
+		if err != nil {
+			r.batches.open = append(open, r.batches.open[i:]...)
+			return 0, err
+		}
+		if at.Ended {
+			continue
+		}
+		open = append(open, b)
+		text := fmt.Sprintf("%s: %s, %d of %d done", b.ID, at.Status, at.Done, b.Requests)
+		r.batches.standing.Store(&text)
+		if r.Via.Deadline > 0 && b.Canceled.IsZero() {
+			next = min(next, max(time.Until(b.Sent.Add(r.Via.Deadline)), 10*time.Millisecond))
+		}
+	}
+	r.batches.open = open
+	return next, nil
 }
 
 // cancelBatch cancels a batch if that is asked for or its time is over.
@@ -84,6 +97,8 @@ func (r *run) collect(b *spool.Batch, at *providerbatch.Batch) error {
 		return fail(CannotWrite, err)
 	}
 	var recorded int64
+	var again []misfit
+	ends := &ends{}
 	seen := make([]bool, len(members))
 	err = r.patiently(func(ctx context.Context) error {
 		return r.client(b.Path).Results(ctx, at, func(l *providerbatch.Line) error {
@@ -93,17 +108,41 @@ func (r *run) collect(b *spool.Batch, at *providerbatch.Batch) error {
 			}
 			seen[i] = true
 			recorded++
-			return r.recordLine(b, at, &members[i], l)
+			m := &members[i]
+			if lacks := r.misfits(b.PathOf(m), l); lacks != "" && r.Reask > 0 {
+				again = append(again, misfit{i, l.Response.Body, lacks})
+				return nil
+			}
+			return r.recordLine(b, at, m, l, ends)
 		})
 	})
 	if err != nil {
+		return err
+	}
+	if at.Expired && r.Via.Deadline == 0 { // of some providers without a result for each
+		for i := range members {
+			if !seen[i] {
+				recorded++
+				if err := r.recordLine(b, at, &members[i], &providerbatch.Line{Error: providerbatch.NotInTime}, ends); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	if err := r.reaskAll(b, members, again); err != nil {
 		return err
 	}
 	if err := r.file.Sync(); err != nil { // before the batch is forgotten
 		return fail(CannotWrite, err)
 	}
 	r.batches.unfinished += int64(len(members)) - recorded
-	return r.forget(b)
+	if err := r.forget(b); err != nil {
+		return err
+	}
+	if len(again) > 0 {
+		ends.differ = true
+	}
+	return r.judgeBatch(b, ends)
 }
 
 // forget ends a batch of which nothing is to come.
@@ -124,20 +163,25 @@ func (r *run) givenBack(l *providerbatch.Line) bool {
 	return l.Error.Code == providerbatch.Canceled || l.Error.Code == providerbatch.Expired && r.Via.Deadline > 0
 }
 
-// recordLine records one result, unless an earlier run has.
-func (r *run) recordLine(b *spool.Batch, at *providerbatch.Batch, m *spool.Member, l *providerbatch.Line) error {
+// recorded reports whether an earlier run has recorded the answer to a request.
+func (r *run) recorded(m *spool.Member) (bool, error) {
 	state, err := r.file.Has(m.ID)
 	if err == nil && state == results.Done {
 		var same bool
 		if same, err = r.file.Answers(m.ID, m.Hash); same && err == nil {
-			return nil
+			return true, nil
 		}
 	}
-	if err != nil {
-		return fail(CannotWrite, err)
+	return false, fail(CannotWrite, err)
+}
+
+// recordLine records one result, unless an earlier run has.
+func (r *run) recordLine(b *spool.Batch, at *providerbatch.Batch, m *spool.Member, l *providerbatch.Line, ends *ends) error {
+	if recorded, err := r.recorded(m); recorded || err != nil {
+		return err
 	}
 	rec := &results.Record{CustomID: m.ID, Run: results.Run{
-		Line: m.Line, Model: b.Model, Attempts: 1, Hash: m.Hash, Batch: b.ID,
+		Line: m.Line, Model: b.Model, Attempts: 1, Hash: m.Hash, Batch: b.ID, Kept: m.Kept,
 		StartedAt: b.Sent.Round(0), LatencyMS: float64(at.Took.Milliseconds()),
 	}}
 	if l.Response != nil {
@@ -145,7 +189,10 @@ func (r *run) recordLine(b *spool.Batch, at *providerbatch.Batch, m *spool.Membe
 		u := llmhttp.ParseUsage(l.Response.Body)
 		rec.Run.Input, rec.Run.Output, rec.Run.Cached = u.InputTokens, u.OutputTokens, u.CachedInputTokens
 	}
-	rec.Error = problemOf(b.Path, l)
+	if rec.Error = problemOf(b.Path, l); rec.Error == nil {
+		rec.Error = r.mismatch(caller.Reply{Lacks: r.misfits(b.PathOf(m), l)})
+	}
+	ends.note(rec.Error)
 	if err := r.file.Append(rec); err != nil {
 		if errors.Is(err, results.ErrChanged) {
 			return fail(Taken, err)

@@ -16,30 +16,43 @@ import (
 )
 
 // batchPaths are the paths that a batch can be of: OpenAI's by the reference of POST
-// /v1/batches, and Anthropic's messages.
+// /v1/batches, and Anthropic's messages. Gemini's have the model in them.
 var batchPaths = []string{"/v1/chat/completions", "/v1/responses", "/v1/embeddings", "/v1/completions", "/v1/moderations", messagesPath}
 
-const messagesPath = "/v1/messages"
+const (
+	messagesPath    = "/v1/messages"
+	generateContent = ":generateContent"
+)
 
 // client is the API that takes batches of a path.
 func (r *run) client(path string) providerbatch.Client {
-	if path == messagesPath {
+	switch {
+	case path == messagesPath:
 		return providerbatch.Anthropic(r.caller)
+	case strings.HasSuffix(path, generateContent):
+		return providerbatch.Gemini(r.caller)
 	}
 	return providerbatch.OpenAI(r.caller)
 }
 
 // batchPath is a request's path as a batch names it.
 func batchPath(req *requests.Request) string {
+	if strings.HasSuffix(req.Path, generateContent) {
+		return req.Path
+	}
 	return "/v1/" + strings.TrimPrefix(strings.TrimPrefix(req.Path, "/v1"), "/")
 }
 
 // checkBatch refuses a request that no batch takes.
 func (r *run) checkBatch(req *requests.Request) error {
-	if r.Via.On && !slices.Contains(batchPaths, batchPath(req)) {
-		return r.bad(req, fmt.Errorf("%q cannot be in a batch: --via batch takes %s", req.Path, strings.Join(batchPaths, ", ")))
+	path := batchPath(req)
+	if r.Via.Flex {
+		return r.checkTier(req)
 	}
-	return nil
+	if !r.Via.On || slices.Contains(batchPaths, path) || strings.HasPrefix(path, "/v1beta/models/") && strings.HasSuffix(path, generateContent) {
+		return nil
+	}
+	return r.bad(req, fmt.Errorf("%q cannot be in a batch: --via batch takes %s, /v1beta/models/…%s", req.Path, strings.Join(batchPaths, ", "), generateContent))
 }
 
 // spoolRequests writes what is to run into batches, each of one model and path as the

@@ -2,13 +2,13 @@ package caller
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
 
 	"github.com/llmqueue/llmqueue"
+	"github.com/llmqueue/llmqueue/cmd/llmq/internal/jsonwalk"
 )
 
 // NoAnswerError is a success by its status that has no answer of use in it: an error, a
@@ -26,27 +26,26 @@ func (e *NoAnswerError) Error() string {
 	return fmt.Sprintf("the provider answered %d %s, but %s", e.Status, http.StatusText(e.Status), e.Why)
 }
 
-// check is the error of a success that is no answer, or nil. ctx is that of the call.
-func check(ctx context.Context, path string, r Reply, data []byte) error {
-	why := lacks(path, data)
+// noAnswer is the error of a success that is no answer, for it lacks something, or for what was
+// observed of the call is no success.
+func noAnswer(r Reply, data []byte, why string, said bool) error {
 	if reason := blocked(data); why != "" && reason != "" {
 		return &NoAnswerError{Reply: r, Why: "the prompt was blocked: " + reason, Final: true}
 	}
-	switch llmqueue.Observed(ctx).Outcome {
-	case "", llmqueue.OutcomeServed:
-		if why != "" {
-			return &NoAnswerError{Reply: r, Why: why}
-		}
-		return nil
+	if !said {
+		return &NoAnswerError{Reply: r, Why: why}
 	}
-	if said := message(r.Body); said != "" && json.Valid(data) {
-		why = "with an error: " + said
+	if text := message(r.Body); text != "" && json.Valid(data) {
+		why = "with an error: " + text
 	}
 	if why == "" {
 		why = "the answer broke off"
 	}
 	return &NoAnswerError{Reply: r, Why: why, Said: true}
 }
+
+// served reports whether what was observed of a call is that it was served, or nothing.
+func served(o llmqueue.Outcome) bool { return o == "" || o == llmqueue.OutcomeServed }
 
 // blocked is why Gemini gives a prompt no answer, "" if it does not say so: see
 // PromptFeedback at ai.google.dev/api/generate-content.
@@ -85,59 +84,61 @@ var shapes = []struct {
 	{"/api/chat", "message", false, 0, ""},
 }
 
-// lacks says what a body lacks to be the answer that a path gives, or "".
-func lacks(path string, data []byte) string {
+// lacks says what a body lacks to be the answer that a path gives, or "". whole says whether it
+// is valid JSON.
+func lacks(path string, data []byte, whole bool) string {
 	switch data = bytes.TrimSpace(data); {
 	case len(data) == 0:
 		return "the answer is empty"
 	case data[0] == '<':
 		return "with a page of HTML: check --base-url"
-	case !json.Valid(data):
+	case !whole:
 		return "the answer is no whole JSON"
-	case isEmpty(data):
+	case jsonwalk.IsEmpty(data):
 		return "the answer is empty"
 	}
 	for _, s := range shapes {
 		if !strings.HasSuffix(path, s.path) {
 			continue
 		}
-		var fields map[string]json.RawMessage
-		if json.Unmarshal(data, &fields) != nil {
+		if data[0] != '{' {
 			return "the answer is no JSON object"
 		}
-		switch status := strings.Trim(string(fields["status"]), `"`); {
-		case s.path == "/responses" && status != "" && status != "completed" && status != "incomplete" && status != "null":
-			return "its status is " + status
-		case !s.list && isEmpty(fields[s.name]):
+		part := valueOf(data, s.name)
+		if s.path == "/responses" {
+			switch status := strings.Trim(string(valueOf(data, "status")), `"`); status {
+			case "", "null", "completed", "incomplete":
+			default:
+				return "its status is " + status
+			}
+		}
+		switch {
+		case !s.list && jsonwalk.IsEmpty(part), s.list && (part == nil || part[0] != '['):
 			return fmt.Sprintf("the answer has no %q", s.name)
 		case !s.list:
 			return ""
 		}
-		var list []json.RawMessage
-		if raw := fields[s.name]; raw == nil || json.Unmarshal(raw, &list) != nil || list == nil {
-			return fmt.Sprintf("the answer has no %q", s.name)
-		}
-		if len(list) < s.least {
-			return fmt.Sprintf("%q is empty", s.name)
-		}
-		for _, entry := range list {
-			var members map[string]json.RawMessage
-			if s.member != "" && (json.Unmarshal(entry, &members) != nil || isEmpty(members[s.member])) {
+		n := 0
+		for entry := range jsonwalk.Elements(part) {
+			n++
+			if s.member != "" && (entry[0] != '{' || jsonwalk.IsEmpty(valueOf(entry, s.member))) {
 				return fmt.Sprintf("%q has no %q", s.name, s.member)
 			}
+		}
+		if n < s.least {
+			return fmt.Sprintf("%q is empty", s.name)
 		}
 		return ""
 	}
 	return ""
 }
 
-// isEmpty reports whether a JSON value is missing, null, or an object or list of nothing.
-func isEmpty(raw json.RawMessage) bool {
-	switch text := string(bytes.TrimSpace(raw)); {
-	case text == "", text == "null":
-		return true
-	case text[0] == '{' || text[0] == '[':
-		return len(bytes.TrimSpace([]byte(text[1:len(text)-1]))) == 0
+// valueOf is the value of an object's member, nil if it has none.
+func valueOf(object []byte, name string) (value []byte) {
+	for m := range jsonwalk.Members(object) {
+		if string(m.Name) == name {
+			value = m.Value
+		}
 	}
-	return false
+	return value
 }

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/llmqueue/llmqueue"
+	"github.com/llmqueue/llmqueue/cmd/llmq/internal/jsonwalk"
 	"github.com/llmqueue/llmqueue/llmhttp"
 )
 
@@ -42,7 +43,7 @@ type Config struct {
 type Caller struct {
 	config Config
 	base   *url.URL
-	client *http.Client
+	calls  http.RoundTripper
 	plain  *http.Client // for probes
 }
 
@@ -105,25 +106,29 @@ func New(c Config) (*Caller, error) {
 	if c.CAs != nil {
 		transport.TLSClientConfig = &tls.Config{RootCAs: c.CAs}
 	}
-	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse } // the key goes nowhere else
+	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return &Caller{
 		config: c, base: base,
-		client: &http.Client{Transport: llmhttp.NewTransport(transport), CheckRedirect: stay},
-		plain:  &http.Client{Transport: transport, CheckRedirect: stay, Timeout: 10 * time.Second},
+		calls: llmhttp.NewTransport(transport),
+		plain: &http.Client{Transport: transport, CheckRedirect: stay, Timeout: 10 * time.Second},
 	}, nil
 }
 
 // URL joins the base URL and a request's path, which may begin with what the base ends
-// with: /v1.
-func (c *Caller) URL(path string) string {
+// with: /v1. Gemini has the version behind /upload.
+func (c *Caller) URL(path string) *url.URL {
 	u := *c.base
 	if i := strings.LastIndexByte(u.Path, '/'); i >= 0 {
-		if last := u.Path[i:]; path == last || strings.HasPrefix(path, last+"/") {
+		last := u.Path[i:]
+		switch {
+		case path == last || strings.HasPrefix(path, last+"/"):
 			path = path[len(last):]
+		case strings.HasPrefix(path, "/upload"+last+"/"):
+			u.Path = u.Path[:i]
 		}
 	}
 	u.Path += path
-	return u.String()
+	return &u
 }
 
 // maxAnswer bounds what is read of an answer.
@@ -137,14 +142,15 @@ func (c *Caller) Call(ctx context.Context, path string, body []byte) (Reply, err
 		ctx, cancel = context.WithTimeout(ctx, c.config.Timeout)
 		defer cancel()
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.URL(path), bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "", bytes.NewReader(body))
 	if err != nil {
 		return Reply{}, c.hidden(err)
 	}
+	req.URL = c.URL(path)
 	c.authorize(req.Header)
 	req.Header.Set("Content-Type", "application/json")
 	r := Reply{Sent: time.Now()}
-	res, err := c.client.Do(req)
+	res, err := c.calls.RoundTrip(req) // as a client does that follows no redirects: the key goes nowhere else
 	if err != nil {
 		return r, c.hidden(err)
 	}
@@ -157,20 +163,24 @@ func (c *Caller) Call(ctx context.Context, path string, body []byte) (Reply, err
 	if len(data) > maxAnswer {
 		return r, fmt.Errorf("the answer is longer than %d MiB", maxAnswer>>20)
 	}
-	r.Status, r.Body, r.Usage = res.StatusCode, asJSON(data), llmhttp.ParseUsage(data)
+	seen := llmqueue.Observed(ctx)
+	r.Status, r.Usage = res.StatusCode, seen.Usage
 	for _, name := range []string{"X-Request-Id", "Request-Id", "Apim-Request-Id"} {
 		if r.RequestID == "" {
 			r.RequestID = c.redact(res.Header.Get(name))
 		}
 	}
-	failed := r
-	failed.Body = asJSON([]byte(c.redact(string(data))))
 	if r.Status < 200 || r.Status > 299 {
-		return failed, &StatusError{failed}
+		r.Body = c.hiddenBody(data)
+		return r, &StatusError{r}
 	}
-	if err := check(ctx, path, failed, data); err != nil {
-		return failed, err
+	body, whole := asJSON(data)
+	why := lacks(path, data, whole)
+	if why != "" || !served(seen.Outcome) {
+		r.Body = c.hiddenBody(data)
+		return r, noAnswer(r, data, why, !served(seen.Outcome))
 	}
+	r.Body = body
 	return r, nil
 }
 
@@ -194,14 +204,24 @@ func (c *Caller) authorize(h http.Header) {
 	}
 }
 
-// asJSON is a body as one line of JSON: as a text when it is none.
-func asJSON(data []byte) json.RawMessage {
-	var b bytes.Buffer
-	if json.Compact(&b, data) == nil {
-		return b.Bytes()
+// asJSON is a body as one line of JSON: as it is, if it is that, and as a text when it is none.
+func asJSON(data []byte) (line json.RawMessage, whole bool) {
+	if !jsonwalk.Valid(data) {
+		line, _ = json.Marshal(strings.ToValidUTF8(string(data), "\uFFFD"))
+		return line, false
 	}
-	text, _ := json.Marshal(strings.ToValidUTF8(string(data), "\uFFFD"))
-	return text
+	if data = bytes.TrimSpace(data); bytes.IndexByte(data, '\n') < 0 && bytes.IndexByte(data, '\r') < 0 {
+		return data, true
+	}
+	var b bytes.Buffer
+	_ = json.Compact(&b, data) // it is valid
+	return b.Bytes(), true
+}
+
+// hiddenBody is the body of a failure as one line of JSON, with no key in it.
+func (c *Caller) hiddenBody(data []byte) json.RawMessage {
+	line, _ := asJSON([]byte(c.redact(string(data))))
+	return line
 }
 
 // hidden is err with no key in its text.
@@ -219,6 +239,13 @@ type hiddenError struct {
 
 func (e *hiddenError) Error() string { return e.text }
 func (e *hiddenError) Unwrap() error { return e.err }
+
+// Untrusted reports whether err is of a host whose certificate is of no authority that is
+// known, of another name, or out of its time: another attempt would end alike.
+func Untrusted(err error) bool {
+	e := (*tls.CertificateVerificationError)(nil)
+	return errors.As(err, &e)
+}
 
 // Unreachable reports whether err is of a call that never reached the provider: no name,
 // no route, no connection.

@@ -15,9 +15,27 @@ func TestURLsAreJoinedWhereTheyOverlap(t *testing.T) {
 			t.Fatal(err)
 		}
 		for path, want := range wants {
-			if got := c.URL(path); got != want {
+			if got := c.URL(path).String(); got != want {
 				t.Errorf("%s and %s make %s, want %s", base, path, got, want)
 			}
+		}
+	}
+}
+
+func TestABodyIsOneLineOfJSON(t *testing.T) {
+	for body, want := range map[string]struct {
+		line  string
+		whole bool
+	}{
+		`{"a": "<b>" , "c":[]}`:           {`{"a": "<b>" , "c":[]}`, true},
+		"\r\n{\"a\":1}\n":                 {`{"a":1}`, true},
+		"{\r\n\t\"a\": [1,\n \"x\\ny\"]}": {`{"a":[1,"x\ny"]}`, true},
+		"half {\n":                        {`"half {\n"`, false},
+		"":                                {`""`, false},
+		"\xff":                            {`"` + "\uFFFD" + `"`, false},
+	} {
+		if line, whole := asJSON([]byte(body)); string(line) != want.line || whole != want.whole {
+			t.Errorf("%q becomes %s, JSON: %v, want %s, %v", body, line, whole, want.line, want.whole)
 		}
 	}
 }

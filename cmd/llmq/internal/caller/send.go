@@ -2,8 +2,10 @@ package caller
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 )
@@ -13,8 +15,17 @@ import (
 // body. What the provider answers beside a success is a *StatusError; of a success the caller
 // closes the body.
 func (c *Caller) Send(ctx context.Context, method, path, contentType string, body io.Reader, size int64) (*http.Response, error) {
+	header := http.Header{}
+	if body != nil {
+		header.Set("Content-Type", contentType)
+	}
+	return c.SendWith(ctx, method, path, header, body, size)
+}
+
+// SendWith is Send with headers of its own.
+func (c *Caller) SendWith(ctx context.Context, method, path string, header http.Header, body io.Reader, size int64) (*http.Response, error) {
 	path, query, _ := strings.Cut(path, "?")
-	to := c.URL(path)
+	to := c.URL(path).String()
 	if query != "" {
 		to += "?" + query
 	}
@@ -24,8 +35,8 @@ func (c *Caller) Send(ctx context.Context, method, path, contentType string, bod
 	}
 	if body != nil {
 		req.ContentLength = size
-		req.Header.Set("Content-Type", contentType)
 	}
+	maps.Copy(req.Header, header)
 	c.authorize(req.Header)
 	client := &http.Client{Transport: c.plain.Transport, CheckRedirect: c.plain.CheckRedirect, Timeout: c.config.Timeout}
 	res, err := client.Do(req)
@@ -40,8 +51,8 @@ func (c *Caller) Send(ctx context.Context, method, path, contentType string, bod
 	if err != nil {
 		return nil, c.hidden(fmt.Errorf("the answer broke off: %w", err))
 	}
-	return nil, &StatusError{Reply{Status: res.StatusCode, Body: asJSON([]byte(c.redact(string(data))))}}
+	return nil, &StatusError{Reply{Status: res.StatusCode, Body: c.hiddenBody(data)}}
 }
 
 // Lacks says what a body lacks to be the answer that a path gives, or "".
-func Lacks(path string, body []byte) string { return lacks(path, body) }
+func Lacks(path string, body []byte) string { return lacks(path, body, json.Valid(body)) }

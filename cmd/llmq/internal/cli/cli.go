@@ -103,7 +103,7 @@ let through waits. Run again after a crash, it goes on where it stopped.
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usage("%w: see %s --help", err, cmd.CommandPath())
 	})
-	root.AddCommand(newRun(false), newRun(true), newStats(), newExport(), newView(), newSimulate())
+	root.AddCommand(newRun(false), newRun(true), newServe(), newStats(), newExport(), newView(), newSimulate())
 	return root
 }
 

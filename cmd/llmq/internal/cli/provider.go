@@ -23,6 +23,7 @@ type provider struct {
 	auth       string
 	accounting string // documented: see accounting.ByName
 	maxTokens  string // what it calls the bound of a chat's answer
+	flex       bool   // it has a tier of that name at half the price: see results.FlexShare
 }
 
 const gemini = "generativelanguage.googleapis.com"
@@ -32,22 +33,22 @@ var auths = []string{"bearer", "api-key", "x-api-key", "x-goog-api-key"}
 
 // providers, the first that fits.
 var providers = []provider{
-	{"api.openai.com", "OPENAI_API_KEY", "bearer", "openai", "max_completion_tokens"},
-	{".openai.azure.com", "AZURE_OPENAI_API_KEY", "api-key", "azure", "max_completion_tokens"},
-	{".services.ai.azure.com", "AZURE_OPENAI_API_KEY", "api-key", "azure", "max_completion_tokens"},
-	{"api.anthropic.com", "ANTHROPIC_API_KEY", "x-api-key", "anthropic", "max_tokens"},
-	{"api.groq.com", "GROQ_API_KEY", "bearer", "groq", "max_completion_tokens"},
-	{gemini, "GEMINI_API_KEY", "x-goog-api-key", "gemini", "max_tokens"}, // ai.google.dev/api
-	{"api.mistral.ai", "MISTRAL_API_KEY", "bearer", "mistral", "max_tokens"},
-	{".amazonaws.com", "AWS_BEARER_TOKEN_BEDROCK", "bearer", "bedrock", "max_tokens"},
+	{"api.openai.com", "OPENAI_API_KEY", "bearer", "openai", "max_completion_tokens", true},
+	{".openai.azure.com", "AZURE_OPENAI_API_KEY", "api-key", "azure", "max_completion_tokens", true},
+	{".services.ai.azure.com", "AZURE_OPENAI_API_KEY", "api-key", "azure", "max_completion_tokens", true},
+	{"api.anthropic.com", "ANTHROPIC_API_KEY", "x-api-key", "anthropic", "max_tokens", false},
+	{"api.groq.com", "GROQ_API_KEY", "bearer", "groq", "max_completion_tokens", false},
+	{gemini, "GEMINI_API_KEY", "x-goog-api-key", "gemini", "max_tokens", true}, // ai.google.dev/api
+	{"api.mistral.ai", "MISTRAL_API_KEY", "bearer", "mistral", "max_tokens", false},
+	{".amazonaws.com", "AWS_BEARER_TOKEN_BEDROCK", "bearer", "bedrock", "max_tokens", false},
 }
 
 // other is any other host. A key is sent to it only if it was meant for llmq.
-var other = provider{"", "LLMQ_API_KEY", "bearer", "", "max_tokens"}
+var other = provider{"", "LLMQ_API_KEY", "bearer", "", "max_tokens", true}
 
 // loopback is what runs on this machine, llmq simulate first of all: it charges a
 // request and its bound when it comes, for good, as Azure does.
-var loopback = provider{"", "LLMQ_API_KEY", "bearer", "azure", "max_tokens"}
+var loopback = provider{"", "LLMQ_API_KEY", "bearer", "azure", "max_tokens", true}
 
 // providerAt is what is known of the host of a base URL.
 func providerAt(baseURL string) provider {

@@ -79,7 +79,7 @@ func (f *runFlags) register(fs *pflag.FlagSet, retry bool) {
 	fs.StringVar(&f.auth, "auth", "", "how the key is sent: bearer, api-key, x-api-key or x-goog-api-key (default by the host)")
 	fs.StringArrayVar(&f.headers, "header", nil, "another `'Name: value'` to send, without keys; may be repeated")
 	fs.StringVar(&f.caFile, "ca-file", "", "PEM `file` of certificates of authorities that the host's may be of, beside the system's")
-	fs.DurationVar(&f.timeout, "timeout", 10*time.Minute, "how long one attempt may take")
+	fs.DurationVar(&f.timeout, "timeout", 10*time.Minute, "how long one attempt may take (with --via flex 15m)")
 
 	f.amounts = amounts{}
 	for _, k := range limitKinds {
@@ -169,7 +169,7 @@ others; their new results replace the old ones. It takes the flags of llmq run.
 	}
 	f.register(cmd.Flags(), retry)
 	for name, values := range map[string][]string{
-		"auth": auths, "limits": {"auto", "given"}, "via": {"calls", "batch"},
+		"auth": auths, "limits": {"auto", "given"}, "via": {"calls", "batch", "flex"},
 		"input-format": requests.Inputs,
 		"accounting":   {"auto", "openai", "azure", "anthropic", "gemini", "groq", "mistral", "bedrock", "bedrock-claude", "estimate"},
 		"endpoint":     {"/v1/chat/completions", "/v1/responses", "/v1/embeddings"},
@@ -192,9 +192,16 @@ func oneFile(what, example string) cobra.PositionalArgs {
 	}
 }
 
+// flexTimeout is what OpenAI's guide advises: "increase default timeout to 15 minutes"
+// (developers.openai.com/api/docs/guides/flex-processing).
+const flexTimeout = 15 * time.Minute
+
 func (f *runFlags) run(cmd *cobra.Command, input string, retry bool) error {
 	if err := f.readConfig(cmd.Flags()); err != nil {
 		return usage("%w", err)
+	}
+	if f.via.via == "flex" && !cmd.Flags().Changed("timeout") {
+		f.timeout = flexTimeout
 	}
 	c, err := f.batch(input, retry)
 	if err != nil {
@@ -305,8 +312,8 @@ func (f *runFlags) batch(input string, retry bool) (c batch.Config, err error) {
 	if c.Via, err = f.via.read(p, input); err != nil {
 		return c, err
 	}
-	if c.Via.On && (c.Cache != nil || f.schema.file != "" || len(f.endpoints.add)+len(f.endpoints.fallback) > 0) {
-		return c, errors.New("--cache, --schema, --add-endpoint and --fallback are for calls: leave them out, or --via batch")
+	if c.Via.On && (c.Cache != nil || len(f.endpoints.add)+len(f.endpoints.fallback) > 0) {
+		return c, errors.New("--cache, --add-endpoint and --fallback are for calls: leave them out, or --via batch")
 	}
 	c.Format.MaxTokensField = p.maxTokens
 	if c.Accounting, err = f.accountings(p); err != nil {

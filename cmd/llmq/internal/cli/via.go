@@ -18,7 +18,7 @@ type viaFlags struct {
 }
 
 func (f *viaFlags) register(fs *pflag.FlagSet) {
-	fs.StringVar(&f.via, "via", "calls", "calls: one for each request, under the limits; batch: the provider's batches (OpenAI, Anthropic), at half the price and within 24 h")
+	fs.StringVar(&f.via, "via", "calls", "calls: one for each request, under the limits; batch: the provider's batches (OpenAI, Anthropic, Gemini), at half the price and within 24 h; flex: calls at the provider's tier of that name (OpenAI, Azure, Gemini), at half the price and slower")
 	fs.DurationVar(&f.deadline, "deadline", 0, "with --via batch: cancel a batch so long after its submission, and go on by calls with what it has not done")
 	fs.BoolVar(&f.cancel, "cancel", false, "with --via batch: cancel the batches of earlier runs, and keep what they have done")
 }
@@ -26,18 +26,24 @@ func (f *viaFlags) register(fs *pflag.FlagSet) {
 // read is what the flags come to for a provider and an input.
 func (f *viaFlags) read(p provider, input string) (v batch.ViaBatch, err error) {
 	switch {
-	case f.via != "calls" && f.via != "batch":
-		return v, fmt.Errorf("--via %q: want calls or batch", f.via)
-	case f.via == "calls" && (f.cancel || f.deadline != 0):
+	case f.via != "calls" && f.via != "batch" && f.via != "flex":
+		return v, fmt.Errorf("--via %q: want calls, batch or flex", f.via)
+	case f.via != "batch" && (f.cancel || f.deadline != 0):
 		return v, errors.New("--deadline and --cancel go with --via batch")
 	case f.via == "calls":
 		return v, nil
+	case f.via == "flex" && p.suffix == "api.groq.com":
+		return v, errors.New("--via flex is for tiers at half the price, and that of api.groq.com costs the same: put \"service_tier\":\"flex\" into the bodies (--set service_tier=flex with --template)")
+	case f.via == "flex" && !p.flex:
+		return v, fmt.Errorf("--via flex asks for a tier of OpenAI, Azure and Gemini, which %s does not have: run without it", p.suffix)
+	case f.via == "flex":
+		return batch.ViaBatch{Flex: true}, nil
 	case f.deadline < 0:
 		return v, fmt.Errorf("--deadline %v: want more than 0", f.deadline)
 	case input == "-":
 		return v, errors.New("--via batch needs a file: what comes by stdin cannot be read again")
-	case p.suffix != "" && p.suffix != "api.openai.com" && p.suffix != "api.anthropic.com":
-		return v, fmt.Errorf("--via batch speaks the batch APIs of OpenAI and Anthropic, which %s does not have: run without it", p.suffix)
+	case p.suffix != "" && p.suffix != "api.openai.com" && p.suffix != "api.anthropic.com" && p.suffix != gemini:
+		return v, fmt.Errorf("--via batch speaks the batch APIs of OpenAI, Anthropic and Gemini, which %s does not have: run without it", p.suffix)
 	}
 	return batch.ViaBatch{On: true, Cancel: f.cancel, Deadline: f.deadline}, nil
 }

@@ -20,8 +20,8 @@ type Set struct {
 
 	slots   int // a power of two
 	used    int
-	memory  memory
-	file    *os.File
+	table   table    // what keeps the slots: the file, if there is one, or memory
+	file    *os.File // nil while they are in memory
 	scratch [probe * entry]byte
 }
 
@@ -37,7 +37,7 @@ const probe = 8
 // New returns an empty set that puts its ids into a file at path when there are many.
 // What is there is overwritten.
 func New(path string) *Set {
-	return &Set{path: path, bound: inMemory, slots: 1 << 10, memory: make(memory, entry<<10)}
+	return &Set{path: path, bound: inMemory, slots: 1 << 10, table: make(memory, entry<<10)}
 }
 
 // Len is how many ids there are.
@@ -46,13 +46,13 @@ func (s *Set) Len() int { return s.used }
 // Get returns the number of an id.
 func (s *Set) Get(id string) (number uint64, found bool, err error) {
 	h := hash(id)
-	_, v, found, err := s.find(s.table(), s.slots, h)
+	_, v, found, err := s.find(s.table, s.slots, h)
 	return v.number, found, err
 }
 
 // Tag returns the tag of an id, 0 if it has none.
 func (s *Set) Tag(id string) (uint64, error) {
-	_, v, _, err := s.find(s.table(), s.slots, hash(id))
+	_, v, _, err := s.find(s.table, s.slots, hash(id))
 	return v.tag, err
 }
 
@@ -73,7 +73,7 @@ func (s *Set) UpdateTag(id string, tag uint64, f func(uint64) uint64) error {
 
 func (s *Set) update(id string, f func(value) value) error {
 	h := hash(id)
-	at, old, found, err := s.find(s.table(), s.slots, h)
+	at, old, found, err := s.find(s.table, s.slots, h)
 	if err != nil {
 		return err
 	}
@@ -82,17 +82,17 @@ func (s *Set) update(id string, f func(value) value) error {
 			if err := s.grow(); err != nil {
 				return err
 			}
-			if at, _, _, err = s.find(s.table(), s.slots, h); err != nil {
+			if at, _, _, err = s.find(s.table, s.slots, h); err != nil {
 				return err
 			}
 		}
 	}
-	return s.write(s.table(), at, h, f(old))
+	return s.write(s.table, at, h, f(old))
 }
 
 // Close removes the file, if there is one.
 func (s *Set) Close() error {
-	s.memory = nil
+	s.table = nil
 	if s.file == nil {
 		return nil
 	}
@@ -102,13 +102,6 @@ func (s *Set) Close() error {
 type table interface {
 	io.ReaderAt
 	io.WriterAt
-}
-
-func (s *Set) table() table {
-	if s.file != nil {
-		return s.file
-	}
-	return s.memory
 }
 
 // value is what an id has.
@@ -161,7 +154,7 @@ func (s *Set) write(t table, at int64, h key, v value) error {
 
 // grow doubles the slots, and makes four of each in a file, where moving takes longer.
 func (s *Set) grow() error {
-	old, oldFile, oldSlots := s.table(), s.file, s.slots
+	old, oldFile, oldSlots := s.table, s.file, s.slots
 	slots := 2 * oldSlots
 	if slots > s.bound {
 		slots *= 2
@@ -205,12 +198,7 @@ func (s *Set) grow() error {
 			}
 		}
 	}
-	s.slots, s.file = slots, file
-	if m, ok := to.(memory); ok {
-		s.memory = m
-	} else {
-		s.memory = nil
-	}
+	s.slots, s.file, s.table = slots, file, to
 	if oldFile != nil {
 		return errors.Join(oldFile.Close(), os.Remove(oldFile.Name()))
 	}

@@ -8,9 +8,10 @@
 //	E 17 118 93 0                                       it used that much input, output, cached input
 //	L 1761999999000000000 "gpt-4.1-mini" [{"type":…}]   limits in force from then on
 //
-// Each start is written before it is sent, by a system call of its own, so that a process
-// that is killed has it in the file. It reaches the disk within a second or so (Sync): a
-// power cut may cost the starts of that second, not of a kill.
+// Each start is written before it is sent, so that a process that is killed has it in the file.
+// Ends are written with the next start, or by Flush: an attempt whose end a kill cost counts as
+// one that was in flight. What is written reaches the disk within a second or so (Sync): a
+// power cut may cost the starts of that second.
 package journal
 
 import (
@@ -49,7 +50,7 @@ type Journal struct {
 	size   int64
 	began  time.Time // the first start in the file
 	limits map[string][]byte
-	buf    []byte
+	buf    []byte // ends that are not written yet
 }
 
 // Open continues the journal in a folder.
@@ -90,10 +91,20 @@ func firstTime(path string) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// write wants mu, or to be alone.
+// write writes a line behind what is in buf. It wants mu, or to be alone.
 func (j *Journal) write(line []byte) error {
-	n, err := j.f.Write(line)
+	j.buf = append(j.buf, line...)
+	return j.flush()
+}
+
+// flush writes buf. It wants mu, or to be alone.
+func (j *Journal) flush() error {
+	if len(j.buf) == 0 {
+		return nil
+	}
+	n, err := j.f.Write(j.buf)
 	j.size += int64(n)
+	j.buf = j.buf[:0]
 	if err != nil {
 		return fmt.Errorf("cannot write the journal: %w", err)
 	}
@@ -111,7 +122,7 @@ func (j *Journal) Start(model string, reserved llmqueue.Usage) (number int64, er
 		}
 	}
 	j.n++
-	b := append(j.buf[:0], "S "...)
+	b := append(j.buf, "S "...)
 	b = strconv.AppendInt(b, now.UnixNano(), 10)
 	b = append(b, ' ')
 	b = strconv.AppendInt(b, j.n, 10)
@@ -122,15 +133,26 @@ func (j *Journal) Start(model string, reserved llmqueue.Usage) (number int64, er
 	b = append(b, ' ')
 	b = strconv.AppendQuote(b, model)
 	j.buf = append(b, '\n')
-	return j.n, j.write(j.buf)
+	return j.n, j.flush()
 }
 
-// End notes what a started attempt used.
-func (j *Journal) End(number int64, used llmqueue.Usage) error {
+// End notes what a started attempt used. It is written with what comes next, or by Flush.
+func (j *Journal) End(number int64, used llmqueue.Usage) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.buf = fmt.Appendf(j.buf[:0], "E %d %d %d %d\n", number, used.InputTokens, used.OutputTokens, used.CachedInputTokens)
-	return j.write(j.buf)
+	b := append(j.buf, 'E')
+	for _, n := range [...]int64{number, used.InputTokens, used.OutputTokens, used.CachedInputTokens} {
+		b = append(b, ' ')
+		b = strconv.AppendInt(b, n, 10)
+	}
+	j.buf = append(b, '\n')
+}
+
+// Flush writes the ends that are not written yet.
+func (j *Journal) Flush() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.flush()
 }
 
 // Limits notes the limits of a model in force from now on.
@@ -154,7 +176,7 @@ func (j *Journal) writeLimits(now time.Time, model string) error {
 
 // rotate begins a new file; the one before stays, so that the last Keep is in the two.
 func (j *Journal) rotate(now time.Time) error {
-	if err := errors.Join(j.f.Close(), os.Rename(j.path, j.path+".old")); err != nil {
+	if err := errors.Join(j.flush(), j.f.Close(), os.Rename(j.path, j.path+".old")); err != nil {
 		return fmt.Errorf("cannot write the journal: %w", err)
 	}
 	if err := j.open(); err != nil {
@@ -172,8 +194,11 @@ func (j *Journal) rotate(now time.Time) error {
 // Sync has what was written survive a power cut.
 func (j *Journal) Sync() error {
 	j.mu.Lock()
-	f := j.f
+	f, err := j.f, j.flush()
 	j.mu.Unlock()
+	if err != nil {
+		return err
+	}
 	if err := f.Sync(); err != nil && !errors.Is(err, os.ErrClosed) { // closed: rotated meanwhile
 		return err
 	}
@@ -184,7 +209,7 @@ func (j *Journal) Sync() error {
 func (j *Journal) Close() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return errors.Join(j.f.Sync(), j.f.Close())
+	return errors.Join(j.flush(), j.f.Sync(), j.f.Close())
 }
 
 // At stands between a model and the name of an endpoint, in what the journal calls the model

@@ -44,7 +44,7 @@ func TestTheNextRunKnowsWhatThisOneStarted(t *testing.T) {
 	for i := range 10 {
 		n, err := j.Start(`a "model"`, llmqueue.Usage{InputTokens: 5, OutputTokens: 95})
 		if err == nil && i < 6 {
-			err = j.End(n, llmqueue.Usage{InputTokens: 5, OutputTokens: 5})
+			j.End(n, llmqueue.Usage{InputTokens: 5, OutputTokens: 5})
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -66,9 +66,12 @@ func TestTheNextRunKnowsWhatThisOneStarted(t *testing.T) {
 	if err != nil || n != 1 {
 		t.Fatalf("number %d, %v", n, err)
 	}
-	if err := second.End(n, llmqueue.Usage{InputTokens: 3}); err != nil {
+	second.End(n, llmqueue.Usage{InputTokens: 3})
+	n, err = second.Start("c", llmqueue.Usage{InputTokens: 50})
+	if err != nil {
 		t.Fatal(err)
 	}
+	second.End(n, llmqueue.Usage{InputTokens: 2})
 	now := time.Now()
 	p, err := Read(dir, now, Keep, asBooked)
 	if err != nil {
@@ -76,6 +79,18 @@ func TestTheNextRunKnowsWhatThisOneStarted(t *testing.T) {
 	}
 	if recent, _, tokens, _ := used(p, `a "model"`, now); recent != 10 || tokens != 6*10+4*100 {
 		t.Errorf("%d starts with %d tokens, want 10 with 460", recent, tokens)
+	}
+	if recent, _, tokens, _ := used(p, "c", now); recent != 1 || tokens != 50 {
+		t.Errorf("%d starts with %d tokens, want 1 with 50: a kill now would cost its end, so that it counts as one in flight", recent, tokens)
+	}
+	if err := second.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if p, err = Read(dir, now, Keep, asBooked); err != nil {
+		t.Fatal(err)
+	}
+	if recent, _, tokens, _ := used(p, "c", now); recent != 1 || tokens != 2 {
+		t.Errorf("%d starts with %d tokens, want 1 with 2: its end was flushed", recent, tokens)
 	}
 	if recent, _, tokens, _ := used(p, "b", now); recent != 1 || tokens != 3 {
 		t.Errorf("%d starts with %d tokens of the second run, want 1 with 3", recent, tokens)
@@ -161,7 +176,7 @@ func TestTheJournalDoesNotGrowForEver(t *testing.T) {
 		if _, err := j.Start("m", llmqueue.Usage{InputTokens: 1}); err != nil {
 			t.Fatal(err)
 		}
-		_ = j.End(first, llmqueue.Usage{InputTokens: 100})
+		j.End(first, llmqueue.Usage{InputTokens: 100})
 	}
 	now := time.Now()
 	p, err := Read(dir, now, Keep, asBooked)

@@ -161,46 +161,43 @@ var statuses = map[string]int{
 
 // Results reads the results.
 func (c anthropic) Results(ctx context.Context, b *Batch, each func(*Line) error) error {
-	for _, path := range b.output {
-		err := c.lines(ctx, path, func(line []byte) error {
-			var m struct {
-				CustomID string `json:"custom_id"`
-				Result   struct {
-					Type    string          `json:"type"`
-					Message json.RawMessage `json:"message"`
-					Error   json.RawMessage `json:"error"`
-				} `json:"result"`
-			}
-			if err := json.Unmarshal(line, &m); err != nil {
-				return unreadable(path, err)
-			}
-			l := &Line{CustomID: m.CustomID}
-			switch m.Result.Type {
-			case "succeeded":
-				l.Response = &Response{Status: http.StatusOK, Body: m.Result.Message}
-			case "errored":
-				var e struct {
-					RequestID string `json:"request_id"`
-					Error     struct {
-						Type string `json:"type"`
-					} `json:"error"`
-				}
-				_ = json.Unmarshal(m.Result.Error, &e) // what is none has no type
-				status, ok := statuses[e.Error.Type]
-				if !ok {
-					status = http.StatusInternalServerError
-				}
-				l.Response = &Response{Status: status, RequestID: e.RequestID, Body: m.Result.Error}
-			case "canceled":
-				l.Error = &Error{Canceled, "the batch was canceled before this request ran"}
-			case "expired":
-				l.Error = &Error{Expired, "the batch expired before this request ran"}
-			}
-			return each(l)
-		})
-		if err != nil {
-			return err
-		}
+	return c.results(ctx, b, readMessage, each)
+}
+
+// readMessage reads the result of one request.
+func readMessage(line []byte) (*Line, error) {
+	var m struct {
+		CustomID string `json:"custom_id"`
+		Result   struct {
+			Type    string          `json:"type"`
+			Message json.RawMessage `json:"message"`
+			Error   json.RawMessage `json:"error"`
+		} `json:"result"`
 	}
-	return nil
+	if err := json.Unmarshal(line, &m); err != nil {
+		return nil, err
+	}
+	l := &Line{CustomID: m.CustomID}
+	switch m.Result.Type {
+	case "succeeded":
+		l.Response = &Response{Status: http.StatusOK, Body: m.Result.Message}
+	case "errored":
+		var e struct {
+			RequestID string `json:"request_id"`
+			Error     struct {
+				Type string `json:"type"`
+			} `json:"error"`
+		}
+		_ = json.Unmarshal(m.Result.Error, &e) // what is none has no type
+		status, ok := statuses[e.Error.Type]
+		if !ok {
+			status = http.StatusInternalServerError
+		}
+		l.Response = &Response{Status: status, RequestID: e.RequestID, Body: m.Result.Error}
+	case "canceled":
+		l.Error = &Error{Canceled, "the batch was canceled before this request ran"}
+	case "expired":
+		l.Error = NotInTime
+	}
+	return l, nil
 }

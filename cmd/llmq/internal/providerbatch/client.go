@@ -51,6 +51,7 @@ type Batch struct {
 	Ended   bool          // it changes no more
 	Done    int           // requests that are through
 	Took    time.Duration // to its end; 0: not known
+	Expired bool          // what has no result was not run in time
 	Refused *Refusal      // it was not run at all
 	output  []string      // where its results are
 }
@@ -85,6 +86,9 @@ const (
 	Expired  = "batch_expired"
 )
 
+// NotInTime is why a request was not run whose batch has expired.
+var NotInTime = &Error{Expired, "the batch expired before this request ran"}
+
 // sender sends what the clients send.
 type sender struct{ caller *caller.Caller }
 
@@ -97,6 +101,23 @@ func (c sender) object(ctx context.Context, method, path, contentType string, bo
 	defer res.Body.Close()
 	if err := json.NewDecoder(io.LimitReader(res.Body, 16<<20)).Decode(into); err != nil {
 		return fmt.Errorf("%s %s: the answer cannot be read: %w", method, path, err)
+	}
+	return nil
+}
+
+// results gives each line of the files of results as read takes it in.
+func (c sender) results(ctx context.Context, b *Batch, read func(line []byte) (*Line, error), each func(*Line) error) error {
+	for _, path := range b.output {
+		err := c.lines(ctx, path, func(line []byte) error {
+			l, err := read(line)
+			if err != nil {
+				return fmt.Errorf("the results at %s have a line that cannot be read: %w", path, err)
+			}
+			return each(l)
+		})
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -131,10 +152,6 @@ var errNoID = errors.New("the provider answered without a batch's id")
 
 // skew is how far the provider's clock and this one may differ.
 const skew = time.Hour
-
-func unreadable(path string, err error) error {
-	return fmt.Errorf("the results at %s have a line that cannot be read: %w", path, err)
-}
 
 // endedMeanwhile is the error of a cancelation, unless the batch has ended.
 func endedMeanwhile(ctx context.Context, c Client, id string, err error) error {

@@ -173,17 +173,8 @@ func (c openAI) Cancel(ctx context.Context, id string) error {
 
 // Results reads the output file and the error file.
 func (c openAI) Results(ctx context.Context, b *Batch, each func(*Line) error) error {
-	for _, path := range b.output {
-		err := c.lines(ctx, path, func(line []byte) error {
-			l := &Line{}
-			if err := json.Unmarshal(line, l); err != nil {
-				return unreadable(path, err)
-			}
-			return each(l)
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return c.results(ctx, b, func(line []byte) (*Line, error) {
+		l := &Line{}
+		return l, json.Unmarshal(line, l)
+	}, each)
 }

@@ -69,10 +69,10 @@ type Failure struct {
 // model collects what there is of one.
 type model struct {
 	Model
-	usage   llmqueue.Usage
-	inBatch llmqueue.Usage // the part of usage that batches had
-	spans   *spread
-	slots   map[int64]load // by start, in slots of the series
+	usage  llmqueue.Usage
+	halved llmqueue.Usage // the part of usage at half the price: of batches and the tier flex
+	spans  *spread
+	slots  map[int64]load // by start, in slots of the series
 }
 
 // load is what started in a slot.
@@ -89,7 +89,7 @@ func Read(path string, table prices.Table, period time.Duration) (*Report, error
 		m := r.by[name]
 		m.Input, m.Output, m.Cached = m.usage.InputTokens, m.usage.OutputTokens, m.usage.CachedInputTokens
 		if p, ok := table.Of(name); ok {
-			m.Cost, m.Priced = p.Cost(m.usage)-(1-results.BatchShare)*p.Cost(m.inBatch), true
+			m.Cost, m.Priced = p.Cost(m.usage)-(1-results.BatchShare)*p.Cost(m.halved), true
 			r.Cost += m.Cost
 		}
 		m.Latency = m.spans.latency()
@@ -115,10 +115,10 @@ func (r *Report) add(rec *results.Record) {
 	m.usage.InputTokens += u.InputTokens
 	m.usage.OutputTokens += u.OutputTokens
 	m.usage.CachedInputTokens += u.CachedInputTokens
-	if rec.Run.Batch != "" {
-		m.inBatch.InputTokens += u.InputTokens
-		m.inBatch.OutputTokens += u.OutputTokens
-		m.inBatch.CachedInputTokens += u.CachedInputTokens
+	if rec.Run.Share() == results.BatchShare {
+		m.halved.InputTokens += u.InputTokens
+		m.halved.OutputTokens += u.OutputTokens
+		m.halved.CachedInputTokens += u.CachedInputTokens
 	}
 	if rec.Failed() {
 		r.Failed++

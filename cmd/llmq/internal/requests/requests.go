@@ -14,6 +14,7 @@ import (
 	"text/template"
 
 	"github.com/llmqueue/llmqueue"
+	"github.com/llmqueue/llmqueue/cmd/llmq/internal/jsonwalk"
 )
 
 // Request is one line, element of an array or row of a table.
@@ -68,19 +69,12 @@ func ParseTemplate(text string) (*template.Template, error) {
 }
 
 func (f *Format) parse(line []byte, n int64) (*Request, error) {
-	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(line, &fields); err != nil {
-		var at *json.SyntaxError
-		switch {
-		case errors.As(err, &at) && err.Error() != "unexpected end of JSON input":
-			return nil, fmt.Errorf("not valid JSON at byte %d: %w: correct the line or take it out", at.Offset, err)
-		case errors.As(err, &at):
-			return nil, errors.New("the JSON object does not end on this line: write one object a line")
-		}
-		return nil, errors.New("not a JSON object: write one object a line")
+	if !jsonwalk.Valid(line) || line[0] != '{' {
+		return nil, noObject(line)
 	}
-	if fields == nil {
-		return nil, errors.New("not a JSON object: write one object a line")
+	fields := make(map[string]json.RawMessage, 8)
+	for m := range jsonwalk.Members(line) {
+		fields[string(m.Name)] = m.Value
 	}
 	form := f.formOf(fields)
 	id, err := f.id(fields, form, n)
@@ -105,6 +99,19 @@ func (f *Format) parse(line []byte, n int64) (*Request, error) {
 	return req, f.inspect(req)
 }
 
+// noObject says why a line is no JSON object.
+func noObject(line []byte) error {
+	var fields map[string]json.RawMessage
+	err, at := json.Unmarshal(line, &fields), (*json.SyntaxError)(nil)
+	switch {
+	case errors.As(err, &at) && err.Error() != "unexpected end of JSON input":
+		return fmt.Errorf("not valid JSON at byte %d: %w: correct the line or take it out", at.Offset, err)
+	case errors.As(err, &at):
+		return errors.New("the JSON object does not end on this line: write one object a line")
+	}
+	return errors.New("not a JSON object: write one object a line")
+}
+
 // id is the value of the id's field, or names the line.
 func (f *Format) id(fields map[string]json.RawMessage, form *form, n int64) (string, error) {
 	name := "custom_id"
@@ -124,14 +131,12 @@ func (f *Format) id(fields map[string]json.RawMessage, form *form, n int64) (str
 		}
 		return "line-" + strconv.FormatInt(n, 10), nil
 	}
-	var v any
-	_ = json.Unmarshal(raw, &v)
-	switch v := v.(type) {
-	case string:
-		if v != "" && len(v) <= 512 {
-			return v, nil
+	switch c := raw[0]; {
+	case c == '"':
+		if id := string(jsonwalk.Text(raw)); id != "" && len(id) <= 512 {
+			return id, nil
 		}
-	case float64:
+	case c == '-' || c >= '0' && c <= '9':
 		return string(raw), nil
 	}
 	return "", fmt.Errorf("%q is %.40s: want a text of 1 to 512 bytes, or a number", name, raw)

@@ -4,7 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"slices"
+
+	"github.com/llmqueue/llmqueue/cmd/llmq/internal/jsonwalk"
 )
 
 // keep gives the fields of a line that its result carries, by name, nil without any. A
@@ -42,9 +43,11 @@ func Replace(object []byte, name string, value json.RawMessage) []byte {
 // WithModel is a body, which has to be valid, for another model. One that names none stays as it
 // is: its path does.
 func WithModel(body []byte, model string) []byte {
-	if !slices.ContainsFunc(membersOf(body), func(m member) bool { return m.name == "model" }) {
-		return body
+	for m := range jsonwalk.Members(body) {
+		if string(m.Name) == "model" {
+			raw, _ := json.Marshal(model)
+			return Replace(body, "model", raw)
+		}
 	}
-	raw, _ := json.Marshal(model)
-	return Replace(body, "model", raw)
+	return body
 }

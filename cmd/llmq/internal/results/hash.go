@@ -3,7 +3,7 @@ package results
 import (
 	"crypto/sha256"
 	"encoding/binary"
-	"fmt"
+	"encoding/hex"
 	"strconv"
 )
 
@@ -22,7 +22,11 @@ func HashOf(path string, body []byte) Hash {
 }
 
 // MarshalText writes the digits.
-func (h Hash) MarshalText() ([]byte, error) { return fmt.Appendf(nil, "%016x", uint64(h)), nil }
+func (h Hash) MarshalText() ([]byte, error) { return h.append(nil), nil }
+
+func (h Hash) append(b []byte) []byte {
+	return hex.AppendEncode(b, binary.BigEndian.AppendUint64(nil, uint64(h)))
+}
 
 // UnmarshalText reads the digits; what is none is no hash.
 func (h *Hash) UnmarshalText(text []byte) error {

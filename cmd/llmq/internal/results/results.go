@@ -5,11 +5,9 @@ package results
 
 import (
 	"bufio"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"io"
 	"os"
 	"path/filepath"
@@ -62,6 +60,7 @@ type Run struct {
 	FromCache bool      `json:"from_cache,omitempty"` // the answer was there: nothing was sent
 	Hash      Hash      `json:"request_hash,omitzero"`
 	Batch     string    `json:"batch,omitempty"` // the provider's, if the request was in one
+	Tier      string    `json:"tier,omitempty"`  // "flex" if the provider answered at that tier
 
 	Kept map[string]json.RawMessage `json:"kept,omitempty"` // fields of the line, by --keep
 }
@@ -77,10 +76,18 @@ func (r *Run) Usage() llmqueue.Usage {
 // standard API prices" (platform.claude.com/docs/en/build-with-claude/batch-processing).
 const BatchShare = 0.5
 
+// FlexShare is what a call costs at the tier flex: OpenAI prices it "at Batch API rates"
+// (developers.openai.com/api/docs/guides/flex-processing), as Azure does, and Gemini's has
+// "a 50% cost reduction compared to standard rates" (ai.google.dev/gemini-api/docs/flex-inference).
+const FlexShare = 0.5
+
 // Share is what the record's tokens cost, of their price by a call.
 func (r *Run) Share() float64 {
-	if r.Batch != "" {
+	switch {
+	case r.Batch != "":
 		return BatchShare
+	case r.Tier != "":
+		return FlexShare
 	}
 	return 1
 }
@@ -101,8 +108,8 @@ const (
 	Done
 )
 
-// File is an output that is being written. See, Has, Append and Sync are safe for
-// concurrent use.
+// File is an output that is being written. See, Has, Answers, Append, Add, Flush, Check and Sync
+// are safe for concurrent use.
 type File struct {
 	path  string
 	lock  *flock.Flock // of the folder
@@ -114,12 +121,15 @@ type File struct {
 	own  *flock.Flock // of the file itself; nil on Windows
 	info os.FileInfo  // of f
 
+	adding appending
+
 	known sync.Mutex // guards ids, which the feeding asks while results are recorded
 	ids   *idset.Set // their tags are the hashes of the requests
 
 	// Repaired is how many bytes of a line half written were cut off.
 	Repaired int64
-	// Done and Failed count the ids by their latest record.
+	// Done and Failed count the ids by their latest record. Whoever reads them flushes no
+	// records meanwhile.
 	Done, Failed int64
 }
 
@@ -151,6 +161,7 @@ func Open(path string, each func(*Record)) (_ *File, err error) {
 		return nil, fmt.Errorf("cannot write beside %s: %w", path, made)
 	}
 	f := &File{path: path, lock: flock.New(filepath.Join(dir, "lock")), ids: idset.New(filepath.Join(dir, "ids"))}
+	f.adding.added = make(chan struct{}, 1)
 	if err := tryLock(f.lock, path); err != nil {
 		return nil, err
 	}
@@ -236,35 +247,6 @@ func (f *File) Answers(id string, h Hash) (bool, error) {
 	defer f.known.Unlock()
 	tag, err := f.ids.Tag(id)
 	return tag == 0 || Hash(tag) == h, err
-}
-
-// Append writes a record, in one piece. ErrChanged is one of its errors.
-func (f *File) Append(r *Record) error {
-	h := fnv.New64a()
-	_, _ = io.WriteString(h, r.CustomID)
-	r.ID = "batch_req_" + hex.EncodeToString(h.Sum(nil))
-	line, err := json.Marshal(r)
-	if err != nil {
-		return fmt.Errorf("cannot write the results: %w", err)
-	}
-	line = append(line, '\n')
-	at := f.size.Load()
-	now, err := os.Stat(f.path)
-	if err := f.compare(at, now, err); err != nil {
-		return err
-	}
-	if now.Size() > at {
-		return fmt.Errorf("%s was written by something else while the run wrote it: %w", f.path, ErrChanged)
-	}
-	n, err := f.f.Write(line)
-	if err != nil {
-		if n > 0 {
-			_ = f.f.Truncate(at) // what a full disk left of it
-		}
-		return fmt.Errorf("cannot write the results: %w", err)
-	}
-	f.size.Store(at + int64(n))
-	return f.note(r, at)
 }
 
 // Sync has what was written survive a power cut, too.

@@ -3,7 +3,9 @@ package results
 import (
 	"fmt"
 	"path/filepath"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -58,6 +60,47 @@ func TestAskingWhileResultsAreRecorded(t *testing.T) {
 	if err := f.Close(); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestWhatIsAddedIsWrittenOnce and whole, however many add and flush at a time.
+func TestWhatIsAddedIsWrittenOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "out.jsonl")
+	f, err := Open(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const writers, n = 4, 300
+	var flushed atomic.Int64
+	flush := func() {
+		written, err := f.Flush()
+		if err != nil {
+			t.Error(err)
+		}
+		flushed.Add(int64(len(written)))
+	}
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Go(func() {
+			for i := range n {
+				if _, err := f.Add(&Record{CustomID: fmt.Sprint(w, "-", i), Error: &Error{Code: "x", Message: strings.Repeat("y", i)}}); err != nil {
+					t.Error(err)
+				}
+				if i%7 < w {
+					flush()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if got := flushed.Load(); f.Done != 0 || f.Failed != got {
+		t.Errorf("%d count as failed, %d are in the file", f.Failed, got)
+	}
+	flush()
+	lines := 0
+	if err := Inspect(path, func(*Record) { lines++ }); err != nil || lines != writers*n || flushed.Load() != writers*n {
+		t.Errorf("%d lines of %d, %d flushed: %v", lines, writers*n, flushed.Load(), err)
+	}
+	_ = f.Close()
 }
 
 // TestTheLatestResultOfAnIDCounts, whatever the file went through.

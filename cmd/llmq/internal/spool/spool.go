@@ -10,6 +10,7 @@ package spool
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
@@ -41,6 +42,7 @@ type Batch struct {
 
 	dir        string
 	size       int64
+	inputs     int
 	body, ids  *os.File
 	bodyW, idW *bufio.Writer
 }
@@ -50,7 +52,15 @@ type Member struct {
 	Line int64        `json:"line"`
 	ID   string       `json:"id"`
 	Hash results.Hash `json:"hash"`
+
+	Path   string                     `json:"path,omitempty"` // as the request has it, if the batch has another
+	Input  int64                      `json:"input,omitempty"`
+	Output int64                      `json:"output,omitempty"` // with Input what a call would reserve
+	Kept   map[string]json.RawMessage `json:"kept,omitempty"`
 }
+
+// PathOf is the path of a member's request.
+func (b *Batch) PathOf(m *Member) string { return cmp.Or(m.Path, b.Path) }
 
 // New begins a batch in a folder, which is made if it is not there.
 func New(dir, host, model, path string) (b *Batch, err error) {
@@ -77,6 +87,10 @@ func (b *Batch) Body() string { return b.file(".jsonl") }
 
 // line is a request as the provider wants it.
 func (b *Batch) line(req *requests.Request) []byte {
+	if strings.HasSuffix(b.Path, ":generateContent") { // the model is that of the batch
+		line := fmt.Appendf(nil, `{"key":"%s-%d","request":`, b.Mark, b.Requests)
+		return append(append(line, req.Body...), "}\n"...)
+	}
 	if b.Path == "/v1/messages" { // a list in JSON, of which the provider wants no more
 		line := fmt.Appendf(nil, `{"custom_id":"%s-%d","params":`, b.Mark, b.Requests)
 		if b.Requests > 0 {
@@ -90,17 +104,46 @@ func (b *Batch) line(req *requests.Request) []byte {
 
 // Fits reports whether the batch has room for a request within bounds. The first always fits.
 func (b *Batch) Fits(req *requests.Request, maxRequests int, maxBytes int64) bool {
-	return b.Requests == 0 || b.Requests < maxRequests && b.size+int64(len(b.line(req))) <= maxBytes
+	return b.Requests == 0 ||
+		b.Requests < maxRequests && b.size+int64(len(b.line(req))) <= maxBytes && b.inputs+b.inputsOf(req) <= maxInputs
+}
+
+// maxInputs: the reference of OpenAI's POST /v1/batches says that "/v1/embeddings batches are
+// also restricted to a maximum of 50,000 embedding inputs across all requests in the batch".
+const maxInputs = 50_000
+
+// inputsOf is how many inputs a request for embeddings has, 0 of any other. A list of numbers
+// is one input, in tokens.
+func (b *Batch) inputsOf(req *requests.Request) int {
+	if b.Path != "/v1/embeddings" {
+		return 0
+	}
+	var body struct {
+		Input json.RawMessage `json:"input"`
+	}
+	var list []json.RawMessage
+	if json.Unmarshal(req.Body, &body) != nil || json.Unmarshal(body.Input, &list) != nil || len(list) == 0 || list[0][0] != '"' && list[0][0] != '[' {
+		return 1
+	}
+	return len(list)
 }
 
 // Add takes in a request.
 func (b *Batch) Add(req *requests.Request, usd float64) error {
-	member, err := json.Marshal(Member{req.Line, req.ID, results.HashOf(req.Path, req.Body)})
+	m := Member{
+		Line: req.Line, ID: req.ID, Hash: results.HashOf(req.Path, req.Body),
+		Input: req.Estimate.InputTokens, Output: req.Estimate.OutputTokens, Kept: req.Kept,
+	}
+	if req.Path != b.Path {
+		m.Path = req.Path
+	}
+	member, err := json.Marshal(m)
 	if err != nil {
 		return err
 	}
 	n, err := b.bodyW.Write(b.line(req))
 	b.size += int64(n)
+	b.inputs += b.inputsOf(req)
 	b.Requests++
 	b.Reserved += usd
 	_, err2 := b.idW.Write(append(member, '\n'))
@@ -176,6 +219,32 @@ func (b *Batch) Members() ([]Member, error) {
 		list = append(list, m)
 	}
 	return list, nil
+}
+
+// Bodies gives the bodies of the batch's requests, in its order, until each returns false.
+func (b *Batch) Bodies(each func(i int, body []byte) bool) error {
+	f, err := os.Open(b.Body())
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	in := bufio.NewReaderSize(f, 256<<10)
+	for i := range b.Requests {
+		line, err := in.ReadBytes('\n')
+		if err != nil {
+			return fmt.Errorf("%s: line %d: %w", b.Body(), i+1, err)
+		}
+		var l struct{ Body, Params, Request json.RawMessage }
+		if err := json.Unmarshal(bytes.TrimPrefix(line, []byte{','}), &l); err != nil {
+			return fmt.Errorf("%s: line %d: %w", b.Body(), i+1, err)
+		}
+		for _, body := range []json.RawMessage{l.Body, l.Params, l.Request} {
+			if body != nil && !each(i, body) {
+				return nil
+			}
+		}
+	}
+	return nil
 }
 
 // Index is the place of a result's custom_id in the batch; false if it is not of the batch.
