@@ -25,6 +25,7 @@ type core struct {
 	types     types
 	registry  *registry                 // that its fallbacks are in; nil without a Manager
 	observers []*fanout.Observer[Event] // until Shutdown is done
+	logs      *fanout.Observer[Event]   // of them that of WithLogger, or nil
 	detach    []func()                  // of WithMonitor, until Shutdown is done
 	dropped   atomic.Int64
 	timer     *time.Timer    // the only one; see arm
@@ -59,6 +60,8 @@ type core struct {
 	closed      bool
 	drained     chan struct{}
 	fallbacks   int64 // requests handed to other models
+	fellBack    error // why the latest was
+	noUsage     error // why token limits are not enforced, nil if they are as far as is known
 	input       input
 	todo        todo
 }
@@ -180,11 +183,12 @@ type intake struct {
 	ctx      context.Context
 	id       string
 	metadata map[string]string
-	key      string // of the call that it may share; empty: none
-	hop      *hop   // that brings it here from another model, or nil
-	err      error  // why it is refused
-	work     uint32 // where take put what has to run: the request, or its call
-	params   bool   // and its params belong there
+	key      string     // of the call that it may share; empty: none
+	hop      *hop       // that brings it here from another model, or nil
+	own      []*attempt // of this queue, that will wait for it
+	err      error      // why it is refused
+	work     uint32     // where take put what has to run: the request, or its call
+	params   bool       // and its params belong there
 }
 
 // take takes a request in, unless it is refused. Callers hold the lock.
@@ -207,6 +211,12 @@ func (c *core) take(ns int64, in *intake, w *waiter) (h uint32, err error) {
 				return 0, why
 			}
 		}
+	}
+	if joins && c.runs(in.own, c.calls[in.key].handle) {
+		return 0, c.waitsForItself()
+	}
+	if err := c.nest(in.own, w); err != nil {
+		return 0, err
 	}
 	if in.key != "" {
 		h = c.takeShared(ns, in, unserved)
@@ -359,35 +369,6 @@ func (c *core) Reclaim(requestID string, cause error) (bool, error) {
 
 func (c *core) wrongModel(modelID string) error {
 	return errorf(ErrModelNotRegistered, "request for %q given to the queue of %q, submit it through a Manager or leave ModelID empty", modelID, c.modelID)
-}
-
-// await registers a waiter; waits is false when the request has ended or is not known.
-func (c *core) await(requestID string, w *waiter) (r ref, waits bool, err error) {
-	ns := c.lock()
-	defer c.unlock(ns)
-	h, err := c.lookup(ns, requestID)
-	if err != nil || c.engine.State(h).Final() {
-		return ref{}, false, err
-	}
-	e := c.entries.At(h)
-	w.next, e.waiters = e.waiters, w
-	return c.ref(h), true, nil
-}
-
-// stopWaiting takes w off its request; false when the request has ended.
-func (c *core) stopWaiting(r ref, w *waiter) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.known(r) {
-		return false
-	}
-	for at := &c.entries.At(r.handle).waiters; *at != nil; at = &(*at).next {
-		if *at == w {
-			*at, w.next = w.next, nil
-			return true
-		}
-	}
-	return false
 }
 
 var errNotMade = invalid("the zero Queue does nothing, make one with NewQueue or Manager.Register")

@@ -12,7 +12,8 @@
 // priority, a tenant, a token estimate or a bound on the wait, and returns a
 // [Response]; with NoWait it returns at once, and [Queue.Wait] or [Queue.Status] look
 // the answer up later. [Queue.SubmitAll] runs any number of requests in constant
-// memory. A [Manager] holds the queues of several models.
+// memory. [Stream] gives an answer in chunks, as its processor hands them out with [Emit], to a
+// loop that may be left at any time. A [Manager] holds the queues of several models.
 //
 // Callers who make the call themselves ask for a [Permit] instead: [Queue.Call] runs a
 // function of theirs under one, and [Queue.Acquire] hands it out. It waits in the same line.

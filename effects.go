@@ -11,34 +11,6 @@ import (
 	"github.com/llmqueue/llmqueue/internal/engine"
 )
 
-// waiter is someone who waits for a request's end: a Submit, a Wait, a SubmitAll, the queue
-// that a request came from, or the holder of a permit.
-type waiter struct {
-	next   *waiter
-	done   chan struct{} // one token when it is answered
-	sink   receiver      // takes the answer instead of done, unless nil
-	typed  any           // the *typedWaiter[T] that this is a part of
-	permit *Permit
-	answer *reply // is written here; nil for a permit, whose holder gets it otherwise
-}
-
-// receiver is someone who takes answers other than from a channel.
-type receiver interface{ put(w *waiter) }
-
-// reply is how a request ended, without its result.
-type reply struct {
-	ref                     ref
-	id                      string // empty: the assigned one
-	model                   string // empty: the queue's own
-	state                   engine.State
-	attempts                int
-	created, started, ended int64 // ns
-	usage                   Usage
-	err                     error
-	metadata                map[string]string
-	unserved                []string // the models that could not serve the request, when it ended so
-}
-
 // todo is what a decision caused, to be done after the lock.
 type todo struct {
 	wake     *worker
@@ -53,6 +25,8 @@ type rareTodo struct {
 	ended       []*call    // whose followers are to end
 	asked       []ref      // whose MaxWait passed while a fallback has their call
 	sweep       bool       // there is more to end
+	flush       bool       // the log has a line that must not be lost
+	unlogged    *Event     // is said although there is no logger
 }
 
 func (t *todo) more() *rareTodo {
@@ -136,6 +110,9 @@ func (c *core) release() {
 			w.token <- struct{}{}
 		}
 		w = next
+	}
+	if t.rare != nil {
+		c.tell(t.rare)
 	}
 	for w := t.answered; w != nil; {
 		next := w.next
@@ -251,6 +228,7 @@ func (c *core) applyEnd(ns int64, e *engine.Effect) {
 	usage := c.usageOf(&v)
 	for w := entry.waiters; w != nil; {
 		next := w.next
+		c.unnest(w)
 		if w.permit != nil {
 			c.endPermit(w.permit, err)
 		} else {
@@ -276,6 +254,9 @@ func (c *core) applyEnd(ns int64, e *engine.Effect) {
 	entry.waiters = nil
 	if len(c.observers) > 0 {
 		c.emitEnd(h, e, err, usage, hand)
+		if e.State == engine.Failed && c.logs != nil {
+			c.todo.more().flush = true
+		}
 	}
 	keeps := tag&tagNoWait != 0
 	if e.State == engine.Completed && !keeps && entry.id == nil {
@@ -325,9 +306,9 @@ func (c *core) applyTold(ns int64, e *engine.Effect) {
 			})
 		}
 	case engine.NoUsage:
-		c.emit(Event{Type: EventNoUsage, Time: now, Err: errReservesNothing})
+		c.applyNoUsage(Event{Type: EventNoUsage, ModelID: c.modelID, Time: now, Err: errReservesNothing})
 	case engine.EstimatesAlone:
-		c.emit(Event{Type: EventNoUsage, Time: now, Err: errEstimatesAlone})
+		c.applyNoUsage(Event{Type: EventNoUsage, ModelID: c.modelID, Time: now, Err: errEstimatesAlone})
 	case engine.PausedByHand:
 		c.emit(Event{Type: EventPaused, Time: now})
 	case engine.ResumedByHand:

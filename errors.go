@@ -1,10 +1,13 @@
 package llmqueue
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/llmqueue/llmqueue/internal/wirerror"
 )
 
 // The errors that callers tell apart with errors.Is. What a function returns
@@ -86,12 +89,8 @@ func (e *PanicError) Unwrap() error {
 // errGoexit is the PanicError.Value of a processor that called runtime.Goexit.
 var errGoexit = errors.New("processor called runtime.Goexit")
 
-// errorCodes name errors on the wire. Order matters: the first that errors.Is
-// finds is the one written.
-var errorCodes = []struct {
-	code string
-	err  error
-}{
+// errorCodes name errors on the wire.
+var errorCodes = wirerror.Codes{
 	{"canceled", ErrCanceled},
 	{"queue_closed", ErrQueueClosed},
 	{"queue_timeout", ErrQueueTimeout},
@@ -109,37 +108,10 @@ var errorCodes = []struct {
 	{"context_canceled", context.Canceled},
 }
 
-// processingErrorCode is the code of a ProcessingError that wraps none of the above.
-const processingErrorCode = "processing_error"
-
 func errorCode(err error) string {
-	for _, c := range errorCodes {
-		if errors.Is(err, c.err) {
-			return c.code
-		}
+	code := errorCodes.Of(err)
+	if pe := (*ProcessingError)(nil); code == "" && errors.As(err, &pe) {
+		return "processing_error"
 	}
-	if pe := (*ProcessingError)(nil); errors.As(err, &pe) {
-		return processingErrorCode
-	}
-	return "error"
-}
-
-// decodedError is an error that came out of JSON: the text it had, and the
-// sentinel that its code names, so that errors.Is still finds it.
-type decodedError struct {
-	text string
-	is   error
-}
-
-func (e *decodedError) Error() string { return e.text }
-func (e *decodedError) Unwrap() error { return e.is }
-
-func decodeError(text, code string) error {
-	e := &decodedError{text: text}
-	for _, c := range errorCodes {
-		if c.code == code {
-			e.is = c.err
-		}
-	}
-	return e
+	return cmp.Or(code, "error")
 }

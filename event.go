@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"slices"
 	"time"
 
 	"github.com/llmqueue/llmqueue/internal/engine"
@@ -75,12 +74,12 @@ const observerBuffer = 4096
 
 // startObservers begins to hand out events.
 func (c *core) startObservers() {
-	handlers := c.settings.observers
-	if c.settings.logger != nil {
-		handlers = append(slices.Clip(handlers), logEvents(c.settings.logger))
-	}
-	for _, handle := range handlers {
+	for _, handle := range c.settings.observers {
 		c.observers = append(c.observers, fanout.New(handle, observerBuffer, &c.dropped))
+	}
+	if c.settings.logger != nil {
+		c.logs = fanout.New(logEvents(c.settings.logger), observerBuffer, &c.dropped)
+		c.observers = append(c.observers, c.logs)
 	}
 }
 
@@ -92,6 +91,28 @@ func (c *core) stopObservers() {
 	c.observers = nil
 	c.mu.Unlock()
 	fanout.StopAll(observers, max(c.settings.grace, time.Second))
+}
+
+// tell writes what must not be lost into the log. It comes before the answers: a program may end
+// with the answer that it waits for.
+func (c *core) tell(t *rareTodo) {
+	if t.unlogged != nil {
+		_ = recovered(func() { logEvents(slog.Default())(*t.unlogged) })
+	}
+	if t.flush && c.logs != nil {
+		c.logs.Flush(time.Second)
+	}
+}
+
+// applyNoUsage says that token limits are not enforced, to whom it may concern.
+func (c *core) applyNoUsage(e Event) {
+	c.noUsage = e.Err
+	c.emit(e)
+	if more := c.todo.more(); c.logs != nil {
+		more.flush = true
+	} else {
+		more.unlogged = &e
+	}
 }
 
 // emit hands an event to the observers, in order. Callers hold the lock.

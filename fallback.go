@@ -152,9 +152,10 @@ func (c *core) nextModel(r ref) *hop {
 	hand.next++
 	hand.tried = append(hand.tried, h.model)
 	c.fallbacks++
+	c.fellBack = cmp.Or(hand.failure, hand.reason)
 	if len(c.observers) > 0 {
 		c.emitFor(r.handle, Event{
-			Type: EventFallback, Time: c.clock.At(ns), Fallback: h.model, Err: cmp.Or(hand.failure, hand.reason),
+			Type: EventFallback, Time: c.clock.At(ns), Fallback: h.model, Err: c.fellBack,
 			Waited: duration(hand.waited), Took: duration(hand.took), Outcome: hand.outcome,
 		})
 	}

@@ -112,7 +112,7 @@ func FuzzResponseJSON(f *testing.F) {
 			assert.Equal(t, r.Err.Error(), again.Err.Error())
 			assert.Equal(t, errorCode(r.Err), errorCode(again.Err))
 			for _, c := range errorCodes {
-				assert.Equal(t, errors.Is(r.Err, c.err), errors.Is(again.Err, c.err), c.code)
+				assert.Equal(t, errors.Is(r.Err, c.Err), errors.Is(again.Err, c.Err), c.Code)
 			}
 		}
 		r.Err, again.Err = nil, nil

@@ -26,7 +26,10 @@ type QueueInfo struct {
 	Refused   int64 `json:"refused"`
 	Coalesced int64 `json:"coalesced"` // requests that shared the call of an earlier one (WithCoalescing)
 	Fallbacks int64 `json:"fallbacks"` // requests handed to a fallback model, once for each such model
-	Hedges    int64 `json:"hedges"`    // attempts that started beside a slow one (WithHedge)
+	// FallbackReason is why the latest of them was: a failure here of which a request that
+	// completed elsewhere says nothing.
+	FallbackReason string `json:"fallback_reason,omitempty"`
+	Hedges         int64  `json:"hedges"` // attempts that started beside a slow one (WithHedge)
 	// Abandoned counts processors that still run although nobody waits for them any more:
 	// their request was canceled, their attempt timed out, or another attempt was faster.
 	// Each holds its slot until it returns.
@@ -41,6 +44,9 @@ type QueueInfo struct {
 	Closed      bool          `json:"closed"`                // Shutdown was called
 	Dropped     int64         `json:"dropped_events"`        // events that observers were too slow for
 	Usage       Usage         `json:"usage"`                 // reported by all attempts so far
+	// NoUsage says that limits on tokens are set and not enforced, because nothing reports usage,
+	// and what holds them. Empty while that is not so, or not known.
+	NoUsage string `json:"no_usage,omitempty"`
 	// Limits are those of the first endpoint, the only one unless AddEndpoint was
 	// called; concurrency comes last. Shared ones stand in Endpoints.
 	Limits    []LimitInfo    `json:"limits"`
@@ -154,7 +160,11 @@ func (c *core) Info() QueueInfo {
 		info.Endpoints, reasons = append(info.Endpoints, i), append(reasons, [2]error{paused, held})
 		info.Slots += i.Slots
 	}
+	fellBack, noUsage := c.fellBack, c.noUsage
 	c.mu.Unlock()
+	if info.FallbackReason = textOf(fellBack); info.Usage.isZero() {
+		info.NoUsage = textOf(noUsage)
+	}
 	info.Limits = info.Endpoints[0].Limits
 	info.PausedUntil = info.Endpoints[0].PausedUntil
 	for i, e := range info.Endpoints {

@@ -228,6 +228,9 @@ func (r *registry) Unregister(ctx context.Context, modelID string) error {
 	if err != nil {
 		return err
 	}
+	if err := c.shutFromWithin(ctx); err != nil {
+		return err
+	}
 	r.mu.Lock()
 	if r.queues[modelID] == c {
 		r.queues = maps.Clone(r.queues)
@@ -394,6 +397,4 @@ func (r *registry) Check() error {
 var (
 	_ Inspector  = (*Manager[int, int])(nil)
 	_ Controller = (*Manager[int, int])(nil)
-	_ Acquirer   = (*Manager[int, int])(nil)
-	_ Acquirer   = (*Queue[int, int])(nil)
 )

@@ -68,7 +68,7 @@ type ObservedLimit struct {
 
 // attempt is one run of a processor, as the processor sees it: its context, and what it
 // reports. It is one allocation. A processor may keep it after it returned, so it is never
-// reused. The context's Mu guards all but core and number; it is taken after the queue's lock,
+// reused. The context's Mu guards all but core, number and nested; it is taken after the queue's lock,
 // never before.
 type attempt struct {
 	lazyctx.Context[observations]
@@ -78,6 +78,7 @@ type attempt struct {
 	emitting atomic.Int32  // how many Emits wait for the consumer
 	usage    Usage
 	number   uint32 // the engine's
+	nested   uint16 // guarded by the queue's lock: see core.nest
 	reported bool
 	byResult bool // usage is what a result says: a report replaces it, not the other way
 }
@@ -260,8 +261,8 @@ func (c *core) observe(a *attempt, o Observation) {
 	c.engine.Observe(ns, a.number, &in)
 }
 
-// Streamed says, from inside a processor, that it has handed on part of the answer:
-// when the attempt fails, the request fails with it and is not tried again, because
+// Streamed says, from inside a processor, that it has handed on part of the answer by other
+// means than Emit, which says so itself: when the attempt fails, the request fails with it and is not tried again, because
 // whoever read the first part cannot take it back. Safe for concurrent use.
 func Streamed(ctx context.Context) {
 	if a, ok := ctx.Value(attemptKey{}).(*attempt); ok {

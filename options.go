@@ -124,8 +124,8 @@ func WithMaxPause(d time.Duration) Option {
 // counts as output is told as for WithFirstByteTimeout; where nothing tells, the first to
 // succeed wins. What the other used is known when it has returned: QueueInfo.Usage has it,
 // and the response only if that was in time. Processors must bear to run twice at once for
-// one request. One that streams calls Streamed before it hands on its first part, and stops
-// when its context has ended. Permits are not hedged. Defaults to none.
+// one request. One that streams hands its chunks out with Emit, or calls Streamed before the
+// first and stops when its context has ended. Permits are not hedged. Defaults to none.
 func WithHedge(p HedgePolicy) Option {
 	return Option{func(s *settings) { s.hedge = &p }}
 }

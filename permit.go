@@ -28,6 +28,8 @@ type Acquirer interface {
 	Acquire(ctx context.Context, c Claim) (*Permit, error)
 }
 
+var _, _ Acquirer = (*Manager[int, int])(nil), (*Queue[int, int])(nil)
+
 // ErrTryAgain says that an attempt of a permit failed and that the request goes on: call
 // Permit.Again to wait for its next attempt.
 var ErrTryAgain = errors.New("llmqueue: attempt failed, call Again to wait for the next one")
@@ -88,7 +90,7 @@ func (c *core) acquire(ctx context.Context, claim Claim, calls bool) (*Permit, e
 	in := intake{ctx: ctx, id: claim.ID, metadata: claim.Metadata}
 	in.Estimate, in.Sized = toEngineUsage(claim.Estimate), !claim.Estimate.isZero()
 	in.Priority, in.Tenant, in.MaxWait = claim.Priority, claim.Tenant, int64(claim.MaxWait)
-	in.Stays, in.Held, in.Tag = true, true, tagPermit
+	in.Stays, in.Held, in.Tag, in.own = true, true, tagPermit, c.own(ctx)
 	p := &Permit{core: c, calls: calls, next: new(attempt), waits: true, over: true}
 	p.waiter.permit = p
 	now := time.Now()
@@ -170,6 +172,7 @@ func (c *core) grant(entry *entry, e *engine.Effect) *attempt {
 
 // wakePermit tells who waits for a permit. Callers hold the lock.
 func (c *core) wakePermit(p *Permit) {
+	c.unnest(&p.waiter)
 	if p.waits {
 		p.waits = false
 		if p.waiter.done != nil {
@@ -288,6 +291,7 @@ func (p *Permit) conclude(a *attempt, err error) error {
 // given to Acquire. Without ErrTryAgain it returns an error and changes nothing.
 func (p *Permit) Again(ctx context.Context) error {
 	c := p.core
+	own := c.own(ctx)
 	c.mu.Lock()
 	if !p.again {
 		defer c.mu.Unlock()
@@ -299,6 +303,7 @@ func (p *Permit) Again(ctx context.Context) error {
 		return p.take()
 	}
 	p.waits = true
+	p.waiter.waitFor(own)
 	if p.waiter.done == nil {
 		p.waiter.done = make(chan struct{}, 1)
 	}

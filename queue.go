@@ -72,7 +72,8 @@ func (q *Queue[P, T]) Do(ctx context.Context, params P) (T, error) {
 // A refused request gives a zero Response and an error that wraps ErrInvalidParams,
 // ErrModelNotRegistered, ErrDuplicateRequest, ErrQueueFull, ErrQueueClosed, ErrRequestTooLarge
 // (it can never fit under a limit), ErrQuotaExhausted, ErrQueueTimeout (a *DeadlineError: its
-// deadline or MaxWait ends before it could start) or ErrCanceled (ctx had already ended).
+// deadline or MaxWait ends before it could start) or ErrCanceled (ctx had already ended). With the
+// context of one of the queue's processors it is ErrInvalidConfiguration where it would hang.
 //
 // When ctx ends first, a waiting request leaves the line without using quota and a running one
 // has its processor's context canceled; Submit returns at once.
@@ -125,8 +126,11 @@ func (q *Queue[P, T]) prepareHere(ctx context.Context, req *Request[P], in *inta
 	in.Estimate, in.Sized = toEngineUsage(req.Estimate), !req.Estimate.isZero()
 	if req.NoWait {
 		in.Tag = tagNoWait
-	} else if d, ok := ctx.Deadline(); ok {
-		in.Deadline = q.clock.Since(d)
+	} else {
+		in.own = q.own(ctx)
+		if d, ok := ctx.Deadline(); ok {
+			in.Deadline = q.clock.Since(d)
+		}
 	}
 	if _, streams := ctx.(*stream); streams || q.coalesce == nil {
 		return nil
@@ -254,7 +258,7 @@ func (q *Queue[P, T]) Wait(ctx context.Context, requestID string) (resp Response
 		return resp, errNotMade
 	}
 	w := q.waiters.Get().(*typedWaiter[T])
-	r, waits, err := q.await(requestID, &w.waiter)
+	r, waits, err := q.await(ctx, requestID, &w.waiter)
 	if !waits {
 		q.waiters.Put(w)
 		if err != nil {

@@ -51,9 +51,10 @@ func NewRequest[P any](modelID string, params P) Request[P] {
 // Shutdown runs out of time; it carries the values of the context given to
 // Submit. req.Estimate holds what was reserved.
 //
-// A processor that streams returns when its stream ends and hands its chunks out
-// through a callback in Params: the slot and the reservation are held until it
-// returns. Errors marked with RateLimited, Retryable or Elsewhere are tried again, as are
+// A processor that streams hands its chunks out with Emit and returns when its stream
+// ends: the slot and the reservation are held until it returns. It must not write to an
+// http.ResponseWriter, or to anything else of its caller's: it may run on when the caller's
+// handler has returned. Errors marked with RateLimited, Retryable or Elsewhere are tried again, as are
 // those that what was observed explains so, and broken connections; any other error fails
 // the request. nil is success unless nothing was served: see Observation.Outcome. A panic
 // fails only its own request.
@@ -180,7 +181,7 @@ func (r *Response[T]) UnmarshalJSON(data []byte) error {
 		r.Result = *j.Result
 	}
 	if j.ErrorCode != "" || j.Error != "" {
-		r.Err = decodeError(j.Error, j.ErrorCode)
+		r.Err = errorCodes.Decode(j.Error, j.ErrorCode)
 		if j.Failed {
 			r.Err = &ProcessingError{ModelID: j.ModelID, RequestID: j.RequestID, Attempts: j.Attempts, Err: r.Err}
 		}

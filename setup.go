@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/llmqueue/llmqueue/internal/charging"
 	"github.com/llmqueue/llmqueue/internal/clock"
 	"github.com/llmqueue/llmqueue/internal/endpoint"
 	"github.com/llmqueue/llmqueue/internal/engine"
@@ -179,7 +180,7 @@ func (c *core) newWay(ns int64, name string, processor any, s *endpointSettings)
 func (s *endpointSettings) endpointConfig(c *clock.Clock) endpoint.Config {
 	return endpoint.Config{
 		Limits: toEngineLimits(s.limits), Margin: s.margin, Learn: s.learn, Unlimited: s.unlimited,
-		Accounting: newCharging(s.accounting), Ticket: func() uint64 { return tickets.Add(1) }, Prior: s.priorCharges(c),
+		Accounting: charging.New(s.accounting), Ticket: func() uint64 { return tickets.Add(1) }, Prior: s.priorCharges(c),
 	}
 }
 
@@ -191,8 +192,8 @@ func (s *endpointSettings) priorCharges(c *clock.Clock) (prior []endpoint.Prior)
 	}
 	for at, u := range s.prior {
 		p := endpoint.Prior{At: c.Since(at), Requests: 1, Charged: toEngineUsage(u.clamped())}
-		if charging := newCharging(s.accounting); charging != nil {
-			p.Charged = charging.Settled(endpoint.Usage{}, p.Charged)
+		if policy := charging.New(s.accounting); policy != nil {
+			p.Charged = policy.Settled(endpoint.Usage{}, p.Charged)
 		}
 		if last := len(prior) - 1; last >= 0 && prior[last].At == p.At {
 			prior[last].Requests++

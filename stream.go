@@ -72,15 +72,13 @@ func notTaken(why error) error {
 // emitters are the attempts that ctx is in, the innermost first, up to that of a Stream; to is
 // nil when there is none.
 func emitters(ctx context.Context) (attempts []*attempt, to *stream) {
-	for to == nil {
-		a, ok := ctx.Value(attemptKey{}).(*attempt)
-		if !ok || a.Detached {
-			return nil, nil
+	for a := range enclosing(ctx) {
+		attempts = append(attempts, a)
+		if to, ok := a.Parent.(*stream); ok && !a.Detached {
+			return attempts, to
 		}
-		attempts, ctx = append(attempts, a), a.Parent
-		to, _ = ctx.(*stream)
 	}
-	return attempts, to
+	return nil, nil
 }
 
 // handOn notes that the attempt hands output on, unless it has ended or loses against another

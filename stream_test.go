@@ -292,6 +292,8 @@ func TestAttemptsThatEmitTogetherDoNotMix(t *testing.T) {
 			for _, of := range got {
 				assert.Equal(t, got[0], of)
 			}
+			mu.Lock()
+			defer mu.Unlock()
 			assert.Equal(t, 2, attempts)
 		})
 	}

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/llmqueue/llmqueue/accounting"
 	"github.com/llmqueue/llmqueue/internal/endpoint"
 	"github.com/llmqueue/llmqueue/internal/engine"
 )
@@ -286,32 +285,6 @@ func each[A, B any](all []A, f func(A) B) []B {
 		out[i] = f(a)
 	}
 	return out
-}
-
-// charging is a policy in the words of the engine; nil for the zero one.
-type charging struct{ policy accounting.Policy }
-
-func newCharging(p accounting.Policy) endpoint.Accounting {
-	if p == (accounting.Policy{}) {
-		return nil
-	}
-	return charging{p}
-}
-
-func (c charging) Reserved(estimate endpoint.Usage, n, meanOutput int64) endpoint.Usage {
-	return fromTokens(c.policy.Reserved(toTokens(estimate), n, meanOutput))
-}
-
-func (c charging) Settled(reserved, used endpoint.Usage) endpoint.Usage {
-	return fromTokens(c.policy.Settled(toTokens(reserved), toTokens(used)))
-}
-
-func toTokens(u endpoint.Usage) accounting.Tokens {
-	return accounting.Tokens{Input: u.Input, CachedInput: u.Cached, Output: u.Output}
-}
-
-func fromTokens(t accounting.Tokens) endpoint.Usage {
-	return endpoint.Usage{Input: t.Input, Cached: t.CachedInput, Output: t.Output}
 }
 
 // engineOutcomes are the outcomes in the order of the engine's.

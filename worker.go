@@ -277,11 +277,15 @@ func (q *Queue[P, T]) processThrough(w *worker, process Processor[P, T], req Req
 // with ErrQueueClosed, running ones have their context canceled and fail too, and after a
 // moment (WithShutdownGrace) Shutdown returns the context's error, joined with how many
 // processors still run. The goroutines of the queue end with it, those of abandoned
-// processors when these return. Calling it again waits for the same end. Status, Wait and
+// processors when these return. With a processor's context it is an error: it would wait for itself.
+// Calling it again waits for the same end. Status, Wait and
 // UpdateUsage work afterwards.
 func (c *core) Shutdown(ctx context.Context) error {
 	if !c.made {
 		return errNotMade
+	}
+	if err := c.shutFromWithin(ctx); err != nil {
+		return err
 	}
 	ns := c.lock()
 	c.closed = true

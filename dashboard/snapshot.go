@@ -43,6 +43,9 @@ type modelJSON struct {
 	Dropped      int64          `json:"dropped_events"`
 	InputTokens  int64          `json:"input_tokens"`
 	OutputTokens int64          `json:"output_tokens"`
+	Fallbacks    int64          `json:"fallbacks"`
+	FellBack     string         `json:"fallback_reason,omitempty"`
+	NoUsage      string         `json:"no_usage,omitempty"`
 	Endpoints    []endpointJSON `json:"endpoints"`
 	Running      []requestJSON  `json:"running"`
 	Waiting      []requestJSON  `json:"waiting"`
@@ -144,7 +147,8 @@ func model(manager int, info llmqueue.QueueInfo) *modelJSON {
 		Manager: manager, Model: info.ModelID, Paused: info.Paused, PausedUntil: millis(info.PausedUntil), Closed: info.Closed,
 		Pending: info.Pending, Processing: info.Processing, Slots: info.Slots, Accepted: info.Accepted,
 		Completed: info.Completed, Failed: info.Failed, Canceled: info.Canceled, Retries: info.Retries, Hedges: info.Hedges,
-		Abandoned: info.Abandoned, Dropped: info.Dropped,
+		Abandoned: info.Abandoned, Dropped: info.Dropped, Fallbacks: info.Fallbacks,
+		FellBack: clip(info.FallbackReason, maxText), NoUsage: clip(info.NoUsage, maxText),
 		InputTokens: info.Usage.InputTokens, OutputTokens: info.Usage.OutputTokens,
 		Running: []requestJSON{}, Waiting: []requestJSON{}, Failures: []requestJSON{},
 		Throughput: unknown, Wait: unknown,

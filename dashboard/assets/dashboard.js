@@ -173,13 +173,15 @@ function health(e) {
 // out reports whether an endpoint is held out, by the queue or by its breaker.
 const out = (e) => e.held_out || e.open;
 
+// say shows a sentence, or nothing.
+function say(p, what) {
+  text(p, what);
+  p.hidden = what === '';
+}
+
 function endpoint(view) {
   const node = clone('endpoint');
   const held = node.querySelector('.held');
-  const say = (p, what) => {
-    text(p, what);
-    p.hidden = what === '';
-  };
   const gauges = new Rows(node.querySelector('.gauges'), (g) => g.name + g.shared, gauge);
   return {
     node,
@@ -298,6 +300,8 @@ class ModelView {
     this.list('running', m.running, m.processing, now);
     this.list('waiting', m.waiting, m.pending, now);
     this.list('failures', m.failures, m.failures.length, now);
+    say(this.node.querySelector('.fell'), m.fallbacks ? `${count(m.fallbacks)} went to a fallback, the latest because: ${m.fallback_reason ?? ''}` : '');
+    say(this.node.querySelector('.usage'), m.no_usage ? 'Token limits are not enforced, because no call reports its usage: ' + m.no_usage : '');
     // They stay focusable, so that a press does not lose the keyboard's place.
     this.node.querySelector('.pause').setAttribute('aria-disabled', m.paused);
     this.node.querySelector('.resume').setAttribute('aria-disabled', !m.paused && !m.endpoints.some((e) => e.paused_until > now));

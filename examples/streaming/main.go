@@ -1,11 +1,13 @@
-// Streaming shows answers as they are written, with OpenAI's Responses API. The chunks go out
-// through a callback in the params, and the processor returns when its stream ends: until then
-// the request holds its slot and its reservation.
+// Streaming shows answers as they are written, with OpenAI's Responses API. The processor hands
+// out each chunk with Emit, and returns when its stream ends: until then the request holds its
+// slot and its reservation. Who asks takes the chunks from a loop, on the screen or, with -listen,
+// in an HTTP handler (serve.go) whose client may leave at any time.
 //
 // It runs against a simulator in this process, or, when OPENAI_API_KEY is set, against the real
 // service:
 //
 //	go run ./examples/streaming
+//	go run ./examples/streaming -listen localhost:8080 & curl -N 'localhost:8080/?prompt=Rain'
 //	OPENAI_API_KEY=… go run ./examples/streaming -model gpt-4.1-mini
 //
 // A stream can fail after its status 200: with an event named error, with response.failed, or
@@ -18,11 +20,9 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"sync"
 	"time"
 
 	"github.com/openai/openai-go/v3"
@@ -36,11 +36,10 @@ import (
 
 func main() { program.Main("streaming", run) }
 
-// Chat is a prompt, and where its answer goes.
+// Chat is a prompt.
 type Chat struct {
-	Prompt    string       `validate:"required"`
-	MaxTokens int64        `validate:"gte=1"`
-	OnChunk   func(string) `validate:"required"` // called in order, by one goroutine at a time
+	Prompt    string `validate:"required"`
+	MaxTokens int64  `validate:"gte=1"`
 }
 
 // EstimateUsage tells the queue what to reserve.
@@ -71,8 +70,9 @@ func stream(ctx context.Context, client openai.Client, req llmqueue.Request[Chat
 			if end.Chunks++; end.Chunks == 1 {
 				end.FirstChunk = time.Since(begin)
 			}
-			llmqueue.Streamed(ctx) // half an answer cannot be taken back: no second attempt
-			req.Params.OnChunk(event.Delta)
+			if err := llmqueue.Emit(ctx, event.Delta); err != nil {
+				return end, err // nobody takes chunks any more
+			}
 		case "response.completed":
 			return end, nil
 		case "response.incomplete":
@@ -90,14 +90,10 @@ func stream(ctx context.Context, client openai.Client, req llmqueue.Request[Chat
 // errHalf is the error of a stream that ends before its last event.
 var errHalf = fmt.Errorf("the stream broke off: %w", io.ErrUnexpectedEOF)
 
-// halfShown is the error of an answer that failed when a part of it had been handed out.
-type halfShown struct{ error }
-
-func (e halfShown) Unwrap() error { return e.error }
-
 func run(ctx context.Context, args []string, stdout io.Writer) error {
 	flags := flag.NewFlagSet("streaming", flag.ContinueOnError)
 	model := flags.String("model", chat.DefaultModel, "model to ask")
+	listen := flags.String("listen", "", "address to serve answers at, as server-sent events; empty asks three questions")
 	if err := program.Parse(flags, args, stdout); err != nil {
 		return err
 	}
@@ -115,76 +111,59 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	defer provider.Close()
 	fmt.Fprintf(stdout, "Answered by %s.", provider)
 
-	// With one slot the second answer begins when the first has ended, so that
-	// the two never mix on the screen.
 	queue, err := llmqueue.NewQueue(*model,
 		func(ctx context.Context, req llmqueue.Request[Chat]) (Ending, error) {
-			end, err := stream(ctx, provider.Client, req)
-			if err != nil && end.Chunks > 0 {
-				req.Params.OnChunk(fmt.Sprintf("\n[%v]", err)) // here, while nothing else is shown
-				err = halfShown{err}
-			}
-			return end, err
+			return stream(ctx, provider.Client, req)
 		},
-		llmqueue.WithLimits(llmqueue.RPM(500), llmqueue.TPM(100_000), llmqueue.Concurrent(1)))
+		llmqueue.WithLimits(llmqueue.RPM(500), llmqueue.TPM(100_000), llmqueue.Concurrent(32)))
 	if err != nil {
 		return err
 	}
 	defer queue.Shutdown(context.WithoutCancel(ctx))
+	if *listen != "" {
+		fmt.Fprintln(stdout)
+		return serve(ctx, queue, *listen)
+	}
 
-	questions := []struct {
-		prompt    string
-		maxTokens int64
-	}{
+	for _, question := range []Chat{
 		{"Write two sentences about the sea.", 200},
 		{"Write two sentences about a mountain.", 200},
 		{"Write a long story about a desert.", 16},
-	}
-	var readers sync.WaitGroup
-	answers := make([]llmqueue.Response[Ending], len(questions))
-	errs := make([]error, len(questions))
-	for i, q := range questions {
-		readers.Go(func() {
-			answers[i], errs[i] = read(ctx, queue, q.prompt, q.maxTokens, stdout)
-		})
-	}
-	readers.Wait()
-	fmt.Fprintln(stdout)
-	for i, res := range answers {
-		if errs[i] == nil {
-			fmt.Fprintf(stdout, "\n%q: %d chunks, the first after %v; waited %v, streamed for %v, %d tokens", questions[i].prompt,
-				res.Result.Chunks, ms(res.Result.FirstChunk), ms(res.WaitTime()), ms(res.ProcessingTime()), res.Usage.Total())
-			if res.Result.CutBy != "" {
-				fmt.Fprintf(stdout, ", cut short by %s", res.Result.CutBy)
-			}
+	} {
+		res, shown, err := show(ctx, queue, question, stdout)
+		if err != nil && shown { // only a reader can tell whether it is of use to ask anew
+			fmt.Fprintf(stdout, "\n[%v]", err)
+			res, _, err = show(ctx, queue, question, stdout)
 		}
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(stdout, "\n(%d chunks, the first after %v; streamed for %v, %d tokens", res.Result.Chunks,
+			ms(res.Result.FirstChunk), ms(res.ProcessingTime()), res.Usage.Total())
+		if res.Result.CutBy != "" {
+			fmt.Fprintf(stdout, ", cut short by %s", res.Result.CutBy)
+		}
+		fmt.Fprint(stdout, ")")
 	}
 	fmt.Fprintln(stdout)
-	return cmp.Or(errs...)
+	return nil
 }
 
-// read shows one answer as it is written. When one fails that was shown in part, it asks once
-// more: only a reader can tell whether that is of use.
-func read(ctx context.Context, queue *llmqueue.Queue[Chat, Ending], prompt string, maxTokens int64, stdout io.Writer) (llmqueue.Response[Ending], error) {
-	ask := func() (llmqueue.Response[Ending], error) {
-		begun := false
-		return queue.Submit(ctx, llmqueue.NewRequest(queue.ModelID(), Chat{
-			Prompt:    prompt,
-			MaxTokens: maxTokens,
-			OnChunk: func(text string) {
-				if !begun {
-					fmt.Fprintf(stdout, "\n\n> %s\n", prompt)
-					begun = true
-				}
-				fmt.Fprint(stdout, text)
-			},
-		}))
+// show shows one answer as it is written, and reports whether any of it came.
+func show(ctx context.Context, queue *llmqueue.Queue[Chat, Ending], question Chat, stdout io.Writer) (res llmqueue.Response[Ending], shown bool, err error) {
+	answer := llmqueue.Stream[string](ctx, queue, llmqueue.NewRequest(queue.ModelID(), question))
+	for text, err := range answer.Chunks() {
+		if err != nil {
+			break
+		}
+		if !shown {
+			fmt.Fprintf(stdout, "\n\n> %s\n", question.Prompt)
+			shown = true
+		}
+		fmt.Fprint(stdout, text)
 	}
-	res, err := ask()
-	if half := (halfShown{}); errors.As(err, &half) {
-		return ask()
-	}
-	return res, err
+	res, err = answer.Response()
+	return res, shown, err
 }
 
 func ms(d time.Duration) time.Duration { return d.Round(time.Millisecond) }

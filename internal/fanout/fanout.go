@@ -21,7 +21,16 @@ type Observer[E any] struct {
 	ring    []E        // a power of two, as many as were ever needed at once
 	first   int        // index of the next
 	count   int        // that wait
+	offered uint64     // how many came in
+	flushes []flush    // in order
+	idle    bool       // the function does not run
 	stopped bool
+}
+
+// flush is someone who waits until so many events are handled.
+type flush struct {
+	offered uint64
+	handled chan struct{}
 }
 
 // New starts an observer with room for most events that wait, a power of two from 16. Those
@@ -48,6 +57,7 @@ func (o *Observer[E]) Offer(e *E) {
 		copy(bigger[n:], o.ring[:o.first])
 		o.ring, o.first = bigger, 0
 	}
+	o.offered++
 	o.ring[(o.first+o.count)&(len(o.ring)-1)] = *e
 	if o.count++; o.count == 1 {
 		o.more.Signal()
@@ -58,6 +68,12 @@ func (o *Observer[E]) Offer(e *E) {
 func (o *Observer[E]) take() (e E, ok bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	for len(o.flushes) > 0 && o.flushes[0].offered <= o.offered-uint64(o.count) {
+		close(o.flushes[0].handled)
+		o.flushes = o.flushes[1:]
+	}
+	o.idle = true
+	defer func() { o.idle = false }()
 	for o.count == 0 {
 		if o.stopped {
 			return e, false
@@ -86,6 +102,25 @@ func (o *Observer[E]) run() {
 		o.handle(e)
 	}
 	ended = true
+}
+
+// Flush waits until the function has handled what was offered, at most for so long.
+func (o *Observer[E]) Flush(most time.Duration) {
+	o.mu.Lock()
+	if o.idle && o.count == 0 {
+		o.mu.Unlock()
+		return
+	}
+	handled := make(chan struct{})
+	o.flushes = append(o.flushes, flush{o.offered, handled})
+	o.mu.Unlock()
+	over := time.NewTimer(most)
+	defer over.Stop()
+	select {
+	case <-handled:
+	case <-o.done:
+	case <-over.C:
+	}
 }
 
 // Stop lets the observer handle what waits and end. Nothing may be offered after it.
