@@ -115,6 +115,7 @@ func (r *run) viaBatches(interrupts <-chan os.Signal) (byCalls bool, err error) 
 	ended := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() { r.heed(interrupts, ended, r.interruptedBatches) })
+	wg.Go(func() { r.keepRecording(ended) })
 	wg.Go(func() { r.sync(ended) })
 	var hide func()
 	if r.Progress != nil {

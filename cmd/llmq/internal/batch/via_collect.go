@@ -132,7 +132,7 @@ func (r *run) collect(b *spool.Batch, at *providerbatch.Batch) error {
 	if err := r.reaskAll(b, members, again); err != nil {
 		return err
 	}
-	if err := r.file.Sync(); err != nil { // before the batch is forgotten
+	if err := errors.Join(r.flush(), r.file.Sync()); err != nil { // before the batch is forgotten
 		return fail(CannotWrite, err)
 	}
 	r.batches.unfinished += int64(len(members)) - recorded
