@@ -119,22 +119,24 @@ func (m *Manager[P, T]) Forecast(ctx context.Context, req Request[P]) (Forecast,
 	return q.Forecast(ctx, req)
 }
 
-// Status is Queue.Status.
+// Status is Queue.Status. An empty modelID, here and in Wait, Cancel and UpdateUsage, means the
+// model that was asked for the request with that id; an id of yours that several models have is
+// ErrInvalidParams then.
 func (m *Manager[P, T]) Status(modelID, requestID string) (Response[T], error) {
-	q, err := m.queue(modelID)
+	c, err := m.holder(modelID, requestID)
 	if err != nil {
 		return Response[T]{}, err
 	}
-	return q.Status(requestID)
+	return c.types.(*Queue[P, T]).Status(requestID)
 }
 
 // Wait is Queue.Wait.
 func (m *Manager[P, T]) Wait(ctx context.Context, modelID, requestID string) (Response[T], error) {
-	q, err := m.queue(modelID)
+	c, err := m.holder(modelID, requestID)
 	if err != nil {
 		return Response[T]{}, err
 	}
-	return q.Wait(ctx, requestID)
+	return c.types.(*Queue[P, T]).Wait(ctx, requestID)
 }
 
 func (r *registry) find(modelID string) (*core, error) {
@@ -243,11 +245,7 @@ func (r *registry) Unregister(ctx context.Context, modelID string) error {
 
 // Models lists the registered models, sorted.
 func (r *registry) Models() []string {
-	models := []string{}
-	for _, c := range r.all() {
-		models = append(models, c.modelID)
-	}
-	return models
+	return each(r.all(), func(c *core) string { return c.modelID })
 }
 
 // all are the queues, by model.
@@ -264,7 +262,7 @@ func (r *registry) all() []*core {
 
 // Cancel is Queue.Cancel.
 func (r *registry) Cancel(modelID, requestID string) error {
-	c, err := r.find(modelID)
+	c, err := r.holder(modelID, requestID)
 	if err != nil {
 		return err
 	}
@@ -273,7 +271,7 @@ func (r *registry) Cancel(modelID, requestID string) error {
 
 // UpdateUsage is Queue.UpdateUsage.
 func (r *registry) UpdateUsage(modelID, requestID string, u Usage) error {
-	c, err := r.find(modelID)
+	c, err := r.holder(modelID, requestID)
 	if err != nil {
 		return err
 	}
@@ -300,11 +298,7 @@ func (r *registry) Info(modelID string) (QueueInfo, error) {
 
 // InfoAll is Info of every model, sorted by model.
 func (r *registry) InfoAll() []QueueInfo {
-	infos := []QueueInfo{}
-	for _, c := range r.all() {
-		infos = append(infos, c.Info())
-	}
-	return infos
+	return each(r.all(), (*core).Info)
 }
 
 // Requests is Queue.Requests.

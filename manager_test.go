@@ -69,7 +69,11 @@ func TestManagerUnknownModel(t *testing.T) {
 			"Resume":      func() error { return m.Resume(id) },
 			"Unregister":  func() error { return m.Unregister(t.Context(), id) },
 		} {
-			assert.ErrorIs(t, call(), ErrModelNotRegistered, "%s of %q", name, id)
+			want := ErrModelNotRegistered
+			if id == "" && slices.Contains([]string{"Status", "Wait", "Cancel", "UpdateUsage"}, name) {
+				want = ErrRequestNotFound // of whatever model
+			}
+			assert.ErrorIs(t, call(), want, "%s of %q", name, id)
 		}
 		_, ok := m.Queue(id)
 		assert.False(t, ok)

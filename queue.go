@@ -252,7 +252,7 @@ func (q *Queue[P, T]) fill(w *typedWaiter[T], resp *Response[T]) {
 // wait for one request. When ctx ends first, Wait returns where the request is and the
 // context's cause; the request goes on. An id that the queue does not know, or has forgotten,
 // is ErrRequestNotFound: so is, once it has completed, a request that a Submit waited for under
-// an assigned id. Under an id of the caller's it is found, without its result.
+// an assigned id. Under an id of the caller's it is found, as by Status.
 func (q *Queue[P, T]) Wait(ctx context.Context, requestID string) (resp Response[T], err error) {
 	if !q.made {
 		return resp, errNotMade
@@ -284,7 +284,8 @@ func (q *Queue[P, T]) Wait(ctx context.Context, requestID string) (resp Response
 }
 
 // Status says where a request is, without waiting. Its error is ErrRequestNotFound or nil:
-// that the request failed stands in the response.
+// that the request failed stands in the response. Beside the response, the error says that a
+// result is not kept: that of a request, under an id of yours, that a Submit waited for.
 func (q *Queue[P, T]) Status(requestID string) (resp Response[T], err error) {
 	if !q.made {
 		return resp, errNotMade
@@ -299,13 +300,17 @@ func (q *Queue[P, T]) Status(requestID string) (resp Response[T], err error) {
 	if v.state == engine.Completed && q.slots.Has(h) {
 		resp.Result = q.slots.At(h).result
 	}
+	gone := v.state == engine.Completed && q.engine.Tag(h)&(tagNoWait|tagPermit) == 0
 	q.unlock(ns)
 	q.follow(&v)
 	resp.RequestID, resp.ModelID, resp.Status, resp.Err = requestID, v.ModelID, v.Status, v.err
 	resp.Usage, resp.Attempts, resp.Metadata = v.Usage, v.Attempts, v.metadata
 	resp.Position, resp.EstimatedStart, resp.WaitsFor = v.Position, v.EstimatedStart, v.WaitsFor
 	resp.CreatedAt, resp.StartedAt, resp.FinishedAt = v.CreatedAt, v.StartedAt, v.FinishedAt
-	return resp, nil
+	if gone {
+		err = errorf(ErrRequestNotFound, "model %q gave the result of %q to the Submit that waited for it, submit with NoWait to look results up", q.modelID, requestID)
+	}
+	return resp, err
 }
 
 // resultOf is where a waiter of this queue's types keeps the result.

@@ -74,7 +74,31 @@ func (c *core) lookup(ns int64, requestID string) (uint32, error) {
 	if h, ok := c.find(requestID); ok {
 		return h, nil
 	}
-	return 0, errorf(ErrRequestNotFound, "model %q knows no request %q: never accepted, or ended and forgotten (see WithHistory)", c.modelID, requestID)
+	return 0, errorf(ErrRequestNotFound, "model %q knows no request %q: never accepted, or ended and forgotten (see WithHistory; at once when a Submit waited for it under an assigned id)", c.modelID, requestID)
+}
+
+// holder is the queue of a model, or without one the queue that was asked for the request. What
+// came from another model is that model's.
+func (r *registry) holder(modelID, requestID string) (found *core, err error) {
+	if modelID != "" || !r.made {
+		return r.find(modelID)
+	}
+	for _, c := range r.all() {
+		ns := c.lock()
+		h, err := c.lookup(ns, requestID)
+		has := err == nil && c.engine.Tag(h)&tagHop == 0
+		c.unlock(ns)
+		if has && found != nil {
+			return nil, errorf(ErrInvalidParams, "models %q and %q both have a request %q, name the model", found.modelID, c.modelID, requestID)
+		}
+		if has {
+			found = c
+		}
+	}
+	if found == nil {
+		return nil, errorf(ErrRequestNotFound, "no model knows a request %q: never accepted, or ended and forgotten (see WithHistory)", requestID)
+	}
+	return found, nil
 }
 
 // remember keeps a request that has ended for the history, or forgets it at once.
