@@ -40,7 +40,7 @@ func TestEveryCallEndsOnce(t *testing.T) {
 					opts = append(opts, llmtest.WithFaultShare(0.02, f))
 				}
 				srv := llmtest.NewServer(t, llmtest.OpenAI(llmtest.RPM(240), llmtest.TPM(60_000)), opts...)
-				m := newManager(t, llmqueue.WithLimits(llmqueue.RPM(240), llmqueue.TPM(60_000), llmqueue.Concurrent(16)), llmqueue.WithAccounting(accounting.OpenAI))
+				m := newManager(t, llmqueue.WithLimits(llmqueue.RPM(240), llmqueue.TPM(60_000), llmqueue.Concurrent(16)), llmqueue.WithAccounting(accounting.Policy{NoRefund: true}))
 				tr := llmhttp.NewQueueTransport(m, srv.Client().Transport, llmhttp.WithDefaultModel("m"))
 				const calls = 200
 				var all sync.WaitGroup

@@ -78,7 +78,7 @@ func TestCallsWaitInTheirQueue(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				srv := llmtest.NewServer(t, llmtest.OpenAI(llmtest.RPM(60), llmtest.TPM(4000)), llmtest.InMemory(),
 					llmtest.WithStrategy(llmtest.SlidingWindow), llmtest.WithLatency(llmtest.TypicalLatency()))
-				m := newManager(t, llmqueue.WithLimits(llmqueue.RPM(60), llmqueue.TPM(4000), llmqueue.Concurrent(8)), llmqueue.WithAccounting(accounting.OpenAI))
+				m := newManager(t, llmqueue.WithLimits(llmqueue.RPM(60), llmqueue.TPM(4000), llmqueue.Concurrent(8)), llmqueue.WithAccounting(accounting.Policy{NoRefund: true}))
 				tr := llmhttp.NewQueueTransport(m, srv.Client().Transport, llmhttp.WithDefaultModel("m"))
 				var all sync.WaitGroup
 				for i := range 200 {
