@@ -111,5 +111,5 @@ func TestAccountingByName(t *testing.T) {
 	err = NewManager[int, int]().RegisterAll([]ModelConfig{{ModelID: "m", Limits: []Limit{RPM(1)}, Accounting: "acme"}}, echo)
 	require.ErrorIs(t, err, ErrInvalidConfiguration)
 	assert.Contains(t, err.Error(), "anthropic", "the names that there are")
-	assert.Contains(t, err.Error(), "models[0]")
+	assert.Contains(t, err.Error(), `llmqueue: model "m": invalid configuration`)
 }

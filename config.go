@@ -49,26 +49,23 @@ func (c *ModelConfig) UnmarshalJSON(data []byte) error {
 		return fmt.Errorf("%w: %w", ErrInvalidConfiguration, err)
 	}
 	var got ModelConfig
-	if err := fields.Read("model_id", &got.ModelID, "a string"); err != nil {
+	if err = fields.Read("model_id", &got.ModelID, "a string"); err == nil && got.ModelID == "" {
+		err = strictjson.Errorf("model_id", "missing, name the model")
+	}
+	if err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalidConfiguration, err)
 	}
-	if got.ModelID == "" {
-		return fmt.Errorf("%w: %w", ErrInvalidConfiguration, strictjson.Errorf("model_id", "missing, name the model"))
-	}
-	if err := fields.Read("accounting", &got.Accounting, `a name like "anthropic"`); err != nil {
-		return fmt.Errorf("%w: model %q: %w", ErrInvalidConfiguration, got.ModelID, err)
+	var limits []json.RawMessage
+	if err := cmp.Or(fields.Read("accounting", &got.Accounting, `a name like "anthropic"`), fields.Read("rate_limiters", &limits, "a list")); err != nil {
+		return inModel(got.ModelID, fmt.Errorf("%w: %w", ErrInvalidConfiguration, err))
 	}
 	if _, err := accountingByName(got.Accounting); err != nil {
-		return fmt.Errorf("model %q: %w", got.ModelID, err)
-	}
-	var limits []json.RawMessage
-	if err := fields.Read("rate_limiters", &limits, "a list"); err != nil {
-		return fmt.Errorf("%w: model %q: %w", ErrInvalidConfiguration, got.ModelID, err)
+		return inModel(got.ModelID, err)
 	}
 	for i, raw := range limits {
 		l, err := decodeLimit(raw)
 		if err != nil {
-			return fmt.Errorf("%w: model %q: rate_limiters[%d].%w", ErrInvalidConfiguration, got.ModelID, i, err)
+			return inModel(got.ModelID, fmt.Errorf("%w: rate_limiters[%d].%w", ErrInvalidConfiguration, i, err))
 		}
 		got.Limits = append(got.Limits, l)
 	}
@@ -169,10 +166,7 @@ type queueSettings struct {
 func newSettings(lists ...[]Option) settings {
 	s := settings{
 		endpointSettings: endpointSettings{margin: -1},
-		queueSettings: queueSettings{
-			historySize: 10_000, historyTTL: time.Hour,
-			grace: time.Second, outstanding: 4096,
-		},
+		queueSettings:    queueSettings{historySize: 10_000, historyTTL: time.Hour, grace: time.Second, outstanding: 4096},
 	}
 	for _, opts := range lists {
 		s.amounts = ""
@@ -192,9 +186,6 @@ func (s *endpointSettings) setLimits(option string, limits []Limit, unlimited bo
 	}
 	s.amounts, s.limits, s.unlimited = option, limits, unlimited
 }
-
-// inModel says in an error which model it is about.
-func inModel(modelID string, err error) error { return fmt.Errorf("model %q: %w", modelID, err) }
 
 // invalid is an ErrInvalidConfiguration that says what is wrong.
 func invalid(format string, args ...any) error {

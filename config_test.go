@@ -57,7 +57,7 @@ func TestModelConfigErrorsNameTheField(t *testing.T) {
 		{"no model", `{"rate_limiters":[]}`, "model_id: missing"},
 		{"empty model", `{"model_id":""}`, "model_id: missing"},
 		{"model is a number", `{"model_id":3}`, "model_id: want a string"},
-		{"limits are no list", `{"model_id":"m","rate_limiters":{}}`, `model "m": rate_limiters: want a list`},
+		{"limits are no list", `{"model_id":"m","rate_limiters":{}}`, `model "m": invalid configuration: rate_limiters: want a list`},
 		{"misspelt key", `{"model_id":"m","rate_limits":[]}`, "rate_limits: unknown field, use model_id, rate_limiters"},
 		{"limit is no object", limit(`7`), `rate_limiters[1].want an object`},
 		{"misspelt limit key", limit(`{"type":"tpm","limit":1,"period":"60s"}`), "rate_limiters[1].period: unknown field"},

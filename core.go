@@ -233,7 +233,7 @@ func (c *core) take(ns int64, in *intake, w *waiter) (h uint32, err error) {
 // lock.
 func (c *core) mayTake(ns int64, in *intake) error {
 	if c.closed {
-		return errorf(ErrQueueClosed, "model %q was shut down, submit elsewhere", c.modelID)
+		return c.refusal(&engine.Refusal{Code: engine.Closed})
 	}
 	if in.hop != nil && in.hop.ended.Load() {
 		return errWithdrawn
@@ -242,7 +242,7 @@ func (c *core) mayTake(ns int64, in *intake) error {
 		c.expireHistory(ns)
 		// A request that came from another model, and went back, may come again.
 		if h, taken := c.find(in.id); taken && !(in.hop != nil && c.engine.Tag(h)&tagHop != 0 && c.engine.State(h).Final()) {
-			return errorf(ErrDuplicateRequest, "model %q already has a request %q, use another id or leave it empty", c.modelID, in.id)
+			return inModel(c.modelID, errorf(ErrDuplicateRequest, "use another id or leave it empty"), "request", in.id)
 		}
 	}
 	return nil
@@ -368,7 +368,7 @@ func (c *core) Reclaim(requestID string, cause error) (bool, error) {
 }
 
 func (c *core) wrongModel(modelID string) error {
-	return errorf(ErrModelNotRegistered, "request for %q given to the queue of %q, submit it through a Manager or leave ModelID empty", modelID, c.modelID)
+	return inModel(modelID, errorf(ErrModelNotRegistered, "this is the queue of %q, submit the request through a Manager or leave ModelID empty", c.modelID))
 }
 
 var errNotMade = invalid("the zero Queue does nothing, make one with NewQueue or Manager.Register")

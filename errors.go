@@ -39,11 +39,7 @@ type ProcessingError struct {
 }
 
 func (e *ProcessingError) Error() string {
-	times := "1 attempt"
-	if e.Attempts != 1 {
-		times = fmt.Sprintf("%d attempts", e.Attempts)
-	}
-	return fmt.Sprintf("llmqueue: model %q, request %q failed after %s: %v", e.ModelID, e.RequestID, times, e.Err)
+	return fmt.Sprintf("llmqueue: model %q, request %q: failed after %s: %v", e.ModelID, e.RequestID, several(e.Attempts, "attempt"), e.Err)
 }
 
 func (e *ProcessingError) Unwrap() error { return e.Err }
@@ -61,7 +57,7 @@ type DeadlineError struct {
 }
 
 func (e *DeadlineError) Error() string {
-	return fmt.Sprintf("llmqueue: model %q could start this request only %v after its deadline (it waits for: %s): allow more time or raise the limits",
+	return fmt.Sprintf("llmqueue: model %q: the request could start only %v after its deadline (it waits for: %s): allow more time or raise the limits",
 		e.ModelID, e.EstimatedStart.Sub(e.Deadline).Round(time.Millisecond), e.WaitsFor)
 }
 

@@ -128,7 +128,7 @@ func ExampleErrRequestTooLarge() {
 	fmt.Println(err)
 	// Output:
 	// true
-	// llmqueue: request too large, it can never fit its limits: model "gpt-5-mini" allows 1000 tpm, the request reserves 5 input and 4000 output tokens: make it smaller or raise the limit
+	// llmqueue: model "gpt-5-mini": request too large, it can never fit its limits: the limit is 1000 tpm, the request reserves 5 input tokens and 4000 output tokens: make it smaller or raise the limit
 	// llmqueue: invalid params: Question.Text must satisfy "required"
 }
 
@@ -239,7 +239,7 @@ func ExampleProcessingError() {
 	fmt.Println(err)
 	// Output:
 	// true true
-	// llmqueue: model "gpt-5-mini", request "r1" failed after 1 attempt: processor panicked: no such model
+	// llmqueue: model "gpt-5-mini", request "r1": failed after 1 attempt: processor panicked: no such model
 }
 
 func ExampleManager() {

@@ -337,8 +337,7 @@ func (c *core) started(r ref) bool {
 }
 
 func fallbackMissing(model, fallback string) error {
-	return fmt.Errorf("%w: model %q falls back to %q: %w: Register it too, or take it out of WithFallback",
-		ErrInvalidConfiguration, model, fallback, ErrModelNotRegistered)
+	return inModel(model, &joinedError{ErrInvalidConfiguration, fmt.Sprintf(": its fallback %q: ", fallback), errorf(ErrModelNotRegistered, "Register it too, or take it out of WithFallback")})
 }
 
 // checkFallbacks says which fallback that c reaches was never registered, or nil. It looks once
@@ -381,7 +380,7 @@ func checkCycles(queues map[string]*core) error {
 		return nil
 	})
 	if circle != nil {
-		return invalid("fallbacks go in a circle: %s, take one out", strings.Join(circle, " → "))
+		return inModel(circle[0], invalid("fallbacks go in a circle: %s, take one out", strings.Join(circle, " → ")))
 	}
 	return nil
 }

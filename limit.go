@@ -156,20 +156,15 @@ func (l Limit) validate() error {
 
 // validateLimits checks each limit and that no two have the same kind and period.
 func validateLimits(limits []Limit) error {
-	type identity struct {
-		kind   LimitKind
-		period time.Duration
-	}
-	seen := make(map[identity]int, len(limits))
 	for i, l := range limits {
 		if err := l.validate(); err != nil {
-			return fmt.Errorf("%w: limit %d (%s): %w", ErrInvalidConfiguration, i, l, err)
+			return fmt.Errorf("%w: limit %s: %w", ErrInvalidConfiguration, l, err)
 		}
-		id := identity{l.Kind, l.period()}
-		if j, twice := seen[id]; twice {
-			return fmt.Errorf("%w: limits %d and %d are both %s over the same period, keep one", ErrInvalidConfiguration, j, i, l.Kind)
+		for _, first := range limits[:i] {
+			if first.Kind == l.Kind && first.period() == l.period() {
+				return invalid("limits %s and %s are of one kind and period, keep one", first, l)
+			}
 		}
-		seen[id] = i
 	}
 	return nil
 }

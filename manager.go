@@ -3,7 +3,6 @@ package llmqueue
 import (
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"maps"
 	"slices"
@@ -151,7 +150,7 @@ func (r *registry) find(modelID string) (*core, error) {
 	case modelID == "":
 		return nil, errorf(ErrModelNotRegistered, "the request names no model, set ModelID")
 	}
-	return nil, errorf(ErrModelNotRegistered, "%q, Register it first", modelID)
+	return nil, inModel(modelID, errorf(ErrModelNotRegistered, "Register it first"))
 }
 
 // free says why a model cannot be registered, or nil.
@@ -160,7 +159,7 @@ func (r *registry) free(modelID string) error {
 		return errNoManager
 	}
 	if _, err := r.find(modelID); err == nil {
-		return errorf(ErrModelRegistered, "%q, use Queue to get it or Unregister it first", modelID)
+		return inModel(modelID, errorf(ErrModelRegistered, "use Queue to get it or Unregister it first"))
 	}
 	return nil
 }
@@ -168,13 +167,13 @@ func (r *registry) free(modelID string) error {
 // makeAll makes the queues of RegisterAll.
 func (r *registry) makeAll(models []ModelConfig, opts []Option, newQueue func(modelID string, own []Option) error) error {
 	seen := make(map[string]bool, len(models))
-	for i, c := range models {
+	for _, c := range models {
 		if seen[c.ModelID] {
-			return invalid("model %q stands twice in the list", c.ModelID)
+			return inModel(c.ModelID, invalid("it stands twice in the list, leave one out"))
 		}
 		seen[c.ModelID] = true
 		if err := r.free(c.ModelID); err != nil {
-			return fmt.Errorf("models[%d]: %w", i, err)
+			return err
 		}
 		var own []Option
 		if len(c.Limits) > 0 {
@@ -183,12 +182,12 @@ func (r *registry) makeAll(models []ModelConfig, opts []Option, newQueue func(mo
 		if c.Accounting != "" {
 			policy, err := accountingByName(c.Accounting)
 			if err != nil {
-				return fmt.Errorf("models[%d]: %w", i, err)
+				return inModel(c.ModelID, err)
 			}
 			own = append(own, WithAccounting(policy))
 		}
 		if err := newQueue(c.ModelID, own); err != nil {
-			return fmt.Errorf("models[%d]: %w", i, err)
+			return err
 		}
 	}
 	return nil
@@ -204,7 +203,7 @@ func (r *registry) add(queues ...*core) error {
 	all := maps.Clone(r.queues)
 	for _, c := range queues {
 		if _, ok := all[c.modelID]; ok {
-			return errorf(ErrModelRegistered, "%q, use Queue to get it or Unregister it first", c.modelID)
+			return inModel(c.modelID, errorf(ErrModelRegistered, "use Queue to get it or Unregister it first"))
 		}
 		all[c.modelID] = c
 	}

@@ -387,11 +387,11 @@ func (c *core) UpdateUsage(requestID string, u Usage) error {
 	case v.State == engine.InLine || v.State == engine.BackingOff:
 		c.engine.UpdateEstimate(ns, h, toEngineUsage(u), !u.isZero())
 	case hand != nil && (hand.modelID != "" || v.State == engine.HandedOff):
-		return errorf(ErrRequestNotFound, "request %q is at model %q, update it there", requestID, hand.modelID)
+		return inModel(c.modelID, errorf(ErrRequestNotFound, "it is at model %q, update it there", hand.modelID), "request", requestID)
 	case v.UnderWay:
 		c.running[v.Attempt].revise(u)
 	case !c.engine.UpdateUsage(ns, h, toEngineUsage(u)):
-		return errorf(ErrRequestNotFound, "request %q shared another one's call, which has the usage", requestID)
+		return inModel(c.modelID, errorf(ErrRequestNotFound, "it shared another one's call, which has the usage"), "request", requestID)
 	}
 	return nil
 }

@@ -191,7 +191,7 @@ var outcomes = []outcome{
 			begin := time.Now()
 			err := q.Shutdown(ended())
 			assert.ErrorIs(t, err, context.Canceled)
-			assert.ErrorContains(t, err, "1 processors abandoned")
+			assert.ErrorContains(t, err, "1 processor abandoned")
 			assert.Equal(t, time.Second, time.Since(begin), "Shutdown waits a moment")
 		},
 		status: StatusFailed, is: []error{ErrQueueClosed}, attempts: 1, after: 5 * time.Second,

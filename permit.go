@@ -231,8 +231,8 @@ func (p *Permit) Endpoint() string {
 }
 
 var (
-	errDone  = errors.New("llmqueue: Done of an attempt that is over already")
-	errAgain = errors.New("llmqueue: Again is for an attempt whose Done returned ErrTryAgain, once")
+	errDone  = errors.New("llmqueue: Done of an attempt that is over already, call it once for each attempt")
+	errAgain = errors.New("llmqueue: Again without ErrTryAgain, call it once after a Done that returned that")
 )
 
 // Done ends the attempt. err means what it means when a processor returns it: nil completes

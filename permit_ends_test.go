@@ -362,7 +362,7 @@ func TestShutdownCutsPermitsOff(t *testing.T) {
 		assert.ErrorIs(t, waiting.refused(t), ErrQueueClosed)
 		err = down.refused(t)
 		assert.ErrorIs(t, err, context.DeadlineExceeded)
-		assert.ErrorContains(t, err, "1 processors abandoned")
+		assert.ErrorContains(t, err, "1 processor abandoned")
 		assert.Equal(t, time.Minute+time.Second, down.at)
 		assert.Equal(t, 1, addsUp(t, q).Abandoned)
 		assert.ErrorIs(t, deaf.Done(nil), ErrQueueClosed)

@@ -308,7 +308,7 @@ func (q *Queue[P, T]) Status(requestID string) (resp Response[T], err error) {
 	resp.Position, resp.EstimatedStart, resp.WaitsFor = v.Position, v.EstimatedStart, v.WaitsFor
 	resp.CreatedAt, resp.StartedAt, resp.FinishedAt = v.CreatedAt, v.StartedAt, v.FinishedAt
 	if gone {
-		err = errorf(ErrRequestNotFound, "model %q gave the result of %q to the Submit that waited for it, submit with NoWait to look results up", q.modelID, requestID)
+		err = inModel(q.modelID, errorf(ErrRequestNotFound, "the Submit that waited for it has the result, submit with NoWait to look results up"), "request", requestID)
 	}
 	return resp, err
 }

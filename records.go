@@ -74,7 +74,7 @@ func (c *core) lookup(ns int64, requestID string) (uint32, error) {
 	if h, ok := c.find(requestID); ok {
 		return h, nil
 	}
-	return 0, errorf(ErrRequestNotFound, "model %q knows no request %q: never accepted, or ended and forgotten (see WithHistory; at once when a Submit waited for it under an assigned id)", c.modelID, requestID)
+	return 0, inModel(c.modelID, errorf(ErrRequestNotFound, "never accepted, or ended and forgotten (see WithHistory; at once when a Submit waited for it under an assigned id)"), "request", requestID)
 }
 
 // holder is the queue of a model, or without one the queue that was asked for the request. What

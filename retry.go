@@ -54,7 +54,7 @@ func (p RetryPolicy) validate() error {
 	case p.Budget != p.Budget || p.Budget > 1:
 		return fmt.Errorf("%w: RetryPolicy.Budget is %v, give a share of at most 1 (0 means 0.2, negative no bound)", ErrInvalidConfiguration, p.Budget)
 	case p.MaxDelay != 0 && p.MaxDelay < p.BaseDelay:
-		return fmt.Errorf("%w: RetryPolicy.MaxDelay %v is below BaseDelay %v", ErrInvalidConfiguration, p.MaxDelay, p.BaseDelay)
+		return fmt.Errorf("%w: RetryPolicy.MaxDelay %v is below BaseDelay %v, raise it", ErrInvalidConfiguration, p.MaxDelay, p.BaseDelay)
 	}
 	return nil
 }

@@ -70,7 +70,7 @@ func (c *core) make(modelID string, process any, noProcess bool, r *registry, t 
 	case modelID == "":
 		return invalid("empty model id, name the model")
 	case noProcess:
-		return invalid("nil processor")
+		return invalid("nil processor, give the function that makes the call")
 	case len(s.fallback) > 0 && r == nil:
 		return invalid("WithFallback needs a Manager, Register the models there")
 	}
@@ -217,7 +217,7 @@ func (c *core) addEndpoint(name string, processor any, noProcessor bool, opts []
 	case name == "":
 		err = invalid("empty name, name the endpoint")
 	case noProcessor:
-		err = invalid("nil processor")
+		err = invalid("nil processor, give the function that makes the call")
 	case err == nil && !reflect.DeepEqual(s.queueSettings, newSettings().queueSettings):
 		err = invalid("an endpoint takes WithLimits, WithUnlimited, WithSharedLimits, WithLearnedLimits, WithMargin, WithPriorUsage, WithAccounting and WithBreaker; give other options to the queue")
 	}
@@ -226,15 +226,15 @@ func (c *core) addEndpoint(name string, processor any, noProcessor bool, opts []
 		w, err = c.newWay(c.clock.Since(time.Now()), name, processor, &s.endpointSettings)
 	}
 	if err != nil {
-		return inModel(c.modelID+`", endpoint "`+name, err)
+		return inModel(c.modelID, err, "endpoint", name)
 	}
 	ns := c.lock()
 	defer c.unlock(ns)
 	switch {
 	case c.closed:
-		err = errorf(ErrQueueClosed, "model %q was shut down", c.modelID)
+		err = c.refusal(&engine.Refusal{Code: engine.Closed})
 	case c.way(name) != nil:
-		err = invalid("model %q has an endpoint %q already, RemoveEndpoint it first", c.modelID, name)
+		err = inModel(c.modelID, invalid("it is there already, RemoveEndpoint it first"), "endpoint", name)
 	default:
 		w.endpoint.ID = uint32(len(c.ways))
 		c.ways = append(c.ways, w)
@@ -269,12 +269,12 @@ func (c *core) SetEndpointLimits(name string, limits ...Limit) error {
 	if name != "" {
 		w := c.way(name)
 		if w == nil {
-			return invalid("model %q has no endpoint %q", c.modelID, name)
+			return inModel(c.modelID, invalid("no such endpoint, AddEndpoint it first"), "endpoint", name)
 		}
 		e = w.endpoint
 	}
 	if len(limits) == 0 && e.NeedsLimit() {
-		return invalid("SetLimits without a limit, give at least one")
+		return inModel(c.modelID, invalid("SetLimits without a limit, give at least one"))
 	}
 	c.engine.SetLimits(ns, e, toEngineLimits(limits))
 	return nil
@@ -316,9 +316,9 @@ func (c *core) removeEndpoint(name string) (drained <-chan struct{}, err error) 
 	w := c.way(name)
 	switch {
 	case w == nil:
-		return nil, invalid("model %q has no endpoint %q", c.modelID, name)
+		return nil, inModel(c.modelID, invalid("no such endpoint, AddEndpoint it first"), "endpoint", name)
 	case len(c.engine.Endpoints()) == 1:
-		return nil, invalid("%q is the last endpoint of model %q, shut the queue down instead", name, c.modelID)
+		return nil, inModel(c.modelID, invalid("it is the last one, shut the queue down instead"), "endpoint", name)
 	}
 	w.drained = make(chan struct{})
 	c.engine.RemoveEndpoint(ns, w.endpoint)

@@ -493,11 +493,11 @@ func (s *stage) text(model, id string, err error) string {
 	}
 	text := err.Error()
 	for _, m := range s.models {
-		text = strings.ReplaceAll(text, fmt.Sprintf("llmqueue: model %q, request %q failed after", m.id, id), "failed after")
+		text = strings.ReplaceAll(text, fmt.Sprintf("llmqueue: model %q, request %q: failed after", m.id, id), "failed after")
 	}
 	for _, k := range tellApart {
 		name := "<" + k.name + ">"
-		if text = strings.ReplaceAll(text, k.err.Error(), name); errors.Is(err, k.err) && !strings.Contains(text, name) {
+		if text = strings.NewReplacer(k.err.Error(), name, strings.TrimPrefix(k.err.Error(), "llmqueue: "), name).Replace(text); errors.Is(err, k.err) && !strings.Contains(text, name) {
 			text += " and " + name
 		}
 	}

@@ -116,7 +116,7 @@ func (c *core) nest(own []*attempt, w *waiter) error {
 		}
 	}
 	if stuck && busy >= c.engine.Slots() {
-		return invalid("model %q: every slot would be held by a processor that waits for this queue: raise Concurrent, or use another queue for what a processor asks", c.modelID)
+		return inModel(c.modelID, invalid("every slot would be held by a processor that waits for this queue: raise Concurrent, or use another queue for what a processor asks"))
 	}
 	w.waitFor(own)
 	return nil
@@ -148,7 +148,7 @@ func (c *core) runs(own []*attempt, h uint32) bool {
 }
 
 func (c *core) waitsForItself() error {
-	return invalid("model %q: a processor would wait for its own request: ask without its key or id", c.modelID)
+	return inModel(c.modelID, invalid("a processor would wait for its own request: ask without its key or id"))
 }
 
 func (c *core) shutFromWithin(ctx context.Context) error {

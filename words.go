@@ -15,21 +15,42 @@ import (
 // This file crosses between the words of this package and those of the engine. Errors are
 // made without asking a user's error for its text: that is done when somebody reads them.
 
-// sentenceError is a sentinel with a sentence that says what to do.
+// sentenceError is an error with the place that it is about and a sentence that says what to
+// do. Its text is the prefix of this package, the place, the error and the sentence.
 type sentenceError struct {
-	is   error
-	text string
-	at   time.Time // when it may be over, zero when that is not known
+	place string // with its colon, empty when no model has it
+	is    error
+	text  string    // with its colon
+	at    time.Time // when it may be over, zero when that is not known
 }
 
-func (e *sentenceError) Error() string { return e.is.Error() + ": " + e.text }
+func (e *sentenceError) Error() string {
+	return "llmqueue: " + e.place + strings.Replace(strings.TrimPrefix(e.is.Error(), "llmqueue: "), e.place, "", 1) + e.text // the place once
+}
 func (e *sentenceError) Unwrap() error { return e.is }
 
 // RetryAt is for package llmhttp, which tells clients when to come again.
 func (e *sentenceError) RetryAt() time.Time { return e.at }
 
 func errorf(is error, format string, args ...any) error {
-	return &sentenceError{is: is, text: fmt.Sprintf(format, args...)}
+	return &sentenceError{is: is, text: ": " + fmt.Sprintf(format, args...)}
+}
+
+// inModel says in an error which model it is about, and which part of it: its kind and name.
+func inModel(model string, err error, part ...any) error {
+	place := fmt.Sprintf("model %q", model)
+	if len(part) > 0 {
+		place += fmt.Sprintf(", %s %q", part...)
+	}
+	return &sentenceError{place: place + ": ", is: err}
+}
+
+// several is one of these, or more than one with their number.
+func several[N int | int64](n N, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // joinedError is two errors in one line.
@@ -80,12 +101,11 @@ func reclaimed(cause error) error {
 func (c *core) refusal(no *engine.Refusal) error {
 	switch no.Code {
 	case engine.Closed:
-		return errorf(ErrQueueClosed, "model %q was shut down, submit elsewhere", c.modelID)
+		return inModel(c.modelID, errorf(ErrQueueClosed, "it was shut down, submit elsewhere"))
 	case engine.Full:
-		return errorf(ErrQueueFull, "model %q has %d requests waiting, try later or raise WithMaxQueued", c.modelID, c.settings.maxQueued)
+		return inModel(c.modelID, errorf(ErrQueueFull, "%s waiting, try later or raise WithMaxQueued", several(c.settings.maxQueued, "request")))
 	case engine.TooLarge:
-		return errorf(ErrRequestTooLarge, "model %q allows %s, the request reserves %d input and %d output tokens: make it smaller or raise the limit",
-			c.modelID, fromEngineLimit(no.Limit), no.Usage.Input, no.Usage.Output)
+		return inModel(c.modelID, errorf(ErrRequestTooLarge, "the limit is %s, the request reserves %s and %s: make it smaller or raise the limit", fromEngineLimit(no.Limit), several(no.Usage.Input, "input token"), several(no.Usage.Output, "output token")))
 	case engine.QuotaExhausted:
 		return c.quotaExhausted(no.At)
 	case engine.BreakersOpen:
@@ -106,27 +126,26 @@ func (c *core) refusal(no *engine.Refusal) error {
 
 func (c *core) quotaExhausted(at int64) error {
 	renewed := c.clock.Date(at)
-	return &sentenceError{ErrQuotaExhausted, fmt.Sprintf("model %q starts nothing before %s: raise the quota and call Resume, or wait for its renewal (WithWaitForQuota keeps requests)",
-		c.modelID, renewed.Format(time.RFC3339)), renewed}
+	return &sentenceError{fmt.Sprintf("model %q: ", c.modelID), ErrQuotaExhausted, fmt.Sprintf(": nothing starts before %s: raise the quota and call Resume, or wait for its renewal (WithWaitForQuota keeps requests)", renewed.Format(time.RFC3339)), renewed}
 }
 
 var errOpen = errors.New("its circuit breaker is open")
 
 func (c *core) breakersOpen() error {
-	return fmt.Errorf("llmqueue: model %q serves nothing at present: %w", c.modelID, errOpen)
+	return fmt.Errorf("llmqueue: model %q: nothing is served at present: %w", c.modelID, errOpen)
 }
 
 // heldOut is the error of a request that goes elsewhere because calls fail here.
 func (c *core) heldOut() error {
-	return fmt.Errorf("llmqueue: model %q serves nothing at present: calls fail at all its endpoints (Info says why)", c.modelID)
+	return fmt.Errorf("llmqueue: model %q: nothing is served at present: calls fail at all its endpoints (Info says why)", c.modelID)
 }
 
 func (c *core) pausedLong(at int64) error {
-	return fmt.Errorf("llmqueue: model %q starts nothing before %s: its provider asked for a pause, call Resume if that is over", c.modelID, c.clock.Date(at).Format(time.RFC3339))
+	return fmt.Errorf("llmqueue: model %q: nothing starts before %s: its provider asked for a pause, call Resume if that is over", c.modelID, c.clock.Date(at).Format(time.RFC3339))
 }
 
 func (c *core) runsOut() error {
-	return errorf(ErrQueueTimeout, "model %q has no room for it in time before its deadline", c.modelID)
+	return inModel(c.modelID, errorf(ErrQueueTimeout, "no room for it in time before its deadline, allow more time or raise the limits"))
 }
 
 // after is err, with the error of the attempt that made it known, if there is one.
@@ -155,7 +174,9 @@ func (c *core) reason(h uint32, code engine.Code) error {
 	if c.input.unserved != nil {
 		return c.input.unserved // its limits count too, which only its submission knows
 	}
-	closed := func(why string) error { return errorf(ErrQueueClosed, "%s", why) }
+	closed := func(why string) error {
+		return inModel(c.modelID, errorf(ErrQueueClosed, "%s", why), "request", c.idOf(h))
+	}
 	switch code {
 	case engine.OK:
 		return nil
@@ -171,17 +192,16 @@ func (c *core) reason(h uint32, code engine.Code) error {
 		if no := c.engine.TooLarge(h); no != nil {
 			return c.refusal(no)
 		}
-		return errorf(ErrRequestTooLarge, "model %q allowed less than it reserves: make it smaller or raise the limit", c.modelID)
+		return inModel(c.modelID, errorf(ErrRequestTooLarge, "the limits allowed less than it reserves: make it smaller or raise the limit"))
 	case engine.WaitedTooLong:
 		if c.engine.Tag(h)&tagHop != 0 { // its MaxWait here is what was left of it
-			return errorf(ErrQueueTimeout, "model %q could not start %q in the time that was left, allow more time or raise the limits", c.modelID, c.idOf(h))
+			return inModel(c.modelID, errorf(ErrQueueTimeout, "it could not start in the time that was left, allow more time or raise the limits"), "request", c.idOf(h))
 		}
-		return errorf(ErrQueueTimeout, "model %q could not start %q within its MaxWait of %v, allow more time or raise the limits",
-			c.modelID, c.idOf(h), time.Duration(c.engine.View(h).MaxWait))
+		return inModel(c.modelID, errorf(ErrQueueTimeout, "it could not start within its MaxWait of %v, allow more time or raise the limits", time.Duration(c.engine.View(h).MaxWait)), "request", c.idOf(h))
 	case engine.QuotaExhausted:
 		return c.quotaExhausted(c.engine.QuotaRenewed())
 	case engine.QuotaRefused:
-		return &joinedError{ErrQuotaExhausted, ": ", c.processingError(h, c.input.err)}
+		return inModel(c.modelID, &joinedError{ErrQuotaExhausted, ": ", c.processingError(h, c.input.err)}, "request", c.idOf(h))
 	case engine.BreakersOpen:
 		return c.breakersOpen()
 	case engine.BreakersOpened:
@@ -193,7 +213,7 @@ func (c *core) reason(h uint32, code engine.Code) error {
 	case engine.PausedLong:
 		return c.after(h, c.pausedLong(c.engine.PausesEnd()))
 	case engine.BudgetSpent:
-		return c.after(h, fmt.Errorf("llmqueue: model %q has no retry left at present (see RetryPolicy.Budget)", c.modelID))
+		return c.after(h, fmt.Errorf("llmqueue: model %q: no retry is left at present (see RetryPolicy.Budget)", c.modelID))
 	case engine.RunsOut:
 		return c.after(h, c.runsOut())
 	case engine.DeadlinePasses:
@@ -208,7 +228,7 @@ func (c *core) reason(h uint32, code engine.Code) error {
 	case engine.ShutDownElsewhere:
 		return closed("shut down while a fallback had it")
 	case engine.ShutDownRetry:
-		return &joinedError{ErrQueueClosed, ": shut down before another attempt: ", c.processingError(h, c.input.err)}
+		return inModel(c.modelID, &joinedError{ErrQueueClosed, ": shut down before another attempt: ", c.processingError(h, c.input.err)}, "request", c.idOf(h))
 	}
 	return c.input.err
 }

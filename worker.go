@@ -325,7 +325,7 @@ func (c *core) cutOff(ctx context.Context) error {
 	if left == 0 {
 		return context.Cause(ctx)
 	}
-	return errors.Join(context.Cause(ctx), fmt.Errorf("llmqueue: model %q: %d processors abandoned: they ignore their context", c.modelID, left))
+	return errors.Join(context.Cause(ctx), fmt.Errorf("llmqueue: model %q: %s abandoned: return when the context ends", c.modelID, several(left, "processor")))
 }
 
 // drain ends the queue's goroutines, once nothing is left to do.
