@@ -164,10 +164,8 @@ type queueSettings struct {
 // newSettings is what lists of options come to, where the later win: a manager's, and then
 // those of its queue.
 func newSettings(lists ...[]Option) settings {
-	s := settings{
-		endpointSettings: endpointSettings{margin: -1},
-		queueSettings:    queueSettings{historySize: 10_000, historyTTL: time.Hour, grace: time.Second, outstanding: 4096},
-	}
+	q := queueSettings{historySize: 10_000, historyTTL: time.Hour, grace: time.Second, outstanding: 4096}
+	s := settings{endpointSettings: endpointSettings{margin: -1}, queueSettings: q}
 	for _, opts := range lists {
 		s.amounts = ""
 		for _, o := range opts {
@@ -299,7 +297,7 @@ func (s *queueSettings) validation(typ reflect.Type, sentinel error) (validation
 	}
 	check, err := validation.New(s.validator, typ, sentinel)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrInvalidConfiguration, err)
+		return nil, fmt.Errorf("%w: %w, correct the tag or give WithValidator one that knows it", ErrInvalidConfiguration, err)
 	}
 	return check, nil
 }

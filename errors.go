@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/llmqueue/llmqueue/internal/wirerror"
@@ -39,7 +40,7 @@ type ProcessingError struct {
 }
 
 func (e *ProcessingError) Error() string {
-	return fmt.Sprintf("llmqueue: model %q, request %q: failed after %s: %v", e.ModelID, e.RequestID, several(e.Attempts, "attempt"), e.Err)
+	return fmt.Sprintf("llmqueue: model %q, request %q: failed after %s: %v", e.ModelID, e.RequestID, several(e.Attempts, "attempt"), strings.TrimPrefix(fmt.Sprint(e.Err), "llmqueue: "))
 }
 
 func (e *ProcessingError) Unwrap() error { return e.Err }
