@@ -98,92 +98,72 @@ func dialectOf(r *http.Request) func(said, http.Header) object {
 	return sayOpenAI
 }
 
-// sayOpenAI: https://platform.openai.com/docs/guides/error-codes.
+// refusalName is what providers call errors of a status, by what their documents say:
+// https://platform.openai.com/docs/guides/error-codes, https://docs.anthropic.com/en/api/errors,
+// https://cloud.google.com/apis/design/errors and
+// https://docs.aws.amazon.com/bedrock/latest/APIReference/CommonErrors.html.
+type refusalName struct {
+	status                                   int
+	kind, code, anthropic, google, exception string // kind and code are OpenAI's
+}
+
+var refusalNames = []refusalName{
+	{400, "invalid_request_error", "", "invalid_request_error", "INVALID_ARGUMENT", "ValidationException"},
+	{401, "invalid_request_error", "invalid_api_key", "authentication_error", "UNAUTHENTICATED", "AccessDeniedException"},
+	{403, "invalid_request_error", "", "permission_error", "PERMISSION_DENIED", "AccessDeniedException"},
+	{404, "invalid_request_error", "model_not_found", "not_found_error", "NOT_FOUND", "ResourceNotFoundException"},
+	{409, "invalid_request_error", "", "invalid_request_error", "ALREADY_EXISTS", "ValidationException"},
+	{413, "invalid_request_error", "", "request_too_large", "INVALID_ARGUMENT", "ValidationException"},
+	{429, "rate_limit_exceeded", "rate_limit_exceeded", "rate_limit_error", "RESOURCE_EXHAUSTED", "ThrottlingException"},
+	{499, "invalid_request_error", "", "invalid_request_error", "CANCELLED", "ValidationException"},
+	{500, "server_error", "", "api_error", "INTERNAL", "InternalServerException"},
+	{503, "server_error", "", "overloaded_error", "UNAVAILABLE", "ServiceUnavailableException"},
+	{504, "server_error", "", "api_error", "DEADLINE_EXCEEDED", "InternalServerException"},
+}
+
+// names is the row of the error's status. One that is not there is called as 500 is.
+func (e said) names() (other refusalName) {
+	for _, r := range refusalNames {
+		switch r.status {
+		case e.status:
+			return r
+		case http.StatusInternalServerError:
+			other = r
+		}
+	}
+	return other
+}
+
 func sayOpenAI(e said, _ http.Header) object {
-	kind, code := "server_error", any(nil)
+	names := e.names()
+	kind, code := names.kind, any(names.code)
 	switch {
 	case e.quota:
 		kind, code = "insufficient_quota", "insufficient_quota"
-	case e.status == http.StatusTooManyRequests:
-		kind, code = "rate_limit_exceeded", "rate_limit_exceeded"
-	case e.status == http.StatusNotFound:
-		kind, code = "invalid_request_error", "model_not_found"
-	case e.status == http.StatusUnauthorized:
-		kind, code = "invalid_request_error", "invalid_api_key"
-	case e.status < http.StatusInternalServerError:
-		kind = "invalid_request_error"
+	case names.code == "":
+		code = nil
 	}
 	return object{"error": object{"message": e.message, "type": kind, "param": nil, "code": code}}
 }
 
-// sayAnthropic: https://docs.anthropic.com/en/api/errors.
 func sayAnthropic(e said, _ http.Header) object {
-	kind := "api_error"
-	switch e.status {
-	case http.StatusTooManyRequests:
-		kind = "rate_limit_error"
-	case http.StatusNotFound:
-		kind = "not_found_error"
-	case http.StatusUnauthorized:
-		kind = "authentication_error"
-	case http.StatusForbidden:
-		kind = "permission_error"
-	case http.StatusRequestEntityTooLarge:
-		kind = "request_too_large"
-	case http.StatusBadRequest, http.StatusConflict:
-		kind = "invalid_request_error"
-	case http.StatusServiceUnavailable:
-		kind = "overloaded_error"
-	}
-	return object{"type": "error", "error": object{"type": kind, "message": e.message}}
+	return object{"type": "error", "error": object{"type": e.names().anthropic, "message": e.message}}
 }
 
-// sayGoogle: https://cloud.google.com/apis/design/errors.
 func sayGoogle(e said, _ http.Header) object {
-	status := "INTERNAL"
-	switch e.status {
-	case http.StatusTooManyRequests:
-		status = "RESOURCE_EXHAUSTED"
-	case http.StatusNotFound:
-		status = "NOT_FOUND"
-	case http.StatusUnauthorized:
-		status = "UNAUTHENTICATED"
-	case http.StatusForbidden:
-		status = "PERMISSION_DENIED"
-	case http.StatusBadRequest, http.StatusRequestEntityTooLarge:
-		status = "INVALID_ARGUMENT"
-	case http.StatusConflict:
-		status = "ALREADY_EXISTS"
-	case http.StatusServiceUnavailable:
-		status = "UNAVAILABLE"
-	case http.StatusGatewayTimeout:
-		status = "DEADLINE_EXCEEDED"
-	}
-	is := object{"code": e.status, "message": e.message, "status": status}
+	is := object{"code": e.status, "message": e.message, "status": e.names().google}
 	if e.after > 0 {
 		is["details"] = []object{{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": e.after.Round(time.Millisecond).String()}}
 	}
 	return object{"error": is}
 }
 
-// sayAmazon: https://docs.aws.amazon.com/bedrock/latest/APIReference/CommonErrors.html.
 func sayAmazon(e said, h http.Header) object {
-	kind := "InternalServerException"
-	switch {
-	case e.quota:
-		kind = "ServiceQuotaExceededException"
-	case e.status == http.StatusTooManyRequests:
-		kind = "ThrottlingException"
-	case e.status == http.StatusNotFound:
-		kind = "ResourceNotFoundException"
-	case e.status == http.StatusUnauthorized, e.status == http.StatusForbidden:
-		kind = "AccessDeniedException"
-	case e.status == http.StatusServiceUnavailable:
-		kind = "ServiceUnavailableException"
-	case e.status < http.StatusInternalServerError:
-		kind = "ValidationException"
+	exception := e.names().exception
+	if e.quota {
+		exception = "ServiceQuotaExceededException"
 	}
-	h.Set("X-Amzn-Errortype", kind)
+	h.Set("X-Amzn-Errortype", exception)
 	return object{"message": e.message}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -211,9 +212,7 @@ func (d gemini) operation(j *batchJob) any {
 		failed = j.counts["failed"]
 		metadata["output"] = output
 		operation["response"] = map[string]any{"@type": types + "GenerateContentBatchOutput"}
-		for name, value := range output {
-			operation["response"].(map[string]any)[name] = value
-		}
+		maps.Copy(operation["response"].(map[string]any), output)
 	case "failed":
 		operation["error"] = rpcStatus{rpcCode(http.StatusBadRequest), j.invalid[0].Message}
 	case "cancelled":
