@@ -201,7 +201,7 @@ func TestTooLarge(t *testing.T) {
 		t.Fatal(err)
 	}
 	out, err := runExample(t, 0, "-input", in, "-tpm", "300", "-period", "100ms", "-margin", "200ms", "-max-tokens", "20")
-	if err == nil || !strings.Contains(err.Error(), "allows 300 tpm") {
+	if err == nil || !strings.Contains(err.Error(), "the limit is 300 tpm") {
 		t.Errorf("want an error that names the limit, got %v", err)
 	}
 	for name, want := range map[string]int{
