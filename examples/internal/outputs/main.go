@@ -120,6 +120,7 @@ func compare(text, dir string) error {
 }
 
 var (
+	ids     = regexp.MustCompile(`\b[0-9a-z]{8}-[0-9a-z]+-[0-9a-z]+\b`) // of requests to which a queue gave one
 	numbers = regexp.MustCompile(`(?:[0-9][0-9.,]*(?:h|ms|m|s|µs|ns)?)+`)
 	words   = regexp.MustCompile(`\b[a-z]{3}\b|\b[a-z]{1,3}…|…`)
 	plurals = regexp.MustCompile(`\b(attempt|call|chunk|question)s\b`)
@@ -132,7 +133,7 @@ func shapes(out string) map[string]string {
 	found := make(map[string]string)
 	for line := range strings.Lines(out) {
 		line = strings.TrimSpace(line)
-		shape := numbers.ReplaceAllString(line, "#")
+		shape := numbers.ReplaceAllString(ids.ReplaceAllString(line, "ID"), "#")
 		shape = words.ReplaceAllString(shape, "")
 		shape = plurals.ReplaceAllString(shape, "$1")
 		shape = strings.TrimSpace(spaces.ReplaceAllString(shape, " "))
