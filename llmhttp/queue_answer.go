@@ -28,49 +28,47 @@ type answerBody struct {
 // its length, or less than 0. It returns ErrTryAgain when it is.
 func (b *answerBody) whole(size int64) error {
 	limit := b.call.transport.options.replay
-	buf := make([]byte, 0, min(max(size, 0), limit)+512)
+	b.held = make([]byte, 0, min(max(size, 0), limit)+512)
 	for b.err == nil {
-		if int64(len(buf)) > limit {
-			b.held = buf
-			return b.hand()
+		if int64(len(b.held)) > limit {
+			b.hand()
+			return nil
 		}
-		if len(buf) == cap(buf) {
-			buf = append(buf, 0)[:len(buf)]
-		}
-		n, err := b.src.Read(buf[len(buf):cap(buf)])
-		buf, b.err = buf[:len(buf)+n], err
+		b.hold()
 	}
-	b.held = buf
 	return b.settle()
 }
 
 // begin waits for the first part of a stream. It returns ErrTryAgain when the stream ended before
 // it and is tried again.
 func (b *answerBody) begin() error {
-	buf := make([]byte, 0, 4<<10)
+	b.held = make([]byte, 0, 4<<10)
 	for b.err == nil {
-		if len(buf) == cap(buf) {
-			buf = append(buf, 0)[:len(buf)]
-		}
-		n, err := b.src.Read(buf[len(buf):cap(buf)])
-		buf, b.err = buf[:len(buf)+n], err
-		if err == nil && (llmqueue.Observed(b.ctx).Output || len(buf) >= maxHeld) {
-			b.held = buf
-			return b.hand()
+		b.hold()
+		if b.err == nil && (llmqueue.Observed(b.ctx).Output || len(b.held) >= maxHeld) {
+			b.hand()
+			return nil
 		}
 	}
-	b.held = buf
 	return b.settle()
 }
 
 // maxHeld is how much of a stream is held that says nothing, such as comments, in bytes.
 const maxHeld = 64 << 10
 
+// hold reads what comes next and keeps it.
+func (b *answerBody) hold() {
+	if len(b.held) == cap(b.held) {
+		b.held = append(b.held, 0)[:len(b.held)]
+	}
+	n, err := b.src.Read(b.held[len(b.held):cap(b.held)])
+	b.held, b.err = b.held[:len(b.held)+n], err
+}
+
 // hand begins to hand on what still comes.
-func (b *answerBody) hand() error {
+func (b *answerBody) hand() {
 	b.handed = true
 	llmqueue.Streamed(b.ctx)
-	return nil
 }
 
 // settle ends the attempt of an answer that has come to its end, nothing of which was handed on.

@@ -19,8 +19,8 @@ import (
 // goroutine, and goes out through a [Transport]. It is settled when its answer was read to the
 // end, was closed, or its context ended: whoever does none of these keeps a slot. What asks no
 // model passes, and so does what is called within an attempt of a queue, which is queued already.
-// One that names no model is one of a model that is not registered, or of the only one when the acquirer is
-// a Queue. As with every permit, llmqueue.WithFallback does not apply.
+// One that names no model counts as one of a model that is not registered; with a single Queue it
+// is that queue's. As with every permit, llmqueue.WithFallback and middleware do not apply.
 //
 // What the queue tries again is sent again, up to the queue's retry policy. A whole answer is read
 // before it is handed on, so that one which breaks is tried again as well. A stream is handed on

@@ -73,18 +73,16 @@ func (c *call) readBody(seen *requestScanner) error {
 	if err != nil {
 		return err
 	}
+	var from io.Reader = bytes.NewReader(start)
 	if int64(len(start)) <= limit {
 		c.body.again = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(start)), nil }
-		c.body.first = struct {
-			io.Reader
-			io.Closer
-		}{bytes.NewReader(start), r.Body}
 	} else {
-		c.body.first = struct {
-			io.Reader
-			io.Closer
-		}{io.MultiReader(bytes.NewReader(start), r.Body), r.Body}
+		from = io.MultiReader(from, r.Body)
 	}
+	c.body.first = struct {
+		io.Reader
+		io.Closer
+	}{from, r.Body}
 	return seen.read(r.Header, bytes.NewReader(start))
 }
 
