@@ -50,8 +50,6 @@ func Emit[C any](ctx context.Context, chunk C) error {
 	select {
 	case chunks <- chunk:
 		return nil
-	case <-to.left:
-		return notTaken(context.Canceled)
 	case <-to.Done():
 		return notTaken(context.Cause(to))
 	case <-inner.Done():
@@ -103,8 +101,7 @@ func (a *attempt) emitted() {
 // stream is the context of a request whose chunks somebody takes: the parent of its attempts.
 type stream struct {
 	context.Context
-	chunks any           // a chan C
-	left   chan struct{} // closed when nothing is taken any more
+	chunks any // a chan C
 }
 
 // Streaming is a request whose answer comes in chunks. It is for one goroutine.
@@ -141,7 +138,7 @@ func Stream[C, P, T any](ctx context.Context, q *Queue[P, T], req Request[P]) *S
 	}
 	w := &typedWaiter[T]{waiter: waiter{done: make(chan struct{}, 1)}}
 	w.typed, w.answer = w, &w.reply
-	s := &Streaming[C, T]{ctx: &stream{ctx, make(chan C), make(chan struct{})}, core: &q.core, done: w.done}
+	s := &Streaming[C, T]{ctx: &stream{ctx, make(chan C)}, core: &q.core, done: w.done}
 	s.submit = func() (ref, error) {
 		var in intake
 		if err := q.prepare(s.ctx, &req, &in); err != nil {
@@ -194,7 +191,6 @@ var (
 // run submits the request and gives its chunks to yield until it ends or yield returns false.
 func (s *Streaming[C, T]) run(yield func(C) bool) {
 	s.begun = true
-	defer close(s.ctx.left)
 	r, err := s.submit()
 	if err != nil {
 		s.over, s.err = true, err

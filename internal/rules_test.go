@@ -260,7 +260,7 @@ func (f file) check(dir string) (broken []violation) {
 // TestRootStaysSmall: who opens the root sees what a caller sees, in files that are rooms.
 func TestRootStaysSmall(t *testing.T) {
 	const files, longest = 25, 400
-	const lines = 7315 // 5,000 is the goal
+	const lines = 7309 // 5,000 is the goal
 	count, sum := 0, 0
 	for _, f := range sources(t) {
 		if path.Dir(f.name) != "." {
