@@ -81,8 +81,13 @@ func TestStressFireAndForget(t *testing.T) {
 func TestStressCancelWhileDraining(t *testing.T) {
 	n := much(100_000)
 	ran := make([]atomic.Int32, n)
+	met := make(chan struct{}) // closed once one was canceled: half of them do not end before
+	var meet sync.Once
 	q, err := NewQueue("m", func(ctx context.Context, r Request[int]) (int, error) {
 		ran[r.Params].Add(1)
+		if r.Params >= n/2 {
+			<-met
+		}
 		runtime.Gosched()
 		return r.Params, ctx.Err()
 	}, wild(), WithHistory(n, time.Hour))
@@ -98,6 +103,7 @@ func TestStressCancelWhileDraining(t *testing.T) {
 		all.Go(func() {
 			for i := n - 1 - part; i >= 0; i -= 4 { // from the back, so that they meet
 				assert.NoError(t, q.Cancel(ids[i]))
+				meet.Do(func() { close(met) })
 			}
 		})
 	}
